@@ -1,0 +1,314 @@
+"""Settings from the environment; docs/settings.md lists them. Every one works unset."""
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+
+from gateway_project.environment import choice, env, secret, whole_number, words
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+
+REDIS_URL = env.str("REDIS_URL", default="")
+EMBEDDED = not REDIS_URL and not env.str("DATABASE_URL", default="")
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = secret("SECRET_KEY", DATA_DIR, embedded=EMBEDDED)
+ENCRYPTION_KEYS = secret("ENCRYPTION_KEYS", DATA_DIR, embedded=EMBEDDED).split(",")
+MASTER_KEY = env.str("MASTER_KEY", default="")
+
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = whole_number("PORT", 4000, 1, 65535)
+WEB_WORKERS = whole_number("WEB_WORKERS", 1, 1, 512)
+if WEB_WORKERS > 1 and not REDIS_URL:
+    raise ImproperlyConfigured("WEB_WORKERS above 1 needs REDIS_URL: in-process limits can't be shared.")
+DRAIN_SECONDS = whole_number("DRAIN_SECONDS", 30, 1, 1800)
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
+LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
+
+# The data plane
+UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fast")
+MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+JOURNAL_DIR = DATA_DIR / "journal"
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "routing",
+    "proxy",
+    "monitoring",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "gateway_project.urls"
+ASGI_APPLICATION = "gateway_project.asgi.application"
+APPEND_SLASH = True
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'switchstand.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"].setdefault("CONN_MAX_AGE", 60)
+    DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+# `make serve` needs no collectstatic: whitenoise finds the packages' files itself.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+# Browsers (django-cors-headers); origins from a loaded config are added in proxy/cors.py.
+_ORIGINS = words("CORS_ALLOWED_ORIGINS")
+CORS_ALLOW_ALL_ORIGINS = _ORIGINS == ["*"]
+CORS_ALLOWED_ORIGINS = [] if CORS_ALLOW_ALL_ORIGINS else _ORIGINS
+CORS_ALLOW_CREDENTIALS = True
+CORS_ALLOW_METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS")
+# The admin and the control plane's REST are not for other origins.
+CORS_URLS_REGEX = r"^/(v1|api/llm|health|chat|models)(/|$)"
+CORS_ALLOW_HEADERS = (
+    "accept",
+    "api-key",
+    "authorization",
+    "cache-control",
+    "content-type",
+    "x-api-key",
+    "x-client-info",
+    "x-litellm-api-key",
+    "x-litellm-model",
+    "x-litellm-num-retries",
+    "x-litellm-route",
+    "x-litellm-tags",
+    "x-litellm-timeout",
+    "x-request-id",
+    # what the OpenAI SDK sends from a browser
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "x-stainless-arch",
+    "x-stainless-helper-method",
+    "x-stainless-lang",
+    "x-stainless-os",
+    "x-stainless-package-version",
+    "x-stainless-retry-count",
+    "x-stainless-runtime",
+    "x-stainless-runtime-version",
+    "x-stainless-timeout",
+)
+CORS_EXPOSE_HEADERS = (
+    "retry-after",
+    "x-litellm-call-id",
+    "x-litellm-model-group",
+    "x-litellm-model-id",
+    "x-litellm-response-cost",
+    "x-proxy-provider",
+    "x-request-id",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+)
+
+REST_FRAMEWORK = {
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Switchstand",
+    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API.",
+    "VERSION": (BASE_DIR / "VERSION").read_text().strip(),
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+
+# Celery: Redis, or a broker on the file system under DATA_DIR (one machine, no server).
+_BROKER_DIR = DATA_DIR / "broker"
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://")
+if CELERY_BROKER_URL.startswith("filesystem:"):
+    for _part in ("messages", "processed", "control"):
+        (_BROKER_DIR / _part).mkdir(parents=True, exist_ok=True)
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(_BROKER_DIR / "messages"),
+        "data_folder_out": str(_BROKER_DIR / "messages"),
+        "processed_folder": str(_BROKER_DIR / "processed"),
+        "control_folder": str(_BROKER_DIR / "control"),
+        "store_processed": False,
+    }
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+PROBE_TICK_SECONDS = 2
+CELERY_BEAT_SCHEDULE = {
+    "probe-providers": {
+        "task": "monitoring.tasks.probe_providers",
+        "schedule": PROBE_TICK_SECONDS,
+        # A worker that was away finds one tick to do, not all that it missed.
+        "options": {"expires": PROBE_TICK_SECONDS},
+    }
+}
+
+LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+LOG_FORMAT = choice("LOG_FORMAT", ("console", "json"), default="console")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "console": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        },
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+    },
+}
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+UNFOLD = {
+    "SITE_TITLE": "Switchstand",
+    "SITE_HEADER": "Switchstand",
+    "SITE_SUBHEADER": "LLM gateway",
+    "SITE_SYMBOL": "alt_route",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "SIDEBAR": {
+        "show_search": True,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "title": "Routing",
+                "items": [
+                    {
+                        "title": "Providers",
+                        "icon": "cloud",
+                        "link": reverse_lazy("admin:routing_provider_changelist"),
+                    },
+                    {
+                        "title": "Model routes",
+                        "icon": "alt_route",
+                        "link": reverse_lazy("admin:routing_modelroute_changelist"),
+                    },
+                    {
+                        "title": "Route targets",
+                        "icon": "my_location",
+                        "link": reverse_lazy("admin:routing_routetarget_changelist"),
+                    },
+                    {
+                        "title": "Gateway settings",
+                        "icon": "tune",
+                        "link": reverse_lazy("admin:routing_gatewaysettings_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": "Access",
+                "items": [
+                    {
+                        "title": "Teams",
+                        "icon": "groups",
+                        "link": reverse_lazy("admin:routing_team_changelist"),
+                    },
+                    {
+                        "title": "API keys",
+                        "icon": "key",
+                        "link": reverse_lazy("admin:routing_apikey_changelist"),
+                    },
+                    {
+                        "title": "Admin users",
+                        "icon": "person",
+                        "link": reverse_lazy("admin:auth_user_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": "Monitoring",
+                "items": [
+                    {
+                        "title": "Request log",
+                        "icon": "receipt_long",
+                        "link": reverse_lazy("admin:monitoring_requestlog_changelist"),
+                    },
+                ],
+            },
+        ],
+    },
+}
+
+if _dsn := env.str("SENTRY_DSN", default=""):
+    import sentry_sdk
+
+    # Local variables may hold credentials and prompts.
+    sentry_sdk.init(
+        dsn=_dsn,
+        send_default_pii=False,
+        max_request_body_size="never",
+        include_local_variables=False,
+    )

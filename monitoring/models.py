@@ -1,0 +1,68 @@
+"""What happened: one row per request, shipped from the journal."""
+
+from decimal import Decimal
+
+from django.db import models
+
+NANO = Decimal(10) ** 9
+
+
+class RequestLog(models.Model):
+    """Names are stored as they were at the time, so that a deleted key or route keeps its history."""
+
+    class Outcome(models.TextChoices):
+        ANSWERED = "answered", "Answered"
+        REFUSED = "refused", "Refused by the gateway"
+        UPSTREAM_FAILED = "upstream_failed", "Provider failed before the answer"
+        UPSTREAM_BROKEN = "upstream_broken", "Provider failed during the answer"
+        CLIENT_GONE = "client_gone", "Client hung up"
+        FAILED = "failed", "Gateway error"
+        UNKNOWN = "unknown", "Unknown (the process died)"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    received_at = models.DateTimeField()
+    request_id = models.CharField(max_length=128)
+    outcome = models.CharField(max_length=16, choices=Outcome.choices)
+    status = models.PositiveSmallIntegerField(null=True, help_text="HTTP status sent. Blank: none was sent.")
+    error_code = models.CharField(max_length=64, blank=True)
+    endpoint = models.CharField(max_length=40)
+    stream = models.BooleanField(default=False)
+    model = models.CharField("requested model", max_length=200, blank=True)
+    key_id = models.BigIntegerField(null=True)
+    key_name = models.CharField("API key", max_length=100, blank=True)
+    team = models.CharField(max_length=64, blank=True)
+    route = models.CharField(max_length=200, blank=True)
+    target_id = models.BigIntegerField(null=True)
+    provider = models.CharField(max_length=64, blank=True)
+    upstream_model = models.CharField(max_length=200, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="Calls made to providers.")
+    attempt_trail = models.JSONField(
+        default=list, help_text="Each attempt: target, status or error, milliseconds."
+    )
+    input_tokens = models.BigIntegerField(null=True)
+    output_tokens = models.BigIntegerField(null=True)
+    cached_tokens = models.BigIntegerField(null=True, help_text="Part of the input tokens.")
+    reasoning_tokens = models.BigIntegerField(null=True, help_text="Part of the output tokens.")
+    tokens_estimated = models.BooleanField(default=False, help_text="The provider reported none.")
+    cost_nano_usd = models.BigIntegerField(null=True, help_text="Billionths of a US dollar. Blank: unknown.")
+    total_ms = models.FloatField(null=True)
+    overhead_ms = models.FloatField(null=True, help_text="Spent in the gateway itself.")
+    ttft_ms = models.FloatField("TTFT ms", null=True, help_text="From the request to the first byte sent.")
+    tags = models.JSONField(default=list)
+    client_info = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["-received_at"]
+        indexes = [
+            models.Index(fields=["-received_at"], name="requestlog_received"),
+            models.Index(fields=["key_id", "-received_at"], name="requestlog_key"),
+            models.Index(fields=["request_id"], name="requestlog_request_id"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """None is unknown, never 0."""
+        return None if self.cost_nano_usd is None else Decimal(self.cost_nano_usd) / NANO

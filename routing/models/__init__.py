@@ -1,0 +1,15 @@
+from routing.models.access import ApiKey, Team
+from routing.models.provider import Provider
+from routing.models.route import ModelRoute, RouteTarget
+from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
+
+__all__ = [
+    "ApiKey",
+    "GatewaySettings",
+    "ModelRoute",
+    "Provider",
+    "ProviderHealth",
+    "RouteTarget",
+    "RoutingVersion",
+    "Team",
+]

@@ -1,0 +1,77 @@
+"""Who may call: teams and their gateway API keys."""
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from routing import gateway_keys
+from routing.models.fields import slug_validator
+from routing.models.limits import Limited, limit_constraints
+from routing.models.route import ModelRoute
+from routing.publishing import RoutingQuerySet
+
+
+class Team(Limited):
+    slug = models.CharField(max_length=64, unique=True, validators=[slug_validator])
+    name = models.CharField(max_length=100)
+    enabled = models.BooleanField(default=True, help_text="Off: all keys of the team are refused.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = RoutingQuerySet["Team"].as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+        constraints = [*limit_constraints("team")]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class ApiKey(Limited):
+    name = models.CharField(max_length=100, unique=True, help_text="What or who uses the key.")
+    prefix = models.CharField(max_length=16, editable=False, help_text="First characters of the key.")
+    key_hash = models.CharField("SHA-256", max_length=64, unique=True, editable=False)
+    team = models.ForeignKey(Team, null=True, blank=True, on_delete=models.PROTECT, related_name="keys")
+    allowed_routes = models.ManyToManyField(
+        ModelRoute,
+        blank=True,
+        related_name="keys",
+        help_text="Routes that the key may use. None chosen: all routes.",
+    )
+    budget_usd = models.DecimalField(
+        "budget in USD",
+        max_digits=15,
+        decimal_places=9,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="Recorded with the key; not enforced yet (docs/limits.md). Blank: none.",
+    )
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="Refused from then on (UTC). Blank: never."
+    )
+    enabled = models.BooleanField(default=True, help_text="Off: revoked.")
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = RoutingQuerySet["ApiKey"].as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(budget_usd__isnull=True) | Q(budget_usd__gte=0),
+                name="apikey_budget_min",
+                violation_error_message="Budget: allowed are 0 USD and more, or blank for none.",
+            ),
+            *limit_constraints("apikey"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def set_plaintext(self, plaintext: str) -> None:
+        """Keep what identifies the key; the plaintext itself is stored nowhere."""
+        self.key_hash = gateway_keys.digest(plaintext).hex()
+        self.prefix = gateway_keys.shown_prefix(plaintext)

@@ -1,0 +1,91 @@
+"""Checks shared by the routing models, each with a message that says what is allowed."""
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+slug_validator = RegexValidator(
+    r"^[a-z0-9][a-z0-9._-]{0,63}$",
+    "Allowed are 1 to 64 lower-case letters, digits, dots, dashes and underscores, a letter or digit first.",
+)
+
+_HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")
+# What the transport or the credential owns can't be set by hand.
+_RESERVED_HEADERS = {"authorization", "connection", "content-length", "host", "transfer-encoding"}
+
+
+def validate_base_url(value: str) -> None:
+    """An http(s) URL; plain host names (a container's, localhost) are allowed."""
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 raises ValueError
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s?#]", value):
+        raise ValidationError(
+            "Allowed is an http or https URL without query, for example https://api.openai.com/v1."
+        )
+    if parts.username or parts.password:
+        raise ValidationError("A URL with a user or password in it isn't allowed: use the API key.")
+
+
+def validate_headers(value: Any) -> None:
+    """A JSON object of header names to one-line texts."""
+    if not isinstance(value, dict):
+        raise ValidationError('Allowed is a JSON object, for example {"x-team": "search"}.')
+    for name, text in value.items():
+        if not _HEADER_NAME.match(name):
+            raise ValidationError(f"{name!r} is not a header name: allowed are letters, digits and dashes.")
+        if name.lower() in _RESERVED_HEADERS:
+            raise ValidationError(f"{name} is set by the gateway itself and can't be listed here.")
+        if not isinstance(text, str) or not text.isprintable() or not text.isascii() or len(text) > 4000:
+            raise ValidationError(
+                f"{name}: allowed is one line of printable ASCII text, up to 4,000 characters."
+            )
+
+
+def validate_names(value: Any) -> None:
+    """A JSON list of different, non-empty names."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
+        raise ValidationError('Allowed is a JSON list of names, for example ["gpt-4", "best"].')
+    if len(set(value)) != len(value):
+        raise ValidationError("A name is listed twice: list each one once.")
+
+
+def validate_origins(value: Any) -> None:
+    """A JSON list of web origins: scheme and host, no path."""
+    validate_names(value)
+    for origin in value:
+        if origin != "*" and not re.match(r"^https?://[^/\s?#]+$", origin):
+            raise ValidationError(
+                f"{origin!r} is not an origin: allowed are a scheme and a host without a path, "
+                'for example "https://app.example.com".'
+            )
+
+
+def validate_parameters(value: Any) -> None:
+    """A JSON object of request parameters; what the gateway sets itself is refused."""
+    if not isinstance(value, dict):
+        raise ValidationError('Allowed is a JSON object, for example {"temperature": 0.7}.')
+    for name in ("model", "messages", "stream"):
+        if name in value:
+            raise ValidationError(f"{name} belongs to the caller's request and can't have a default.")
+    json.dumps(value)
+
+
+def range_constraint(
+    model: str, field: str, low: float, high: float, *, nullable: bool = False
+) -> models.CheckConstraint:
+    inside = Q(**{f"{field}__gte": low, f"{field}__lte": high})
+    condition = Q(**{f"{field}__isnull": True}) | inside if nullable else inside
+    return models.CheckConstraint(
+        condition=condition,
+        name=f"{model}_{field}_range",
+        violation_error_message=f"{field.replace('_', ' ').capitalize()}: allowed are {low:,g} to {high:,g}.",
+    )

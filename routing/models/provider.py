@@ -1,0 +1,165 @@
+"""A provider: one account at one upstream API."""
+
+from typing import Any
+
+from django.db import models
+
+from routing import credentials
+from routing.models.fields import range_constraint, slug_validator, validate_base_url, validate_headers
+from routing.models.limits import Limited, limit_constraints
+from routing.publishing import RoutingQuerySet
+
+DIALECT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "openai": {"health_path": "models", "when_unhealthy": "try"},
+    "zai": {
+        "health_path": "/v1/health",
+        "when_unhealthy": "refuse",
+        "api_version": "2024-01-01",
+        "extra_headers": {"User-Agent": "ZAI-Gateway/1.0"},
+    },
+}
+"""What a provider of a dialect starts with where an admin or a config file says nothing."""
+
+
+class Dialect(models.TextChoices):
+    OPENAI = "openai", "OpenAI-compatible"
+    ZAI = "zai", "Z.ai"
+
+
+class WhenUnhealthy(models.TextChoices):
+    TRY = "try", "Try it all the same, after the healthy ones"
+    REFUSE = "refuse", "Refuse with 503"
+
+
+class ProviderQuerySet(RoutingQuerySet["Provider"]):
+    def enabled(self) -> "ProviderQuerySet":
+        return self.filter(enabled=True)
+
+
+class Provider(Limited):
+    slug = models.CharField(
+        max_length=64,
+        unique=True,
+        validators=[slug_validator],
+        help_text="Short name, used in the x-litellm-route header and in config files.",
+    )
+    name = models.CharField(max_length=100, help_text="Name shown in the admin.")
+    dialect = models.CharField(
+        max_length=20,
+        choices=Dialect.choices,
+        default=Dialect.OPENAI,
+        help_text="How this provider's API is spoken to.",
+    )
+    base_url = models.CharField(
+        "base URL",
+        max_length=500,
+        validators=[validate_base_url],
+        help_text="Up to and including the version, for example https://api.openai.com/v1.",
+    )
+    encrypted_api_key = models.TextField("API key (encrypted)", blank=True, editable=False)
+    extra_headers = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_headers],
+        help_text='Sent with each request to the provider, for example {"User-Agent": "ZAI-Gateway/1.0"}.',
+    )
+    api_version = models.CharField(
+        "API version",
+        max_length=50,
+        blank=True,
+        help_text="Sent as X-API-Version to Z.ai. Blank: not sent.",
+    )
+    connect_timeout = models.FloatField(default=10, help_text="Seconds to wait for a connection, 0.1 to 300.")
+    read_timeout = models.FloatField(
+        default=60, help_text="Seconds to wait for the next byte of an answer, 0.1 to 3,600."
+    )
+    max_connections = models.PositiveIntegerField(
+        default=4096,
+        help_text="Requests open to this provider at the same time, per web process, 1 to 65,535.",
+    )
+    queue_timeout = models.FloatField(
+        default=5, help_text="Seconds that a request waits for a free connection before 503, 0 to 300."
+    )
+    keep_alive = models.FloatField(
+        default=60, help_text="Seconds that an idle connection is kept, 0 to 3,600. 0: a new one each time."
+    )
+    retries = models.PositiveSmallIntegerField(
+        default=1, help_text="Further tries at the same target after a failure, 0 to 10."
+    )
+    retry_delay = models.FloatField(
+        default=0.5, help_text="Seconds before the first retry, 0 to 60; doubles each time, up to 60."
+    )
+    allow_caller_key = models.BooleanField(
+        "callers may bring their own key",
+        default=False,
+        help_text="Whether the x-litellm-api-key header replaces the stored API key for one call.",
+    )
+    health_check_enabled = models.BooleanField("health checks", default=True)
+    health_path = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="Probed with GET. With a leading slash from the host's root, else below the base URL. "
+        "Blank: the dialect's default (models; /v1/health for Z.ai).",
+    )
+    health_interval = models.PositiveIntegerField(
+        default=30, help_text="Seconds between two probes, 5 to 86,400."
+    )
+    health_timeout = models.FloatField(default=5, help_text="Seconds that a probe may take, 0.1 to 60.")
+    health_threshold = models.PositiveSmallIntegerField(
+        default=1, help_text="Failed probes in a row that make the provider unhealthy, 1 to 10."
+    )
+    when_unhealthy = models.CharField(
+        max_length=10,
+        choices=WhenUnhealthy.choices,
+        default=WhenUnhealthy.TRY,
+        help_text="What to do when only unhealthy providers are left for a request.",
+    )
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ProviderQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+        constraints = [
+            range_constraint("provider", "connect_timeout", 0.1, 300),
+            range_constraint("provider", "read_timeout", 0.1, 3600),
+            range_constraint("provider", "max_connections", 1, 65535),
+            range_constraint("provider", "queue_timeout", 0, 300),
+            range_constraint("provider", "keep_alive", 0, 3600),
+            range_constraint("provider", "retries", 0, 10),
+            range_constraint("provider", "retry_delay", 0, 60),
+            range_constraint("provider", "health_interval", 5, 86400),
+            range_constraint("provider", "health_timeout", 0.1, 60),
+            range_constraint("provider", "health_threshold", 1, 10),
+            *limit_constraints("provider"),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def api_key(self) -> str:
+        """The credential in plain text. Raises CredentialUnreadable."""
+        return credentials.decrypt(self.encrypted_api_key)
+
+    @api_key.setter
+    def api_key(self, plaintext: str) -> None:
+        self.encrypted_api_key = credentials.encrypt(plaintext)
+
+    @property
+    def masked_api_key(self) -> str:
+        try:
+            return credentials.mask(self.api_key)
+        except credentials.CredentialUnreadable:
+            return "unreadable: encrypted under a key that is not in ENCRYPTION_KEYS"
+
+    @property
+    def health_url(self) -> str:
+        """Where probes go; see health_path."""
+        path = self.health_path or DIALECT_DEFAULTS[self.dialect]["health_path"]
+        if path.startswith("/"):
+            scheme, rest = self.base_url.split("//", 1)
+            return f"{scheme}//{rest.split('/', 1)[0]}{path}"
+        return f"{self.base_url.rstrip('/')}/{path}"

@@ -1,0 +1,162 @@
+"""A model route: the public model name, and the targets that serve it."""
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+
+from routing.models.fields import range_constraint, validate_names, validate_parameters
+from routing.models.limits import Limited, limit_constraints
+from routing.models.provider import Provider
+from routing.publishing import RoutingQuerySet
+
+name_validator = RegexValidator(
+    r"^[^\s*]+\*?$|^\*$",
+    "Allowed are names without blanks; a * may stand at the end only (openai/*).",
+)
+
+
+class Strategy(models.TextChoices):
+    ORDERED = "ordered", "Lowest priority number first; by weight among equals"
+
+
+class ModelRouteQuerySet(RoutingQuerySet["ModelRoute"]):
+    def enabled(self) -> "ModelRouteQuerySet":
+        return self.filter(enabled=True)
+
+
+class ModelRoute(models.Model):
+    name = models.CharField(
+        "public model name",
+        max_length=200,
+        unique=True,
+        validators=[name_validator],
+        help_text="What callers send as model. A * at the end takes every name that starts like it.",
+    )
+    aliases = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[validate_names],
+        help_text='Further names for the same route, for example ["gpt-4", "best"].',
+    )
+    strategy = models.CharField(
+        max_length=20,
+        choices=Strategy.choices,
+        default=Strategy.ORDERED,
+        help_text="In which order the targets are tried.",
+    )
+    deadline = models.FloatField(
+        default=600,
+        help_text="Seconds until the first byte of an answer, all tries together, 0.1 to 3,600.",
+    )
+    max_messages = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Most messages in one request, 1 to 100,000. Blank: no limit."
+    )
+    default_parameters = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_parameters],
+        help_text='Sent where the caller gave none, for example {"temperature": 0.7, "max_tokens": 1000}.',
+    )
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ModelRouteQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            range_constraint("modelroute", "deadline", 0.1, 3600),
+            range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        self._check_aliases(self.aliases if isinstance(self.aliases, list) else [])
+
+    def _check_aliases(self, aliases: list[str]) -> None:
+        taken = set(aliases) & {self.name}
+        for other in ModelRoute.objects.exclude(pk=self.pk):
+            if self.name in other.aliases:
+                raise ValidationError({"name": f"{self.name} is already an alias of the route {other.name}."})
+            taken |= set(aliases) & {other.name, *other.aliases}
+        if taken:
+            raise ValidationError(
+                {"aliases": f"{', '.join(sorted(taken))}: already the name or an alias of a route."}
+            )
+        for alias in aliases:
+            name_validator(alias)
+
+
+class RouteTargetQuerySet(RoutingQuerySet["RouteTarget"]):
+    def serving(self) -> "RouteTargetQuerySet":
+        """Targets that traffic may reach: they, their route and their provider are enabled."""
+        return self.filter(enabled=True, route__enabled=True, provider__enabled=True)
+
+
+def price_field(what: str) -> models.DecimalField:
+    return models.DecimalField(
+        max_digits=14,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        help_text=f"USD per million {what}, 0 or more. Blank: the price list's.",
+    )
+
+
+class RouteTarget(Limited):
+    route = models.ForeignKey(ModelRoute, on_delete=models.CASCADE, related_name="targets")
+    provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="targets")
+    upstream_model = models.CharField(
+        max_length=200,
+        help_text="The provider's own name of the model. A * becomes what the route's * stood for.",
+    )
+    weight = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Share of traffic among targets of the same priority, 0 to 1,000. "
+        "0: only when the others fail.",
+    )
+    priority = models.PositiveSmallIntegerField(
+        default=1, help_text="Lower numbers are tried first, 0 to 1,000."
+    )
+    input_price = price_field("prompt tokens")
+    cached_input_price = price_field("prompt tokens that the provider had cached")
+    output_price = price_field("answer tokens")
+    enabled = models.BooleanField(default=True)
+
+    objects = RouteTargetQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["route", "priority", "-weight", "pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["route", "provider", "upstream_model"],
+                name="routetarget_unique",
+                violation_error_message="This route already has this model of this provider.",
+            ),
+            range_constraint("routetarget", "weight", 0, 1000),
+            range_constraint("routetarget", "priority", 0, 1000),
+            *(
+                models.CheckConstraint(
+                    condition=Q(**{f"{name}__isnull": True}) | Q(**{f"{name}__gte": 0}),
+                    name=f"routetarget_{name}_min",
+                    violation_error_message=f"{name.replace('_', ' ').capitalize()}: 0 and more, or blank.",
+                )
+                for name in ("input_price", "cached_input_price", "output_price")
+            ),
+            *limit_constraints("routetarget"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.route} → {self.provider}/{self.upstream_model}"
+
+    def clean(self) -> None:
+        super().clean()
+        if "*" in self.upstream_model and self.route_id and not self.route.name.endswith("*"):
+            raise ValidationError(
+                {"upstream_model": "A * is allowed only where the route's name ends with one."}
+            )

@@ -1,0 +1,70 @@
+"""Single rows and live state beside the configuration."""
+
+from django.db import models
+
+from routing.models.fields import validate_origins
+from routing.models.provider import Provider
+from routing.publishing import RoutingQuerySet
+
+
+class GatewaySettings(models.Model):
+    """The one row of settings that admins edit; the rest is in the environment."""
+
+    cors_origins = models.JSONField(
+        "CORS origins",
+        default=list,
+        blank=True,
+        validators=[validate_origins],
+        help_text="Web origins whose pages may call the gateway, beside CORS_ALLOWED_ORIGINS, "
+        'for example ["https://app.example.com"].',
+    )
+
+    objects = RoutingQuerySet["GatewaySettings"].as_manager()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "gateway settings"
+        constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="gatewaysettings_single_row")]
+
+    def __str__(self) -> str:
+        return "Gateway settings"
+
+    @classmethod
+    def load(cls) -> "GatewaySettings":
+        return cls.objects.filter(pk=1).first() or cls(pk=1)
+
+
+class RoutingVersion(models.Model):
+    """The one row whose number rises with each change that workers must pick up."""
+
+    number = models.PositiveBigIntegerField(default=1)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="routingversion_single_row")]
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
+class ProviderHealth(models.Model):
+    """What the last probes found; apart from Provider so that no admin edit overwrites it."""
+
+    class Status(models.TextChoices):
+        HEALTHY = "healthy", "Healthy"
+        UNHEALTHY = "unhealthy", "Unhealthy"
+
+    provider = models.OneToOneField(
+        Provider, on_delete=models.CASCADE, primary_key=True, related_name="health"
+    )
+    status = models.CharField(max_length=10, choices=Status.choices)
+    checked_at = models.DateTimeField()
+    changed_at = models.DateTimeField(help_text="When the status last changed.")
+    latency_ms = models.FloatField(null=True, help_text="Milliseconds until the probe's answer.")
+    failures = models.PositiveIntegerField(default=0, help_text="Failed probes in a row.")
+    detail = models.CharField(max_length=300, blank=True, help_text="Why the last probe failed.")
+
+    class Meta:
+        verbose_name_plural = "provider health"
+
+    def __str__(self) -> str:
+        return f"{self.provider}: {self.status}"

@@ -1,0 +1,63 @@
+"""Tells every worker that the routing table must be compiled anew.
+
+The version row is raised in the same transaction as the change, so no worker can see the one
+without the other.
+"""
+
+from typing import Any, TypeVar
+
+from django.db import models
+from django.db.models import F
+from django.db.models.signals import m2m_changed, post_delete, post_save
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+def publish_change() -> None:
+    """Raise the version; workers compile the new table within a second of the commit."""
+    from django.utils import timezone
+
+    from routing.models import RoutingVersion
+
+    if not RoutingVersion.objects.filter(pk=1).update(number=F("number") + 1, changed_at=timezone.now()):
+        RoutingVersion.objects.get_or_create(pk=1)
+
+
+class RoutingQuerySet(models.QuerySet[Row]):
+    """Bulk writes send no signals, so they publish here."""
+
+    def update(self, **values: Any) -> int:
+        changed = super().update(**values)
+        if changed:
+            publish_change()
+        return changed
+
+    def bulk_create(self, *args: Any, **options: Any) -> list[Row]:
+        created = super().bulk_create(*args, **options)
+        publish_change()
+        return created
+
+    def update_quietly(self, **values: Any) -> int:
+        """For columns that no table holds, such as last_used_at."""
+        return super().update(**values)
+
+
+def connect() -> None:
+    from routing import models as routing_models
+
+    published = (
+        routing_models.ApiKey,
+        routing_models.GatewaySettings,
+        routing_models.ModelRoute,
+        routing_models.Provider,
+        routing_models.RouteTarget,
+        routing_models.Team,
+    )
+    for model in published:
+        post_save.connect(_changed, sender=model)
+        post_delete.connect(_changed, sender=model)
+    m2m_changed.connect(_changed, sender=routing_models.ApiKey.allowed_routes.through)
+
+
+def _changed(**_: Any) -> None:
+    publish_change()
