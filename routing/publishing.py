@@ -56,8 +56,24 @@ def connect() -> None:
     for model in published:
         post_save.connect(_changed, sender=model)
         post_delete.connect(_changed, sender=model)
-    m2m_changed.connect(_changed, sender=routing_models.ApiKey.allowed_routes.through)
+    m2m_changed.connect(_routes_chosen, sender=routing_models.ApiKey.allowed_routes.through)
 
 
 def _changed(**_: Any) -> None:
+    publish_change()
+
+
+def _routes_chosen(action: str, instance: Any, reverse: bool, pk_set: set[int] | None, **_: Any) -> None:
+    """Keep ApiKey.restricted true to the admin's choice.
+
+    Deleting a route sends no m2m_changed: a key whose only route is deleted may then use none,
+    where "none chosen" would have opened all routes to it.
+    """
+    from routing.models import ApiKey
+
+    if not action.startswith("post_"):
+        return
+    keys = pk_set or set() if reverse else {instance.pk}
+    for key in ApiKey.objects.filter(pk__in=keys):
+        ApiKey.objects.filter(pk=key.pk).update_quietly(restricted=key.allowed_routes.exists())
     publish_change()

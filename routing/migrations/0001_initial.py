@@ -134,6 +134,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(help_text='What or who uses the key.', max_length=100, unique=True)),
                 ('prefix', models.CharField(editable=False, help_text='First characters of the key.', max_length=16)),
                 ('key_hash', models.CharField(editable=False, max_length=64, unique=True, verbose_name='SHA-256')),
+                ('restricted', models.BooleanField(default=False, editable=False, help_text='Whether routes were chosen; stays so when the chosen routes are deleted.')),
                 ('budget_usd', models.DecimalField(blank=True, decimal_places=9, help_text='Recorded with the key; not enforced yet (docs/limits.md). Blank: none.', max_digits=15, null=True, validators=[django.core.validators.MinValueValidator(0)], verbose_name='budget in USD')),
                 ('expires_at', models.DateTimeField(blank=True, help_text='Refused from then on (UTC). Blank: never.', null=True)),
                 ('enabled', models.BooleanField(default=True, help_text='Off: revoked.')),

@@ -38,6 +38,11 @@ class ApiKey(Limited):
         related_name="keys",
         help_text="Routes that the key may use. None chosen: all routes.",
     )
+    restricted = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Whether routes were chosen; stays so when the chosen routes are deleted.",
+    )
     budget_usd = models.DecimalField(
         "budget in USD",
         max_digits=15,

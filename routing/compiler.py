@@ -1,0 +1,178 @@
+"""Database -> RoutingTable: five queries, whatever the number of rows."""
+
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from django.conf import settings
+
+from routing import gateway_keys, prices
+from routing.models import (
+    ApiKey,
+    GatewaySettings,
+    ModelRoute,
+    Provider,
+    ProviderHealth,
+    RouteTarget,
+    RoutingVersion,
+)
+from routing.table import (
+    Connection,
+    KeyEntry,
+    Limits,
+    ProviderEntry,
+    Resolved,
+    RouteEntry,
+    RoutingTable,
+    TargetEntry,
+    TeamEntry,
+)
+
+
+def current_version() -> int:
+    """0 where nothing was ever published."""
+    return RoutingVersion.objects.filter(pk=1).values_list("number", flat=True).first() or 0
+
+
+def compile_table() -> RoutingTable:
+    """The table as the database has it now.
+
+    Raises CredentialUnreadable, or a database error; the caller then keeps the table it has.
+    """
+    while True:
+        version = current_version()
+        table = _compile(version)
+        # An edit committed between the queries would mix two states: read again.
+        if current_version() == version:
+            return table
+
+
+def _compile(version: int) -> RoutingTable:
+    providers = {row.pk: _provider(row) for row in Provider.objects.enabled().select_related("health")}
+    targets: dict[int, list[TargetEntry]] = {}
+    for row in RouteTarget.objects.serving().select_related("provider", "route"):
+        targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
+    routes = [
+        (row, _route(row, tuple(targets.get(row.pk, ()))))
+        for row in ModelRoute.objects.enabled().order_by("name")
+    ]
+    return RoutingTable(
+        version=version,
+        keys=MappingProxyType(_keys()),
+        routes=MappingProxyType(_names(routes)),
+        wildcards=_wildcards(routes),
+        upstream_models=MappingProxyType(_upstream_models(entry for _, entry in routes)),
+        providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
+        cors_origins=frozenset(GatewaySettings.load().cors_origins),
+    )
+
+
+def _limits(row: Any) -> Limits:
+    return Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
+
+
+def _provider(row: Provider) -> ProviderEntry:
+    health = getattr(row, "health", None)
+    ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
+    return ProviderEntry(
+        id=row.pk,
+        slug=row.slug,
+        dialect=row.dialect,
+        base_url=row.base_url.rstrip("/"),
+        credential=row.api_key,
+        headers=tuple(row.extra_headers.items()),
+        api_version=row.api_version,
+        connection=Connection(
+            connect_timeout=row.connect_timeout,
+            read_timeout=row.read_timeout,
+            max_connections=row.max_connections,
+            queue_timeout=row.queue_timeout,
+            keep_alive=row.keep_alive,
+        ),
+        retries=row.retries,
+        retry_delay=row.retry_delay,
+        limits=_limits(row),
+        allow_caller_key=row.allow_caller_key,
+        unhealthy=row.health_check_enabled and ill,
+        refuse_when_unhealthy=row.when_unhealthy == "refuse",
+    )
+
+
+def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
+    return TargetEntry(
+        id=row.pk,
+        provider=provider,
+        upstream_model=row.upstream_model,
+        weight=row.weight,
+        priority=row.priority,
+        limits=_limits(row),
+        price=prices.price_of(row),
+    )
+
+
+def _route(row: ModelRoute, targets: tuple[TargetEntry, ...]) -> RouteEntry:
+    return RouteEntry(
+        id=row.pk,
+        name=row.name,
+        strategy=row.strategy,
+        deadline=row.deadline,
+        max_messages=row.max_messages,
+        default_parameters=tuple(
+            (name, msgspec.json.encode(value)) for name, value in row.default_parameters.items()
+        ),
+        targets=targets,
+        created=int(row.created_at.timestamp()),
+    )
+
+
+def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:
+    aliases = {alias: Resolved(entry) for row, entry in routes for alias in row.aliases}
+    names = {entry.name: Resolved(entry) for _, entry in routes if not entry.name.endswith("*")}
+    return aliases | names
+
+
+def _wildcards(routes: list[tuple[ModelRoute, RouteEntry]]) -> tuple[tuple[str, RouteEntry], ...]:
+    found = [(entry.name[:-1], entry) for _, entry in routes if entry.name.endswith("*")]
+    return tuple(sorted(found, key=lambda pair: -len(pair[0])))
+
+
+def _upstream_models(routes: Any) -> dict[tuple[str, str], RouteEntry]:
+    found: dict[tuple[str, str], RouteEntry] = {}
+    for route in routes:
+        for target in route.targets:
+            found.setdefault((target.provider.slug, target.upstream_model), route)
+    return found
+
+
+def _keys() -> dict[bytes, KeyEntry]:
+    allowed: dict[int, set[int]] = {}
+    for key_id, route_id in ApiKey.allowed_routes.through.objects.values_list("apikey_id", "modelroute_id"):
+        allowed.setdefault(key_id, set()).add(route_id)
+    teams: dict[int, TeamEntry] = {}
+    found = {
+        bytes.fromhex(row.key_hash): _key(row, allowed.get(row.pk), teams)
+        for row in ApiKey.objects.select_related("team")
+    }
+    if settings.MASTER_KEY:
+        found[gateway_keys.digest(settings.MASTER_KEY)] = MASTER
+    return found
+
+
+MASTER = KeyEntry(
+    id=None, name="master", team=None, route_ids=None, limits=Limits(), expires_at=None, enabled=True
+)
+
+
+def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
+    team = row.team
+    if team is not None and team.pk not in teams:
+        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, limits=_limits(team))
+    return KeyEntry(
+        id=row.pk,
+        name=row.name,
+        team=teams[team.pk] if team is not None else None,
+        route_ids=frozenset(allowed or ()) if row.restricted else None,
+        limits=_limits(row),
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        enabled=row.enabled and (team is None or team.enabled),
+    )

@@ -1,0 +1,149 @@
+"""The routing table: an immutable snapshot of the configuration, shared by all requests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """None is no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    parallel: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.rpm is not None or self.tpm is not None or self.parallel is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Nano-USD per million tokens. cached_input None: cached tokens cost what others cost."""
+
+    input: int
+    output: int
+    cached_input: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """What a pool of connections depends on; pools outlive a table where this is unchanged."""
+
+    connect_timeout: float
+    read_timeout: float
+    max_connections: int
+    queue_timeout: float
+    keep_alive: float
+
+
+# Entries compare by identity: two tables never share one, and hashing one must be cheap.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProviderEntry:
+    id: int
+    slug: str
+    dialect: str
+    base_url: str
+    credential: str = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+    api_version: str = ""
+    connection: Connection
+    retries: int
+    retry_delay: float
+    limits: Limits
+    allow_caller_key: bool
+    unhealthy: bool
+    refuse_when_unhealthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TargetEntry:
+    id: int
+    provider: ProviderEntry
+    upstream_model: str
+    weight: int
+    priority: int
+    limits: Limits
+    price: Price | None
+
+    def model_for(self, wildcard_part: str) -> str:
+        """The upstream's model name; `wildcard_part` is what the route's * stood for."""
+        return self.upstream_model.replace("*", wildcard_part, 1) if wildcard_part else self.upstream_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RouteEntry:
+    id: int
+    name: str
+    strategy: str
+    deadline: float
+    max_messages: int | None
+    default_parameters: tuple[tuple[str, bytes], ...]
+    targets: tuple[TargetEntry, ...]
+    created: int  # Unix seconds, for the list of models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeamEntry:
+    id: int
+    slug: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeyEntry:
+    id: int | None  # None: MASTER_KEY, which has no row
+    name: str
+    team: TeamEntry | None
+    route_ids: frozenset[int] | None  # None: all routes
+    limits: Limits
+    expires_at: float | None  # Unix seconds
+    enabled: bool
+
+    def may_use(self, route: RouteEntry) -> bool:
+        return self.route_ids is None or route.id in self.route_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A route for a requested name."""
+
+    route: RouteEntry
+    wildcard_part: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingTable:
+    version: int
+    keys: Mapping[bytes, KeyEntry]  # by SHA-256
+    routes: Mapping[str, Resolved]  # by name and by alias
+    wildcards: tuple[tuple[str, RouteEntry], ...]  # by what stands before the *, longest first
+    upstream_models: Mapping[tuple[str, str], RouteEntry]  # by provider slug and its own model name
+    providers: Mapping[str, ProviderEntry]
+    cors_origins: frozenset[str]
+
+    def resolve(self, name: str) -> Resolved | None:
+        """Exact name or alias first, then the longest wildcard."""
+        if exact := self.routes.get(name):
+            return exact
+        for start, route in self.wildcards:
+            if name.startswith(start) and len(name) > len(start):
+                return Resolved(route, name[len(start) :])
+        return None
+
+    def route_of_upstream_model(self, provider: str, model: str) -> Resolved | None:
+        """The route whose target is this provider's own model."""
+        route = self.upstream_models.get((provider, model))
+        return Resolved(route) if route else None
+
+
+EMPTY_TABLE = RoutingTable(
+    version=-1,
+    keys=MappingProxyType({}),
+    routes=MappingProxyType({}),
+    wildcards=(),
+    upstream_models=MappingProxyType({}),
+    providers=MappingProxyType({}),
+    cors_origins=frozenset(),
+)
+"""Serves nothing; stands in until the first table is compiled."""
