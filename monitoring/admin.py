@@ -1,0 +1,295 @@
+"""The request log: read-only, and without a COUNT over a table that only grows."""
+
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter, DropdownFilter
+from unfold.decorators import display
+from unfold.paginator import InfinitePaginator
+
+from monitoring.models import RequestLog
+from routing.admin.base import NOTHING, badge, change_link, lines
+from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
+
+RECENT_ROWS = 1000
+_OUTCOME_KIND = {
+    RequestLog.Outcome.ANSWERED: "success",
+    RequestLog.Outcome.REFUSED: "warning",
+    RequestLog.Outcome.CLIENT_GONE: "warning",
+    RequestLog.Outcome.UPSTREAM_FAILED: "danger",
+    RequestLog.Outcome.UPSTREAM_BROKEN: "danger",
+    RequestLog.Outcome.FAILED: "danger",
+}
+_STATUS_KIND = {2: "success", 3: "info", 4: "warning", 5: "danger"}
+_STATUS_GROUPS = {
+    "2xx": ("2xx answered", Q(status__gte=200, status__lt=300)),
+    "4xx": ("4xx all refusals", Q(status__gte=400, status__lt=500)),
+    "401": ("401 no valid key", Q(status=401)),
+    "429": ("429 over a limit", Q(status=429)),
+    "5xx": ("5xx all failures", Q(status__gte=500)),
+    "none": ("none sent", Q(status=None)),
+}
+
+
+class StatusFilter(DropdownFilter):
+    title = "status"
+    parameter_name = "status_group"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(group, title) for group, (title, _) in _STATUS_GROUPS.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        group = _STATUS_GROUPS.get(self.value() or "")
+        return queryset.filter(group[1]) if group else queryset
+
+
+class NameFilter(DropdownFilter):
+    """By a name that the row holds; offers what small tables say, never a DISTINCT over the log."""
+
+    def names(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        # The chosen one too: it may be the name of something deleted since.
+        chosen = {self.value()} if self.value() else set()
+        return [(name, name) for name in sorted({*self.names(), *chosen})]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
+
+
+class ProviderFilter(NameFilter):
+    title = parameter_name = "provider"
+
+    def names(self) -> Iterable[str]:
+        return Provider.objects.values_list("slug", flat=True)
+
+
+class RouteFilter(NameFilter):
+    title = parameter_name = "route"
+
+    def names(self) -> Iterable[str]:
+        return ModelRoute.objects.values_list("name", flat=True)
+
+
+class TeamFilter(NameFilter):
+    title = parameter_name = "team"
+
+    def names(self) -> Iterable[str]:
+        return Team.objects.values_list("slug", flat=True)
+
+
+class EndpointFilter(NameFilter):
+    title = parameter_name = "endpoint"
+
+    def names(self) -> Iterable[str]:
+        recent = RequestLog.objects.order_by("-received_at").values_list("endpoint", flat=True)
+        return set(recent[:RECENT_ROWS])
+
+
+@admin.register(RequestLog)
+class RequestLogAdmin(ModelAdmin):
+    list_display = (
+        "received",
+        "request_id",
+        "shown_status",
+        "shown_outcome",
+        "model",
+        "route",
+        "provider",
+        "upstream_model",
+        "key_name",
+        "tokens",
+        "cost",
+        "total",
+        "ttft",
+        "attempts",
+        "stream",
+    )
+    list_filter = (
+        ("outcome", ChoicesDropdownFilter),
+        StatusFilter,
+        ProviderFilter,
+        RouteFilter,
+        TeamFilter,
+        EndpointFilter,
+        ("stream", BooleanRadioFilter),
+    )
+    list_filter_submit = True
+    list_fullwidth = True
+    list_horizontal_scrollbar_top = True
+    list_per_page = 50
+    empty_value_display = NOTHING
+    date_hierarchy = "received_at"
+    search_fields = ("request_id",)
+    search_help_text = "Exact request id or row id"
+    # The index that the list is read by; any other order sorts the whole table.
+    sortable_by = ("received",)
+    show_full_result_count = False
+    paginator = InfinitePaginator
+    readonly_fields = (
+        "received",
+        "shown_status",
+        "shown_outcome",
+        "key_link",
+        "target_link",
+        "trail",
+        "tokens",
+        "cost",
+        "total",
+        "overhead",
+        "ttft",
+        "shown_tags",
+    )
+    fieldsets = (
+        (
+            "Request",
+            {
+                "fields": (
+                    ("received", "request_id", "id"),
+                    ("endpoint", "model", "stream"),
+                    ("key_link", "team"),
+                    ("client_info", "shown_tags"),
+                )
+            },
+        ),
+        (
+            "Answer",
+            {
+                "fields": (
+                    ("shown_status", "shown_outcome", "error_code"),
+                    ("route", "provider", "upstream_model"),
+                    ("target_link", "attempts"),
+                )
+            },
+        ),
+        ("Attempts", {"fields": ("trail",)}),
+        (
+            "Tokens and cost",
+            {
+                "fields": (
+                    ("input_tokens", "output_tokens", "cost"),
+                    ("cached_tokens", "reasoning_tokens", "tokens_estimated"),
+                )
+            },
+        ),
+        ("Time", {"fields": (("total", "overhead", "ttft"),)}),
+    )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: RequestLog | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: RequestLog | None = None) -> bool:
+        return False
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RequestLog], search_term: str
+    ) -> tuple[QuerySet[RequestLog], bool]:
+        """Both columns are indexed, so that a search never reads the whole log."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        wanted = Q(request_id=term)
+        with suppress(ValueError):  # not a row id, then
+            wanted |= Q(pk=uuid.UUID(term))
+        return queryset.filter(wanted), False
+
+    @display(description="Received (UTC)", ordering="received_at")
+    def received(self, row: RequestLog) -> SafeString:
+        return format_html('<span class="whitespace-nowrap">{:%Y-%m-%d %H:%M:%S}</span>', row.received_at)
+
+    @display(description="Status")
+    def shown_status(self, row: RequestLog) -> SafeString:
+        if row.status is None:
+            return badge("none", title="No status was sent.")
+        return badge(row.status, _STATUS_KIND.get(row.status // 100, ""), row.error_code)
+
+    @display(description="Outcome")
+    def shown_outcome(self, row: RequestLog) -> SafeString:
+        kind = _OUTCOME_KIND.get(row.outcome, "")  # type: ignore[call-overload]
+        return badge(row.outcome.replace("_", " "), kind, row.get_outcome_display())
+
+    @display(description="Tokens in / out")
+    def tokens(self, row: RequestLog) -> str:
+        about = "≈ " if row.tokens_estimated else ""
+        return f"{about}{_number(row.input_tokens)} / {_number(row.output_tokens)}"
+
+    @display(description="Cost USD")
+    def cost(self, row: RequestLog) -> str:
+        if row.cost_usd is None:
+            return "unknown"
+        whole, billionths = f"{row.cost_usd:.9f}".split(".")
+        return f"{whole}.{billionths.rstrip('0'):0<2}"
+
+    @display(description="Total ms")
+    def total(self, row: RequestLog) -> str:
+        return _milliseconds(row.total_ms)
+
+    @display(description="Overhead ms")
+    def overhead(self, row: RequestLog) -> str:
+        return _milliseconds(row.overhead_ms)
+
+    @display(description="TTFT ms")
+    def ttft(self, row: RequestLog) -> str:
+        return _milliseconds(row.ttft_ms)
+
+    @display(description="Tags")
+    def shown_tags(self, row: RequestLog) -> Any:
+        return lines(row.tags) if row.tags else NOTHING
+
+    @display(description="API key")
+    def key_link(self, row: RequestLog) -> Any:
+        key = ApiKey.objects.filter(pk=row.key_id).first() if row.key_id else None
+        return change_link(key, row.key_name or key) if key else row.key_name or NOTHING
+
+    @display(description="Target")
+    def target_link(self, row: RequestLog) -> Any:
+        if row.target_id is None:
+            return NOTHING
+        targets = RouteTarget.objects.select_related("route", "provider")
+        target = targets.filter(pk=row.target_id).first()
+        return change_link(target) if target else f"{row.target_id} (deleted)"
+
+    @display(description="Each call to a provider")
+    def trail(self, row: RequestLog) -> Any:
+        return render_trail(row.attempt_trail) if row.attempt_trail else "none"
+
+
+def _number(count: int | None) -> str:
+    return NOTHING if count is None else f"{count:,}"
+
+
+def _milliseconds(duration: float | None) -> str:
+    return NOTHING if duration is None else f"{duration:,.1f}"
+
+
+def render_trail(trail: Any) -> SafeString:
+    """A table with a column for whatever the attempts recorded."""
+    attempts = [entry if isinstance(entry, dict) else {"attempt": entry} for entry in trail]
+    names = list(dict.fromkeys(name for attempt in attempts for name in attempt))
+    rows = [
+        [str(number), *(_cell(attempt.get(name)) for name in names)]
+        for number, attempt in enumerate(attempts, 1)
+    ]
+    headers = ["#", *(name.replace("_", " ") for name in names)]
+    return render_to_string(
+        "admin/monitoring/requestlog/trail.html", {"table": {"headers": headers, "rows": rows}}
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return NOTHING
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)

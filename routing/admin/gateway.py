@@ -1,0 +1,39 @@
+"""The one row of gateway settings."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from unfold.admin import ModelAdmin
+
+from routing.admin.base import NamesField, change_url
+from routing.models import GatewaySettings
+
+
+class GatewaySettingsForm(forms.ModelForm):
+    cors_origins = NamesField(
+        label="CORS origins",
+        help_text="Web origins whose pages may call the gateway, beside CORS_ALLOWED_ORIGINS: "
+        "one on each line, for example https://app.example.com.",
+    )
+
+
+@admin.register(GatewaySettings)
+class GatewaySettingsAdmin(ModelAdmin):
+    form = GatewaySettingsForm
+    warn_unsaved_form = True
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: GatewaySettings | None = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """There is no list of one: it leads to the row, made when it is first looked for."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        row, _ = GatewaySettings.objects.get_or_create(pk=1)
+        return HttpResponseRedirect(change_url(row))

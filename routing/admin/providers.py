@@ -1,0 +1,288 @@
+"""Providers: credentials are written, never shown; health comes from the probes."""
+
+import copy
+import re
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.debug import sensitive_post_parameters
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
+
+from routing.admin.base import NOTHING, JsonObjectField, SwitchAdmin, badge, limits_text, link, list_url
+from routing.models import Provider, ProviderHealth, RouteTarget
+from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
+
+STALE_AFTER_PROBES = 3
+_ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
+_HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
+
+
+class ProviderForm(forms.ModelForm):
+    new_api_key = forms.CharField(
+        label="New API key",
+        required=False,
+        max_length=4000,
+        widget=UnfoldAdminPasswordWidget({"autocomplete": "new-password"}),
+        help_text="Stored encrypted and never shown again. Blank: the stored one stays.",
+    )
+    clear_api_key = forms.BooleanField(
+        label="Clear the stored API key",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget(),
+        help_text="Requests then go out without a key, unless callers bring their own.",
+    )
+    extra_headers = JsonObjectField(
+        example='{"User-Agent": "ZAI-Gateway/1.0"}',
+        help_text=Provider._meta.get_field("extra_headers").help_text,
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.instance.pk is None and "when_unhealthy" in self.fields:
+            self._offer_dialect_defaults()
+
+    def _offer_dialect_defaults(self) -> None:
+        for name in ("api_version", "extra_headers"):
+            self.fields[name].help_text += " Blank here: the dialect's default."
+        field = self.fields["when_unhealthy"]
+        field.required = False
+        field.choices = [("", "The dialect's default"), *WhenUnhealthy.choices]  # type: ignore[attr-defined]
+        self.initial.setdefault("when_unhealthy", "")
+
+    def clean_new_api_key(self) -> str:
+        key: str = self.cleaned_data["new_api_key"]
+        if not re.fullmatch(r"[!-~]*", key):
+            raise ValidationError("Allowed are printable ASCII characters without blanks.")
+        return key
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if cleaned.get("new_api_key") and cleaned.get("clear_api_key"):
+            self.add_error("clear_api_key", "Allowed is either a new API key or clearing the stored one.")
+        if self.instance.pk is None:
+            self._fill_from_dialect(cleaned)
+        return cleaned
+
+    def _fill_from_dialect(self, cleaned: dict[str, Any]) -> None:
+        defaults = DIALECT_DEFAULTS.get(cleaned.get("dialect", ""), {})
+        for name in _ADDED_FROM_DIALECT:
+            if name in defaults and name in cleaned and not cleaned[name]:
+                cleaned[name] = copy.deepcopy(defaults[name])
+
+    def save(self, commit: bool = True) -> Provider:
+        if self.cleaned_data.get("new_api_key"):
+            self.instance.api_key = self.cleaned_data["new_api_key"]
+        elif self.cleaned_data.get("clear_api_key"):
+            self.instance.api_key = ""
+        return super().save(commit)
+
+
+def _health(provider: Provider) -> ProviderHealth | None:
+    # A reverse one-to-one has no None: reading one that isn't there raises.
+    return getattr(provider, "health", None)
+
+
+def health_status(provider: Provider) -> str:
+    """healthy, unhealthy, or unknown where no probe has reported lately."""
+    health = _health(provider)
+    longest = timedelta(seconds=STALE_AFTER_PROBES * provider.health_interval)
+    return "unknown" if health is None or health.checked_at < timezone.now() - longest else health.status
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{max(0, int(seconds))} s ago"
+
+
+@admin.register(Provider)
+class ProviderAdmin(SwitchAdmin):
+    form = ProviderForm
+    list_display = (
+        "slug",
+        "name",
+        "dialect",
+        "shown_key",
+        "base_url",
+        "shown_health",
+        "target_count",
+        "limits",
+        "enabled",
+    )
+    list_filter = ("enabled", "dialect", "health__status", "health_check_enabled")
+    list_select_related = ("health",)
+    search_fields = ("slug", "name", "base_url")
+    readonly_fields = (
+        "shown_key",
+        "shown_status",
+        "health_latency",
+        "health_checked_at",
+        "health_changed_at",
+        "health_failures",
+        "health_detail",
+        "health_url",
+        "related_links",
+    )
+
+    @method_decorator(sensitive_post_parameters("new_api_key"))
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        return super().changeform_view(request, *args, **options)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
+        targets = RouteTarget.objects.filter(provider=OuterRef("pk")).order_by().values("provider")
+        counted = Subquery(targets.annotate(number=Count("pk")).values("number"))
+        return super().get_queryset(request).annotate(targets_total=Coalesce(counted, 0))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Provider | None = None) -> list[tuple[Any, Any]]:
+        key_rows: list[Any] = ["new_api_key", "allow_caller_key"]
+        if obj is not None:
+            key_rows = ["shown_key", ("new_api_key", "clear_api_key"), "allow_caller_key"]
+        fieldsets: list[tuple[Any, Any]] = [
+            (None, {"fields": [("slug", "name"), ("dialect", "base_url"), "enabled"]}),
+            (
+                "API key",
+                {"fields": key_rows, "description": "The account's credential, encrypted in the database."},
+            ),
+            *_SETTINGS,
+        ]
+        return [*fieldsets, _HEALTH_NOW] if obj is not None else fieldsets
+
+    @display(description="API key")
+    def shown_key(self, provider: Provider) -> str:
+        return provider.masked_api_key or NOTHING
+
+    @display(description="Health", ordering="health__status")
+    def shown_health(self, provider: Provider) -> SafeString:
+        health = _health(provider)
+        return format_html(
+            '<span class="whitespace-nowrap">{} {}</span>',
+            self.shown_status(provider),
+            self._probe_text(health) if health else "",
+        )
+
+    def _probe_text(self, health: ProviderHealth) -> SafeString:
+        age = _ago((timezone.now() - health.checked_at).total_seconds())
+        latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms, "
+        return format_html(
+            '<span title="{:%Y-%m-%d %H:%M:%S} UTC">{}{}</span>', health.checked_at, latency, age
+        )
+
+    @display(description="Targets", ordering="targets_total")
+    def target_count(self, provider: Any) -> SafeString:
+        url = list_url("routing_routetarget", provider__id__exact=provider.pk)
+        return link(url, provider.targets_total, "Show this provider's targets")
+
+    @display(description="Limits")
+    def limits(self, provider: Provider) -> str:
+        return limits_text(provider)
+
+    @display(description="Status")
+    def shown_status(self, provider: Provider) -> SafeString:
+        status = health_status(provider)
+        why = "" if status != "unknown" else "No probe has reported lately."
+        if not provider.health_check_enabled:
+            why = "Health checks are switched off for this provider."
+        return badge(status, _HEALTH_KIND.get(status, ""), why)
+
+    @display(description="Latency")
+    def health_latency(self, provider: Provider) -> str:
+        health = _health(provider)
+        return NOTHING if health is None or health.latency_ms is None else f"{health.latency_ms:,.1f} ms"
+
+    @display(description="Checked at")
+    def health_checked_at(self, provider: Provider) -> Any:
+        health = _health(provider)
+        return NOTHING if health is None else self._probe_time(health.checked_at)
+
+    @display(description="Same status since")
+    def health_changed_at(self, provider: Provider) -> str:
+        health = _health(provider)
+        return NOTHING if health is None else self._probe_time(health.changed_at)
+
+    def _probe_time(self, moment: Any) -> str:
+        return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({_ago((timezone.now() - moment).total_seconds())})"
+
+    @display(description="Failures in a row")
+    def health_failures(self, provider: Provider) -> str:
+        health = _health(provider)
+        return NOTHING if health is None else str(health.failures)
+
+    @display(description="Detail")
+    def health_detail(self, provider: Provider) -> str:
+        health = _health(provider)
+        return (health.detail if health else "") or NOTHING
+
+    @display(description="Probed URL")
+    def health_url(self, provider: Provider) -> str:
+        return provider.health_url
+
+    @display(description="Related")
+    def related_links(self, provider: Provider) -> SafeString:
+        targets = link(list_url("routing_routetarget", provider__id__exact=provider.pk), "Route targets")
+        log_url = list_url("monitoring_requestlog", provider=provider.slug)
+        return format_html("{} · {}", targets, link(log_url, "Request log")) if log_url else targets
+
+
+_SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "Requests",
+        {
+            "fields": ["api_version", "extra_headers"],
+            "description": "What is sent with each request, beside the caller's own body.",
+        },
+    ),
+    (
+        "Connections",
+        {
+            "fields": [
+                ("connect_timeout", "read_timeout"),
+                ("max_connections", "queue_timeout", "keep_alive"),
+                ("retries", "retry_delay"),
+            ],
+            "description": "How long the gateway waits and how often it tries again. Changes take effect "
+            "within a second, also for connections that are open.",
+        },
+    ),
+    (
+        "Limits",
+        {
+            "fields": [("rpm", "tpm", "parallel")],
+            "description": "What this account may be sent, all callers together.",
+        },
+    ),
+    (
+        "Health checks",
+        {
+            "fields": [
+                "health_check_enabled",
+                ("health_path", "when_unhealthy"),
+                ("health_interval", "health_timeout", "health_threshold"),
+            ],
+            "description": "Probes ask the provider whether it is there; they cost nothing.",
+        },
+    ),
+]
+_HEALTH_NOW: tuple[str, dict[str, Any]] = (
+    "Health now",
+    {
+        "fields": [
+            ("shown_status", "health_latency", "health_failures"),
+            ("health_checked_at", "health_changed_at"),
+            "health_detail",
+            "health_url",
+            "related_links",
+        ]
+    },
+)

@@ -1,0 +1,166 @@
+"""Model routes with their targets."""
+
+import re
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import ADDITION
+from django.db import transaction
+from django.db.models import ForeignKey, Prefetch, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.admin import TabularInline
+from unfold.decorators import display
+
+from routing.admin.base import (
+    NOTHING,
+    JsonObjectField,
+    NamesField,
+    SwitchAdmin,
+    change_link,
+    change_url,
+    lines,
+    link,
+    list_url,
+    record,
+)
+from routing.models import ModelRoute, RouteTarget
+from routing.models.route import name_validator
+
+TARGETS_SHOWN = 4
+NAME_LENGTH = ModelRoute._meta.get_field("name").max_length or 0
+
+
+class ModelRouteForm(forms.ModelForm):
+    aliases = NamesField(
+        check_each=name_validator, help_text="Further names for the same route, one on each line."
+    )
+    default_parameters = JsonObjectField(
+        example='{"temperature": 0.7, "max_tokens": 1000}',
+        help_text=ModelRoute._meta.get_field("default_parameters").help_text,
+    )
+
+
+class TargetInline(TabularInline):
+    model = RouteTarget
+    extra = 0
+    hide_title = True
+    show_change_link = True
+    fields = (
+        "provider",
+        "upstream_model",
+        "priority",
+        "weight",
+        "rpm",
+        "tpm",
+        "parallel",
+        "input_price",
+        "cached_input_price",
+        "output_price",
+        "enabled",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RouteTarget]:
+        return super().get_queryset(request).select_related("provider")
+
+    def formfield_for_foreignkey(self, field: ForeignKey, request: HttpRequest, **options: Any) -> Any:
+        formfield = super().formfield_for_foreignkey(field, request, **options)
+        formfield.choices = list(formfield.choices)  # read once, not once in every row
+        return formfield
+
+
+@admin.register(ModelRoute)
+class ModelRouteAdmin(SwitchAdmin):
+    form = ModelRouteForm
+    inlines = (TargetInline,)
+    list_display = ("name", "shown_aliases", "strategy", "shown_targets", "enabled")
+    list_filter = ("enabled", "strategy", ("targets__provider", admin.RelatedOnlyFieldListFilter))
+    search_fields = ("name", "aliases", "targets__upstream_model")
+    search_help_text = "Name, alias or upstream model"
+    actions = ("enable", "disable", "duplicate")
+    fieldsets = (
+        (None, {"fields": ("name", "aliases", "enabled")}),
+        (
+            "Serving",
+            {
+                "fields": ("strategy", ("deadline", "max_messages"), "default_parameters"),
+                "description": "How a request for this model is tried, and what is added to it.",
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ModelRoute]:
+        targets = RouteTarget.objects.select_related("provider").order_by("priority", "-weight", "pk")
+        return super().get_queryset(request).prefetch_related(Prefetch("targets", targets))
+
+    @display(description="Aliases")
+    def shown_aliases(self, route: ModelRoute) -> Any:
+        return lines(route.aliases) if route.aliases else NOTHING
+
+    @display(description="Targets")
+    def shown_targets(self, route: ModelRoute) -> Any:
+        targets = list(route.targets.all())
+        parts: list[Any] = [_target_line(target) for target in targets[:TARGETS_SHOWN]]
+        if len(targets) > TARGETS_SHOWN:
+            url = list_url("routing_routetarget", route__id__exact=route.pk)
+            parts.append(link(url, f"and {len(targets) - TARGETS_SHOWN} more"))
+        return lines(parts) if parts else "none: requests get 503"
+
+    @admin.action(description="Duplicate selected model routes", permissions=["add"])
+    def duplicate(self, request: HttpRequest, queryset: QuerySet[ModelRoute]) -> None:
+        with transaction.atomic():
+            taken = _taken_names()
+            copies = [_duplicate(route, taken) for route in queryset]
+            record(request, copies, ADDITION, [{"added": {}}])
+        names = format_html_join(", ", "{}", ((change_link(route),) for route in copies))
+        made = "1 disabled copy" if len(copies) == 1 else f"{len(copies)} disabled copies"
+        self.message_user(request, format_html("{} made: {}.", made, names), messages.SUCCESS)
+
+
+def _target_line(target: RouteTarget) -> SafeString:
+    state = "" if target.enabled and target.provider.enabled else " (off)"
+    return link(
+        change_url(target),
+        f"{target.provider.slug}/{target.upstream_model}{state}",
+        f"Priority {target.priority}, weight {target.weight}",
+    )
+
+
+def _taken_names() -> set[str]:
+    taken: set[str] = set()
+    for name, aliases in ModelRoute.objects.values_list("name", "aliases"):
+        taken |= {name, *aliases}
+    return taken
+
+
+def _duplicate(route: ModelRoute, taken: set[str]) -> ModelRoute:
+    copy = ModelRoute(
+        name=copied_name(route.name, taken),
+        strategy=route.strategy,
+        deadline=route.deadline,
+        max_messages=route.max_messages,
+        default_parameters=route.default_parameters,
+        enabled=False,
+    )
+    taken.add(copy.name)
+    copy.save()
+    targets = list(route.targets.all())
+    for target in targets:
+        target.pk, target.route = None, copy
+        target._state.adding = True
+    RouteTarget.objects.bulk_create(targets)
+    return copy
+
+
+def copied_name(name: str, taken: set[str]) -> str:
+    """A free route name: gpt-4-copy, gpt-4-copy-2; a wildcard stays one (openai-copy/*)."""
+    stem, wildcard = re.fullmatch(r"(.*?)([/:._-]?\*)?", name).groups("")  # type: ignore[union-attr]
+    number = 1
+    while True:
+        suffix = ("-copy" if number == 1 else f"-copy-{number}") + wildcard
+        candidate = (stem[: NAME_LENGTH - len(suffix)] + suffix).lstrip("-")
+        if candidate not in taken:
+            return candidate
+        number += 1

@@ -1,0 +1,76 @@
+"""Route targets across all routes."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from routing.admin.base import SwitchAdmin, change_link, limits_text
+from routing.models import RouteTarget
+
+
+@admin.register(RouteTarget)
+class RouteTargetAdmin(SwitchAdmin):
+    list_display = (
+        "upstream_model",
+        "shown_route",
+        "shown_provider",
+        "priority",
+        "weight",
+        "limits",
+        "prices",
+        "enabled",
+    )
+    list_filter = ("enabled", "provider", "route")
+    list_select_related = ("route", "provider")
+    search_fields = ("upstream_model", "route__name", "provider__slug")
+    search_help_text = "Upstream model, route or provider"
+    autocomplete_fields = ("route", "provider")
+    readonly_fields = ("related_links",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: RouteTarget | None = None) -> list[tuple[Any, Any]]:
+        first: list[Any] = [("route", "provider"), "upstream_model", ("priority", "weight"), "enabled"]
+        return [
+            (None, {"fields": first if obj is None else [*first, "related_links"]}),
+            ("Limits", {"fields": [("rpm", "tpm", "parallel")]}),
+            (
+                "Prices",
+                {
+                    "fields": [("input_price", "cached_input_price", "output_price")],
+                    "description": "Only where this account pays something else than the price list says.",
+                },
+            ),
+        ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RouteTarget]:
+        return super().get_queryset(request).select_related("route", "provider")
+
+    @display(description="Route", ordering="route__name")
+    def shown_route(self, target: RouteTarget) -> SafeString:
+        return change_link(target.route)
+
+    @display(description="Provider", ordering="provider__slug")
+    def shown_provider(self, target: RouteTarget) -> SafeString:
+        return change_link(target.provider)
+
+    @display(description="Limits")
+    def limits(self, target: RouteTarget) -> str:
+        return limits_text(target)
+
+    @display(description="USD per million in / out")
+    def prices(self, target: RouteTarget) -> str:
+        if target.input_price is None and target.output_price is None:
+            return "price list"
+        return f"{_price(target.input_price)} / {_price(target.output_price)}"
+
+    @display(description="Related")
+    def related_links(self, target: RouteTarget) -> SafeString:
+        route, provider = change_link(target.route), change_link(target.provider)
+        return SafeString(f"Route {route} · Provider {provider}")
+
+
+def _price(price: Any) -> str:
+    return "price list" if price is None else f"{price:f}".rstrip("0").rstrip(".")
