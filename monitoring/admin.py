@@ -9,7 +9,6 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter, DropdownFilter
@@ -17,10 +16,11 @@ from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from monitoring.models import RequestLog
-from routing.admin.base import NOTHING, badge, change_link, lines
+from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 
 RECENT_ROWS = 1000
+LONGEST_NAME = 36  # characters; a UUID fits
 _OUTCOME_KIND = {
     RequestLog.Outcome.ANSWERED: "success",
     RequestLog.Outcome.REFUSED: "warning",
@@ -100,14 +100,14 @@ class EndpointFilter(NameFilter):
 class RequestLogAdmin(ModelAdmin):
     list_display = (
         "received",
-        "request_id",
+        "shown_request_id",
         "shown_status",
         "shown_outcome",
-        "model",
-        "route",
-        "provider",
-        "upstream_model",
-        "key_name",
+        "shown_model",
+        "shown_route",
+        "shown_provider",
+        "shown_upstream_model",
+        "shown_key",
         "tokens",
         "cost",
         "total",
@@ -126,7 +126,7 @@ class RequestLogAdmin(ModelAdmin):
     )
     list_filter_submit = True
     list_fullwidth = True
-    list_horizontal_scrollbar_top = True
+    compressed_fields = False
     list_per_page = 50
     empty_value_display = NOTHING
     date_hierarchy = "received_at"
@@ -208,7 +208,31 @@ class RequestLogAdmin(ModelAdmin):
 
     @display(description="Received (UTC)", ordering="received_at")
     def received(self, row: RequestLog) -> SafeString:
-        return format_html('<span class="whitespace-nowrap">{:%Y-%m-%d %H:%M:%S}</span>', row.received_at)
+        return nowrap(utc(row.received_at))
+
+    @display(description="Request id")
+    def shown_request_id(self, row: RequestLog) -> SafeString:
+        return _short(row.request_id)
+
+    @display(description="Model")
+    def shown_model(self, row: RequestLog) -> SafeString:
+        return _short(row.model)
+
+    @display(description="Route")
+    def shown_route(self, row: RequestLog) -> SafeString:
+        return _short(row.route)
+
+    @display(description="Provider")
+    def shown_provider(self, row: RequestLog) -> SafeString:
+        return _short(row.provider)
+
+    @display(description="Upstream model")
+    def shown_upstream_model(self, row: RequestLog) -> SafeString:
+        return _short(row.upstream_model)
+
+    @display(description="API key")
+    def shown_key(self, row: RequestLog) -> SafeString:
+        return _short(row.key_name)
 
     @display(description="Status")
     def shown_status(self, row: RequestLog) -> SafeString:
@@ -222,9 +246,9 @@ class RequestLogAdmin(ModelAdmin):
         return badge(row.outcome.replace("_", " "), kind, row.get_outcome_display())
 
     @display(description="Tokens in / out")
-    def tokens(self, row: RequestLog) -> str:
+    def tokens(self, row: RequestLog) -> SafeString:
         about = "≈ " if row.tokens_estimated else ""
-        return f"{about}{_number(row.input_tokens)} / {_number(row.output_tokens)}"
+        return nowrap(f"{about}{_number(row.input_tokens)} / {_number(row.output_tokens)}")
 
     @display(description="Cost USD")
     def cost(self, row: RequestLog) -> str:
@@ -265,6 +289,15 @@ class RequestLogAdmin(ModelAdmin):
     @display(description="Each call to a provider")
     def trail(self, row: RequestLog) -> Any:
         return render_trail(row.attempt_trail) if row.attempt_trail else "none"
+
+
+def _short(name: str) -> SafeString:
+    """On one line, so that rows stay low; the tip has the whole name."""
+    return (
+        nowrap(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…", name)
+        if name
+        else nowrap(NOTHING)
+    )
 
 
 def _number(count: int | None) -> str:

@@ -34,7 +34,9 @@ from routing.admin.base import (
     limits_text,
     link,
     list_url,
+    nowrap,
     record,
+    utc,
 )
 from routing.models import ApiKey, Team
 
@@ -60,7 +62,7 @@ class TeamAdmin(SwitchAdmin):
         )
 
     @display(description="Limits")
-    def limits(self, team: Team) -> str:
+    def limits(self, team: Team) -> SafeString:
         return limits_text(team)
 
 
@@ -100,13 +102,12 @@ class ApiKeyAdmin(SwitchAdmin):
         "limits",
         "shown_expiry",
         "enabled",
-        "last_used_at",
+        "shown_use",
     )
     list_filter = ("enabled", "team", ("allowed_routes", admin.RelatedOnlyFieldListFilter))
     list_select_related = ("team",)
     search_fields = ("name", "prefix", "team__slug")
     search_help_text = "Name, first characters or team"
-    date_hierarchy = None
     autocomplete_fields = ("team", "allowed_routes")
     readonly_fields = ("shown_prefix", "key_hash", "last_used_at", "created_at", "related_links")
     actions = ("enable", "revoke", "regenerate_selected")
@@ -124,7 +125,7 @@ class ApiKeyAdmin(SwitchAdmin):
         if obj is not None:
             key_rows = [("shown_prefix", "last_used_at", "created_at"), "key_hash", "related_links"]
         return [
-            (None, {"fields": [("name", "team"), ("expires_at", "enabled")]}),
+            (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
             ("Access", {"fields": ["allowed_routes"]}),
             _LIMITS,
@@ -209,8 +210,8 @@ class ApiKeyAdmin(SwitchAdmin):
         return TemplateResponse(request, "admin/routing/apikey/shown_once.html", context)
 
     @display(description="Key", ordering="prefix")
-    def shown_prefix(self, key: ApiKey) -> str:
-        return f"{key.prefix}…"
+    def shown_prefix(self, key: ApiKey) -> SafeString:
+        return nowrap(f"{key.prefix}…")
 
     @display(description="Team", ordering="team__slug")
     def shown_team(self, key: ApiKey) -> Any:
@@ -223,16 +224,20 @@ class ApiKeyAdmin(SwitchAdmin):
         return ", ".join(names[:3]) + more if names else "all"
 
     @display(description="Limits")
-    def limits(self, key: ApiKey) -> str:
+    def limits(self, key: ApiKey) -> SafeString:
         return limits_text(key)
 
-    @display(description="Expires", ordering="expires_at")
+    @display(description="Expires (UTC)", ordering="expires_at")
     def shown_expiry(self, key: ApiKey) -> Any:
         if key.expires_at is None:
             return "never"
         if key.expires_at <= timezone.now():
-            return badge("expired", "danger", f"{key.expires_at:%Y-%m-%d %H:%M} UTC")
-        return f"{key.expires_at:%Y-%m-%d %H:%M}"
+            return badge("expired", "danger", f"{utc(key.expires_at)} UTC")
+        return nowrap(utc(key.expires_at))
+
+    @display(description="Last used (UTC)", ordering="last_used_at")
+    def shown_use(self, key: ApiKey) -> SafeString:
+        return nowrap(utc(key.last_used_at))
 
     @display(description="Related")
     def related_links(self, key: ApiKey) -> SafeString:

@@ -1,7 +1,9 @@
 """What the admin pages share: actions, links, badges, form fields."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,14 +21,30 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
-from unfold.widgets import UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
 NOTHING = "—"
+MONOSPACE = "font-family: ui-monospace, monospace"
+
+
+class PlainNumberWidget(UnfoldAdminDecimalFieldWidget):
+    """0.15, not 0.150000."""
+
+    def format_value(self, value: Any) -> Any:
+        text = super().format_value(value)
+        if text is None or not re.fullmatch(r"-?\d+\.\d+", text):
+            return text
+        return text.rstrip("0").rstrip(".")
+
+
+PLAIN_NUMBERS = {field: {"widget": PlainNumberWidget} for field in (models.DecimalField, models.FloatField)}
 
 
 class SwitchAdmin(ModelAdmin):
     """An admin of rows that can be switched on and off."""
 
+    formfield_overrides = PLAIN_NUMBERS
+    compressed_fields = False
     actions: tuple[str, ...] = ("enable", "disable")
     empty_value_display = NOTHING
     list_per_page = 50
@@ -91,9 +109,17 @@ def lines(parts: Iterable[Any]) -> SafeString:
     return format_html_join("", '<div class="whitespace-nowrap">{}</div>', ((part,) for part in parts))
 
 
-def limits_text(row: Any) -> str:
+def nowrap(text: Any, title: str = "") -> SafeString:
+    return format_html('<span class="whitespace-nowrap" title="{}">{}</span>', title, text)
+
+
+def utc(moment: datetime | None) -> str:
+    return NOTHING if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def limits_text(row: Any) -> SafeString:
     shown = ((row.rpm, "rpm"), (row.tpm, "tpm"), (row.parallel, "parallel"))
-    return " · ".join(f"{limit:,} {unit}" for limit, unit in shown if limit is not None) or NOTHING
+    return lines(f"{limit:,} {unit}" for limit, unit in shown if limit is not None) or nowrap(NOTHING)
 
 
 class JsonObjectField(forms.JSONField):
@@ -101,7 +127,7 @@ class JsonObjectField(forms.JSONField):
 
     def __init__(self, *, example: str, **options: Any) -> None:
         self.example = example
-        widget = UnfoldAdminTextareaWidget({"rows": 4, "class": "font-mono", "spellcheck": "false"})
+        widget = UnfoldAdminTextareaWidget({"rows": 4, "style": MONOSPACE, "spellcheck": "false"})
         super().__init__(required=False, widget=widget, **options)
 
     def to_python(self, value: Any) -> Any:
@@ -142,7 +168,7 @@ class NamesField(forms.Field):
 
     def __init__(self, *, check_each: Callable[[str], Any] | None = None, **options: Any) -> None:
         self.check_each = check_each
-        widget = UnfoldAdminTextareaWidget({"rows": 3, "class": "font-mono", "spellcheck": "false"})
+        widget = UnfoldAdminTextareaWidget({"rows": 3, "style": MONOSPACE, "spellcheck": "false"})
         super().__init__(required=False, widget=widget, **options)
 
     def to_python(self, value: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -19,7 +19,17 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
-from routing.admin.base import NOTHING, JsonObjectField, SwitchAdmin, badge, limits_text, link, list_url
+from routing.admin.base import (
+    NOTHING,
+    JsonObjectField,
+    SwitchAdmin,
+    badge,
+    lines,
+    link,
+    list_url,
+    nowrap,
+    utc,
+)
 from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 
@@ -100,7 +110,8 @@ def health_status(provider: Provider) -> str:
     return "unknown" if health is None or health.checked_at < timezone.now() - longest else health.status
 
 
-def _ago(seconds: float) -> str:
+def _ago(moment: datetime) -> str:
+    seconds = (timezone.now() - moment).total_seconds()
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{int(seconds // size)} {unit} ago"
@@ -113,12 +124,11 @@ class ProviderAdmin(SwitchAdmin):
     list_display = (
         "slug",
         "name",
-        "dialect",
+        "shown_dialect",
         "shown_key",
         "base_url",
         "shown_health",
         "target_count",
-        "limits",
         "enabled",
     )
     list_filter = ("enabled", "dialect", "health__status", "health_check_enabled")
@@ -159,6 +169,10 @@ class ProviderAdmin(SwitchAdmin):
         ]
         return [*fieldsets, _HEALTH_NOW] if obj is not None else fieldsets
 
+    @display(description="Dialect", ordering="dialect")
+    def shown_dialect(self, provider: Provider) -> SafeString:
+        return nowrap(provider.dialect, provider.get_dialect_display())
+
     @display(description="API key")
     def shown_key(self, provider: Provider) -> str:
         return provider.masked_api_key or NOTHING
@@ -166,27 +180,17 @@ class ProviderAdmin(SwitchAdmin):
     @display(description="Health", ordering="health__status")
     def shown_health(self, provider: Provider) -> SafeString:
         health = _health(provider)
-        return format_html(
-            '<span class="whitespace-nowrap">{} {}</span>',
-            self.shown_status(provider),
-            self._probe_text(health) if health else "",
-        )
+        status = self.shown_status(provider)
+        return lines([status, self._probe_text(health)] if health else [status])
 
     def _probe_text(self, health: ProviderHealth) -> SafeString:
-        age = _ago((timezone.now() - health.checked_at).total_seconds())
         latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms, "
-        return format_html(
-            '<span title="{:%Y-%m-%d %H:%M:%S} UTC">{}{}</span>', health.checked_at, latency, age
-        )
+        return nowrap(f"{latency}{_ago(health.checked_at)}", f"{utc(health.checked_at)} UTC")
 
     @display(description="Targets", ordering="targets_total")
     def target_count(self, provider: Any) -> SafeString:
         url = list_url("routing_routetarget", provider__id__exact=provider.pk)
         return link(url, provider.targets_total, "Show this provider's targets")
-
-    @display(description="Limits")
-    def limits(self, provider: Provider) -> str:
-        return limits_text(provider)
 
     @display(description="Status")
     def shown_status(self, provider: Provider) -> SafeString:
@@ -211,8 +215,8 @@ class ProviderAdmin(SwitchAdmin):
         health = _health(provider)
         return NOTHING if health is None else self._probe_time(health.changed_at)
 
-    def _probe_time(self, moment: Any) -> str:
-        return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({_ago((timezone.now() - moment).total_seconds())})"
+    def _probe_time(self, moment: datetime) -> str:
+        return f"{utc(moment)} UTC ({_ago(moment)})"
 
     @display(description="Failures in a row")
     def health_failures(self, provider: Provider) -> str:
@@ -251,8 +255,7 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
                 ("max_connections", "queue_timeout", "keep_alive"),
                 ("retries", "retry_delay"),
             ],
-            "description": "How long the gateway waits and how often it tries again. Changes take effect "
-            "within a second, also for connections that are open.",
+            "description": "How long the gateway waits, and how often it tries again.",
         },
     ),
     (
@@ -270,7 +273,7 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
                 ("health_path", "when_unhealthy"),
                 ("health_interval", "health_timeout", "health_threshold"),
             ],
-            "description": "Probes ask the provider whether it is there; they cost nothing.",
+            "description": "Probes ask the provider whether it answers; what they found is shown below.",
         },
     ),
 ]

@@ -7,7 +7,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION
 from django.db import transaction
-from django.db.models import ForeignKey, Prefetch, QuerySet
+from django.db.models import Field, ForeignKey, Prefetch, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -16,6 +16,7 @@ from unfold.decorators import display
 
 from routing.admin.base import (
     NOTHING,
+    PLAIN_NUMBERS,
     JsonObjectField,
     NamesField,
     SwitchAdmin,
@@ -24,12 +25,14 @@ from routing.admin.base import (
     lines,
     link,
     list_url,
+    nowrap,
     record,
 )
 from routing.models import ModelRoute, RouteTarget
 from routing.models.route import name_validator
 
 TARGETS_SHOWN = 4
+_INLINE_WIDTHS = {"provider": "9rem", "upstream_model": "16rem", "enabled": "0"}
 NAME_LENGTH = ModelRoute._meta.get_field("name").max_length or 0
 
 
@@ -47,19 +50,19 @@ class TargetInline(TabularInline):
     model = RouteTarget
     extra = 0
     hide_title = True
-    show_change_link = True
+    formfield_overrides = PLAIN_NUMBERS
     fields = (
         "provider",
         "upstream_model",
         "priority",
         "weight",
+        "enabled",
         "rpm",
         "tpm",
         "parallel",
         "input_price",
         "cached_input_price",
         "output_price",
-        "enabled",
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RouteTarget]:
@@ -70,12 +73,18 @@ class TargetInline(TabularInline):
         formfield.choices = list(formfield.choices)  # read once, not once in every row
         return formfield
 
+    def formfield_for_dbfield(self, field: Field, request: HttpRequest, **options: Any) -> Any:
+        formfield = super().formfield_for_dbfield(field, request, **options)
+        widget = getattr(formfield.widget, "widget", formfield.widget)
+        widget.attrs["style"] = f"min-width: {_INLINE_WIDTHS.get(field.name, '5rem')}"
+        return formfield
+
 
 @admin.register(ModelRoute)
 class ModelRouteAdmin(SwitchAdmin):
     form = ModelRouteForm
     inlines = (TargetInline,)
-    list_display = ("name", "shown_aliases", "strategy", "shown_targets", "enabled")
+    list_display = ("name", "shown_aliases", "shown_strategy", "shown_targets", "enabled")
     list_filter = ("enabled", "strategy", ("targets__provider", admin.RelatedOnlyFieldListFilter))
     search_fields = ("name", "aliases", "targets__upstream_model")
     search_help_text = "Name, alias or upstream model"
@@ -98,6 +107,10 @@ class ModelRouteAdmin(SwitchAdmin):
     @display(description="Aliases")
     def shown_aliases(self, route: ModelRoute) -> Any:
         return lines(route.aliases) if route.aliases else NOTHING
+
+    @display(description="Strategy", ordering="strategy")
+    def shown_strategy(self, route: ModelRoute) -> SafeString:
+        return nowrap(route.strategy, route.get_strategy_display())
 
     @display(description="Targets")
     def shown_targets(self, route: ModelRoute) -> Any:

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from routing.admin.base import SwitchAdmin, change_link, limits_text
+from routing.admin.base import SwitchAdmin, change_link, limits_text, nowrap
 from routing.models import RouteTarget
 
 
@@ -57,14 +57,14 @@ class RouteTargetAdmin(SwitchAdmin):
         return change_link(target.provider)
 
     @display(description="Limits")
-    def limits(self, target: RouteTarget) -> str:
+    def limits(self, target: RouteTarget) -> SafeString:
         return limits_text(target)
 
     @display(description="USD per million in / out")
-    def prices(self, target: RouteTarget) -> str:
+    def prices(self, target: RouteTarget) -> SafeString:
         if target.input_price is None and target.output_price is None:
-            return "price list"
-        return f"{_price(target.input_price)} / {_price(target.output_price)}"
+            return nowrap("price list")
+        return nowrap(f"{_price(target.input_price)} / {_price(target.output_price)}")
 
     @display(description="Related")
     def related_links(self, target: RouteTarget) -> SafeString:
