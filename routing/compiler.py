@@ -48,7 +48,7 @@ def compile_table() -> RoutingTable:
 
 
 def _compile(version: int) -> RoutingTable:
-    providers = {row.pk: _provider(row) for row in Provider.objects.enabled().select_related("health")}
+    providers = {row.pk: provider_entry(row) for row in Provider.objects.enabled().select_related("health")}
     targets: dict[int, list[TargetEntry]] = {}
     for row in RouteTarget.objects.serving().select_related("provider", "route"):
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
@@ -71,7 +71,7 @@ def _limits(row: Any) -> Limits:
     return Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
 
 
-def _provider(row: Provider) -> ProviderEntry:
+def provider_entry(row: Provider) -> ProviderEntry:
     health = getattr(row, "health", None)
     ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
     return ProviderEntry(

@@ -1,0 +1,57 @@
+"""Liveness and readiness; statuses only, details need a key."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+
+from proxy.gateway import Gateway, running_gateway
+
+UNHEALTHY, DEGRADED, HEALTHY = "unhealthy", "degraded", "healthy"
+
+
+def health(request: HttpRequest) -> JsonResponse:
+    """Always 200 while the process serves: restarting it would mend no provider."""
+    gateway = running_gateway()
+    providers = {
+        entry.slug: UNHEALTHY if entry.unhealthy else HEALTHY
+        for entry in gateway.keeper.table.providers.values()
+    }
+    return JsonResponse(
+        {
+            "status": _overall(gateway, providers),
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "service": "switchstand",
+            "providers": providers,
+        }
+    )
+
+
+def _overall(gateway: Gateway, providers: dict[str, str]) -> str:
+    ill = [slug for slug, status in providers.items() if status == UNHEALTHY]
+    if not gateway.keeper.ready or (providers and len(ill) == len(providers)):
+        return UNHEALTHY
+    return DEGRADED if ill or gateway.keeper.problem else HEALTHY
+
+
+def liveliness(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "alive"})
+
+
+def readiness(request: HttpRequest) -> JsonResponse:
+    gateway = running_gateway()
+    keeper = gateway.keeper
+    ready = keeper.ready and not gateway.draining
+    content: dict[str, Any] = {
+        "status": "ready" if ready else "not ready",
+        "draining": gateway.draining,
+        "table_version": keeper.table.version,
+        "table_checked_seconds_ago": round(time.monotonic() - keeper.checked_at, 3)
+        if keeper.checked_at
+        else None,
+        # The full text may name hosts: it is in the log.
+        "table_problem": keeper.problem.split(":", 1)[0] or None,
+        "journal_records_lost": gateway.journal.lost,
+    }
+    return JsonResponse(content, status=200 if ready else 503)

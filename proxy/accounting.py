@@ -1,0 +1,115 @@
+"""Step 7: what a call was and cost, to the journal; its limits are settled."""
+
+from proxy.call import Attempt, Call
+from proxy.journal.records import Closed, Opened
+from proxy.journal.writer import JournalWriter
+from proxy.usage import cost
+
+CLIENT_INFO_LENGTH = 200
+
+
+class Accounting:
+    def __init__(self, journal: JournalWriter) -> None:
+        self._journal = journal
+
+    def open(self, call: Call) -> None:
+        """Before a provider is called: from here on the call leaves a row, whatever happens."""
+        key, ask, route = call.key, call.ask, call.route
+        assert key is not None
+        assert ask is not None
+        assert route is not None
+        call.opened = self._journal.write(
+            Opened(
+                id=call.id,
+                received_at_ns=call.received_at_ns,
+                request_id=call.request_id,
+                endpoint=call.incoming.endpoint,
+                stream=ask.stream,
+                model=ask.model[:200],
+                key_id=key.id,
+                key_name=key.name,
+                team=key.team.slug if key.team else "",
+                route=route.route.name,
+            )
+        )
+
+    def close(self, call: Call) -> None:
+        """Once per call. Not awaited, so it can't be cancelled half-way."""
+        price_call(call)
+        self._journal.write(_closed(call))
+        used = call.usage.total if call.usage is not None else None
+        if call.grant is not None:
+            call.grant.settle(used if call.target is not None else _unanswered(call))
+        if call.target_grant is not None:
+            call.target_grant.settle(used)
+
+
+def _unanswered(call: Call) -> int | None:
+    """No provider answered, so no tokens were used; unless one still works on an answer nobody waits for."""
+    return None if call.attempts and call.outcome == "client_gone" else 0
+
+
+def price_call(call: Call) -> None:
+    """Sets price_cost in nano-USD; it stays None where the price or the usage is unknown."""
+    if call.target is not None and call.target.price is not None and call.usage is not None:
+        call.price_cost = cost(call.usage, call.target.price)
+
+
+def _closed(call: Call) -> Closed:
+    total_ms = call.elapsed_ms
+    started = call.incoming.received
+    row = Closed(
+        id=call.id,
+        received_at_ns=call.received_at_ns,
+        request_id=call.request_id,
+        outcome=call.outcome,
+        endpoint=call.incoming.endpoint,
+        status=call.status,
+        error_code=call.error.code[:64] if call.error else "",
+        attempts=len(call.attempts),
+        attempt_trail=[_trail(attempt) for attempt in call.attempts],
+        cost_nano_usd=call.price_cost,
+        total_ms=round(total_ms, 3),
+        ttft_ms=round((call.first_byte - started) * 1000, 3) if call.first_byte else None,
+        tags=call.tags,
+        client_info=(call.incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH],
+    )
+    _add_usage(row, call)
+    _add_route(row, call)
+    until_answer = row.ttft_ms if row.ttft_ms is not None else total_ms
+    row.overhead_ms = round(max(until_answer - call.upstream_ms, 0.0), 3)
+    return row
+
+
+def _add_usage(row: Closed, call: Call) -> None:
+    usage = call.usage
+    if usage is None:
+        return
+    row.input_tokens, row.output_tokens = usage.input, usage.output
+    row.tokens_estimated = usage.estimated
+    if not usage.estimated:
+        row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
+
+
+def _add_route(row: Closed, call: Call) -> None:
+    if call.key is not None:
+        row.key_id, row.key_name = call.key.id, call.key.name
+        row.team = call.key.team.slug if call.key.team else ""
+    if call.ask is not None:
+        row.model, row.stream = call.ask.model[:200], call.ask.stream
+    if call.route is not None:
+        row.route = call.route.route.name
+    if call.attempts:
+        last = call.attempts[-1]
+        row.target_id, row.provider = last.target.id, last.target.provider.slug
+        row.upstream_model = last.upstream_model[:200]
+
+
+def _trail(attempt: Attempt) -> dict[str, str | int | float]:
+    return {
+        "target": attempt.target.id,
+        "provider": attempt.target.provider.slug,
+        "model": attempt.upstream_model,
+        "result": attempt.result,
+        "ms": round(attempt.ms, 3),
+    }

@@ -1,0 +1,66 @@
+"""A sliding minute that never lets more through than its limit."""
+
+from collections import deque
+
+MINUTE = 60.0
+BUCKET = 0.25  # seconds; counts of one bucket leave together, when the youngest of them is a minute old
+
+
+class Bucket:
+    __slots__ = ("amount", "start")
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.amount = 0
+
+
+class SlidingWindow:
+    """Amounts of the last 60 s. Times are monotonic seconds and never go back.
+
+    In no 60 s is more admitted than the limit: a bucket counts until all that is in it is older
+    than that. The price is that an amount may count up to BUCKET longer than it must.
+    """
+
+    __slots__ = ("_buckets", "total")
+
+    def __init__(self) -> None:
+        self._buckets: deque[Bucket] = deque()
+        self.total = 0
+
+    def advance(self, now: float) -> None:
+        while self._buckets and now >= self._buckets[0].start + BUCKET + MINUTE:
+            self.total -= self._buckets.popleft().amount
+
+    def wait_for(self, amount: int, limit: int, now: float) -> float:
+        """Seconds until `amount` fits under `limit`; 0 if it does now, MINUTE if it never will."""
+        self.advance(now)
+        excess = self.total + amount - limit
+        if excess <= 0:
+            return 0.0
+        for bucket in self._buckets:
+            excess -= bucket.amount
+            if excess <= 0:
+                return bucket.start + BUCKET + MINUTE - now
+        return MINUTE
+
+    def add(self, amount: int, now: float) -> Bucket:
+        """Count `amount`; the bucket it is in is needed to correct it."""
+        self.advance(now)
+        if not self._buckets or now >= self._buckets[-1].start + BUCKET:
+            self._buckets.append(Bucket(now))
+        bucket = self._buckets[-1]
+        bucket.amount += amount
+        self.total += amount
+        return bucket
+
+    def correct(self, bucket: Bucket, difference: int, now: float) -> None:
+        """Change what was counted. Where its minute has passed there is nothing left to change."""
+        self.advance(now)
+        if self._buckets and bucket.start >= self._buckets[0].start:
+            bucket.amount += difference
+            self.total += difference
+
+    def clears_in(self, now: float) -> float:
+        """Seconds until nothing is counted any more."""
+        self.advance(now)
+        return self._buckets[-1].start + BUCKET + MINUTE - now if self._buckets else 0.0

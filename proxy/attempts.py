@@ -1,0 +1,231 @@
+"""Step 5: try targets in order until one answers or the deadline passes."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+
+from proxy.admission.base import Admission, Claim
+from proxy.call import Attempt, Call
+from proxy.dialects.base import MalformedAnswer
+from proxy.errors import (
+    GatewayError,
+    NoHealthyUpstream,
+    PoolExhausted,
+    RateLimited,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
+from proxy.retry_after import retry_after_seconds
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResponse
+from proxy.upstreams import Link, Upstreams
+from proxy.usage import Usage
+from routing.picking import candidates
+from routing.table import TargetEntry
+
+LONGEST_PAUSE = 60.0  # seconds
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the first good target sent: the whole body, or the first chunk of a stream."""
+
+    link: Link
+    response: UpstreamResponse
+    content_type: str
+    body: bytes
+    stream: bool
+    usage: Usage | None = None
+
+    async def aclose(self) -> None:
+        """Close a stream's connection and free its slot; a whole answer holds neither."""
+        try:
+            await self.response.aclose()
+        finally:
+            self.link.pool.release()
+
+
+class Attempts:
+    def __init__(self, upstreams: Upstreams, admission: Admission, dice: random.Random) -> None:
+        self._upstreams = upstreams
+        self._admission = admission
+        self._dice = dice
+
+    async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
+        """Raises the GatewayError that the caller gets when no target answers."""
+        assert call.route is not None
+        seconds = call.timeout_header or call.route.route.deadline
+        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        try:
+            async with asyncio.timeout(left):
+                return await self._try_all(call, targets)
+        except TimeoutError:
+            raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
+
+    async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
+        assert call.route is not None
+        in_order, refused = candidates(targets, call.route.route.strategy, self._dice)
+        failures: list[GatewayError] = []
+        for position, target in enumerate(in_order):
+            another = position + 1 < len(in_order)
+            try:
+                return await self._try_target(call, target, failures, another)
+            except (UpstreamError, PoolExhausted, RateLimited) as failure:
+                if isinstance(failure, UpstreamRejected):
+                    raise
+                failures.append(failure)
+        raise _verdict(failures, refused, call.route.route.name)
+
+    async def _try_target(
+        self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
+    ) -> Answer:
+        """Tries one target and its retries. Raises the last failure."""
+        provider = target.provider
+        wanted = call.retries_header
+        retries = provider.retries if wanted is None else wanted
+        for number in range(retries + 1):
+            try:
+                return await self._attempt(call, target)
+            except UpstreamError as failure:
+                if number == retries or not _worth_a_retry(failure, another):
+                    raise
+                failures.append(failure)
+                await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _attempt(self, call: Call, target: TargetEntry) -> Answer:
+        assert call.route is not None
+        assert call.ask is not None
+        grant = await self._admission.admit(_claims(target), call.ask.worst_tokens)
+        attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        try:
+            answer = await self._ask(call, attempt)
+        except BaseException as error:
+            grant.settle(0)
+            attempt.result = _result(error)
+            raise
+        finally:
+            attempt.ms = (time.perf_counter() - attempt.started) * 1000
+            call.upstream_ms += attempt.ms
+        attempt.result = str(answer.response.status)
+        call.target, call.target_grant = target, grant
+        return answer
+
+    async def _ask(self, call: Call, attempt: Attempt) -> Answer:
+        """One request to one target, up to the whole answer or its first chunk."""
+        provider = attempt.target.provider
+        link = self._upstreams.link(provider)
+        await link.pool.acquire(provider.slug)
+        response: UpstreamResponse | None = None
+        try:
+            response = await self._send(call, attempt, link)
+            answer = await _read(call, link, response)
+        except BaseException as error:
+            link.pool.release()
+            if response is not None:
+                await asyncio.shield(response.aclose())
+            if isinstance(error, TransportTimeout):
+                raise UpstreamTimeout(f"{provider.slug}: {error}.", provider=provider.slug) from error
+            if isinstance(error, TransportFault | MalformedAnswer):
+                raise _failed(link, str(error)) from error
+            raise
+        if not answer.stream:
+            link.pool.release()  # read to its end: the connection is free again
+        return answer
+
+    async def _send(self, call: Call, attempt: Attempt, link: Link) -> UpstreamResponse:
+        assert call.route is not None
+        assert call.ask is not None
+        body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
+        credential = call.caller_credential or link.provider.credential
+        request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
+        call.attempts.append(attempt)
+        return await link.pool.transport.send(request)
+
+
+async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
+    assert call.ask is not None
+    if not 200 <= response.status < 300:
+        raise await _error(call, link, response)
+    content_type = response.header("content-type") or ""
+    if call.ask.stream:
+        first = await response.next_chunk()
+        if not first:
+            raise _failed(link, "closed the stream before its first event")
+        return Answer(link, response, content_type or "text/event-stream", first, stream=True)
+    body = await response.read()
+    usage = link.dialect.read_answer(body)
+    return Answer(link, response, content_type or "application/json", body, stream=False, usage=usage)
+
+
+async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
+    body = await response.read()
+    own_key = bool(call.caller_credential)
+    wait = retry_after_seconds(response.header("retry-after"))
+    error = link.dialect.error(link.provider, response.status, body, wait, own_key)
+    # Some providers repeat the key that they refuse.
+    for credential in (link.provider.credential, call.caller_credential):
+        if credential:
+            error.message = error.message.replace(credential, "[redacted]")
+    return error
+
+
+def _failed(link: Link, what: str) -> UpstreamError:
+    failure = UpstreamError(f"{link.provider.slug}: {what}.", provider=link.provider.slug)
+    failure.gateway_code = getattr(link.dialect, "failure_code", failure.gateway_code)
+    return failure
+
+
+def _claims(target: TargetEntry) -> list[Claim]:
+    claims = []
+    if target.limits:
+        claims.append(Claim("target", target.id, target.upstream_model, target.limits))
+    if target.provider.limits:
+        claims.append(Claim("provider", target.provider.id, target.provider.slug, target.provider.limits))
+    return claims
+
+
+def _result(error: BaseException) -> str:
+    if isinstance(error, GatewayError):
+        return f"{error.code}: {error.message}"[:200]
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+
+
+def backoff(retry_delay: float, number: int, retry_after: float | None) -> float:
+    """Seconds before retry `number` (0 is the first): min(retry_delay * 2**number, 60).
+
+    Retry-After, where it asks for longer, counts instead.
+    """
+    return max(min(retry_delay * 2**number, LONGEST_PAUSE), retry_after or 0.0)
+
+
+def _worth_a_retry(failure: UpstreamError, another: bool) -> bool:
+    """Whether the same target may answer next time."""
+    if isinstance(failure, UpstreamRejected | UpstreamAuthFailed | UpstreamTimeout):
+        return False
+    # Another target may answer at once, where this one has said that it won't yet.
+    return not (isinstance(failure, UpstreamRateLimited) and another)
+
+
+async def _pause(call: Call, seconds: float) -> None:
+    started = time.perf_counter()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        call.upstream_ms += (time.perf_counter() - started) * 1000
+
+
+def _verdict(failures: list[GatewayError], refused: list[TargetEntry], route: str) -> GatewayError:
+    """What the caller is told when no target answered."""
+    if not failures:
+        names = ", ".join(sorted({target.provider.slug for target in refused}))
+        reason = f"unhealthy: {names}" if names else "it has no enabled target"
+        return NoHealthyUpstream(f"No provider can serve {route} now ({reason}).", retry_after=5)
+    others = [failure for failure in failures if failure.status != 429]
+    if others:
+        return others[-1]
+    # Every target is at a limit: the one that frees first says when to come back.
+    return min(failures, key=lambda failure: failure.retry_after or 0.0)

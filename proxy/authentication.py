@@ -1,0 +1,48 @@
+"""Gateway keys for DRF views: the same look-up as the engine's, without the database."""
+
+from typing import Any
+
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from proxy.gateway import running_gateway
+from proxy.identify import identify
+from routing.table import KeyEntry
+
+
+class Caller:
+    """What DRF calls the user: the owner of a gateway key."""
+
+    is_authenticated = True
+
+    def __init__(self, key: KeyEntry) -> None:
+        self.key = key
+
+    def __str__(self) -> str:
+        return self.key.name
+
+
+def caller_key(request: Request) -> KeyEntry:
+    """The key behind a request that GatewayKeyAuthentication let through."""
+    caller: Any = request.user
+    key: KeyEntry = caller.key
+    return key
+
+
+class GatewayKeyAuthentication(BaseAuthentication):
+    """Raises InvalidApiKey, which the views render as the API's error object."""
+
+    def authenticate(self, request: Request) -> tuple[Caller, Any]:
+        key, _ = identify(header_bytes(request), running_gateway().keeper.table)
+        return Caller(key), None
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+def header_bytes(request: Any) -> dict[bytes, bytes]:
+    """A Django or DRF request's headers as ASGI has them."""
+    return {
+        name.lower().encode("latin-1"): value.encode("latin-1", "replace")
+        for name, value in request.headers.items()
+    }

@@ -1,0 +1,150 @@
+"""One request on its way through the engine."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from proxy.errors import GatewayError, InvalidRequest
+from proxy.ids import uuid7
+from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
+
+if TYPE_CHECKING:
+    from proxy.admission.base import Claim, Grant
+    from proxy.ask import ChatAsk
+    from proxy.usage import Usage
+
+MOST_TAGS = 20
+_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+
+
+@dataclass(slots=True)
+class Incoming:
+    """What a door hands over. `received` is a perf_counter reading."""
+
+    endpoint: str
+    headers: dict[bytes, bytes]  # lower-case names
+    body: bytes = field(repr=False)
+    received: float
+
+    def text(self, name: bytes) -> str | None:
+        value = self.headers.get(name)
+        return value.decode("latin-1").strip() or None if value is not None else None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call to a provider, as the trail keeps it."""
+
+    target: TargetEntry
+    upstream_model: str
+    started: float
+    result: str = ""
+    ms: float = 0.0
+
+
+class Call:
+    """State of one request; written by the engine's steps in order."""
+
+    __slots__ = (
+        "answer_bytes",
+        "ask",
+        "attempts",
+        "caller_credential",
+        "claims",
+        "error",
+        "first_byte",
+        "grant",
+        "id",
+        "incoming",
+        "key",
+        "opened",
+        "outcome",
+        "price_cost",
+        "received_at_ns",
+        "request_id",
+        "route",
+        "status",
+        "table",
+        "target",
+        "target_grant",
+        "upstream_ms",
+        "usage",
+    )
+
+    def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
+        self.incoming = incoming
+        self.table = table  # one snapshot: an edit half-way can't mix two tables
+        self.id: UUID = uuid7()
+        self.received_at_ns = time.time_ns()
+        self.request_id: str = str(self.id)
+        self.key: KeyEntry | None = None
+        self.caller_credential = ""
+        self.ask: ChatAsk | None = None
+        self.route: Resolved | None = None
+        self.claims: list[Claim] = []
+        self.grant: Grant | None = None
+        self.target_grant: Grant | None = None
+        self.opened = False
+        self.attempts: list[Attempt] = []
+        self.target: TargetEntry | None = None
+        self.usage: Usage | None = None
+        self.answer_bytes = 0
+        self.price_cost: int | None = None
+        self.upstream_ms = 0.0
+        self.first_byte: float | None = None  # perf_counter
+        self.status: int | None = None
+        self.outcome = ""
+        self.error: GatewayError | None = None
+
+    def take_request_id(self) -> None:
+        """Use the caller's x-request-id. Raises InvalidRequest."""
+        given = self.incoming.headers.get(b"x-request-id")
+        if given is None:
+            return
+        if not _REQUEST_ID.match(given):
+            raise InvalidRequest(
+                "x-request-id must be 1 to 128 printable ASCII characters without blanks.",
+                param="x-request-id",
+            )
+        self.request_id = given.decode("ascii")
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.perf_counter() - self.incoming.received) * 1000
+
+    @property
+    def timeout_header(self) -> float | None:
+        """Seconds of x-litellm-timeout. Raises InvalidRequest."""
+        text = self.incoming.text(b"x-litellm-timeout")
+        if text is None:
+            return None
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= 3600:
+            raise InvalidRequest(
+                "x-litellm-timeout must be seconds above 0, up to 3600.", param="x-litellm-timeout"
+            )
+        return seconds
+
+    @property
+    def retries_header(self) -> int | None:
+        """x-litellm-num-retries. Raises InvalidRequest."""
+        text = self.incoming.text(b"x-litellm-num-retries")
+        if text is None:
+            return None
+        if not text.isdecimal() or int(text) > 10:
+            raise InvalidRequest(
+                "x-litellm-num-retries must be a whole number from 0 to 10.", param="x-litellm-num-retries"
+            )
+        return int(text)
+
+    @property
+    def tags(self) -> list[str]:
+        text = self.incoming.text(b"x-litellm-tags")
+        if text is None:
+            return []
+        return [tag.strip()[:64] for tag in text.split(",") if tag.strip()][:MOST_TAGS]

@@ -1,0 +1,157 @@
+"""Every error that a client can see; docs/errors.md is made from these classes.
+
+A message is safe to show: it names the field and what is allowed, never a credential.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class GatewayError(Exception):
+    """The base of all; raised as such only where our own code failed."""
+
+    status: int = 500
+    type: ClassVar[str] = "api_error"
+    code: str = "internal_error"
+    gateway_code: str = "INTERNAL_ERROR"
+    cause: ClassVar[str] = "the gateway itself failed"
+    default_message: ClassVar[str] = (
+        "The gateway failed to handle this request. The request id helps to find out why."
+    )
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        param: str | None = None,
+        code: str = "",
+        provider: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message or self.default_message)
+        self.message = message or self.default_message
+        self.param = param
+        self.provider = provider
+        self.retry_after = retry_after  # seconds
+        if code:
+            self.code = code
+
+    def body(self, request_id: str) -> bytes:
+        """The error object of the API, as JSON."""
+        return msgspec.json.encode({"error": self.fields(request_id)})
+
+    def event(self, request_id: str) -> bytes:
+        """The same object as the last event of a stream that had begun."""
+        return b"data: " + self.body(request_id) + b"\n\n"
+
+    def fields(self, request_id: str) -> dict[str, Any]:
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "gateway_code": self.gateway_code,
+            "status_code": self.status,
+            "provider": self.provider,
+            "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "request_id": request_id,
+        }
+
+
+class InvalidRequest(GatewayError):
+    status, type, code, gateway_code = 400, "invalid_request_error", "invalid_value", "VALIDATION_ERROR"
+    cause = "malformed JSON, missing or empty messages, a message without role or content, a bad header"
+
+
+class InvalidApiKey(GatewayError):
+    status, type, code, gateway_code = 401, "authentication_error", "invalid_api_key", "INVALID_API_KEY"
+    cause = "no key, an unknown, expired or revoked key"
+
+
+class AccessForbidden(GatewayError):
+    status, type, code, gateway_code = 403, "permission_error", "model_not_allowed", "ACCESS_FORBIDDEN"
+    cause = "the key may not use the model or the provider"
+
+
+class ModelNotFound(GatewayError):
+    status, type, code, gateway_code = 404, "not_found_error", "model_not_found", "MODEL_NOT_AVAILABLE"
+    cause = "unknown model"
+
+
+class EndpointNotFound(GatewayError):
+    status, type, code, gateway_code = 404, "not_found_error", "unknown_endpoint", "NOT_FOUND"
+    cause = "a path that is not an endpoint"
+
+
+class MethodNotAllowed(GatewayError):
+    status, type, code, gateway_code = 405, "invalid_request_error", "method_not_allowed", "VALIDATION_ERROR"
+    cause = "a method that the endpoint doesn't have"
+
+
+class RequestTooLarge(GatewayError):
+    status, type, code, gateway_code = 413, "invalid_request_error", "request_too_large", "VALIDATION_ERROR"
+    cause = "a body over MAX_BODY_BYTES"
+
+
+class RateLimited(GatewayError):
+    status, type, code, gateway_code = 429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMIT_ERROR"
+    cause = "own request, token or parallel limit"
+
+
+class UpstreamError(GatewayError):
+    """Faults of providers."""
+
+    status, type, code, gateway_code = 502, "upstream_error", "upstream_error", "UPSTREAM_ERROR"
+    cause = "upstream 5xx, reset or malformed answer, after all attempts"
+    default_message = "The provider failed to answer."
+
+
+class UpstreamRejected(UpstreamError):
+    """The caller's fault as the provider sees it: its status and message are kept."""
+
+    status, type, code, gateway_code = 400, "invalid_request_error", "upstream_rejected", "VALIDATION_ERROR"
+    cause = "upstream 4xx that is the caller's fault: same status, the upstream's message and code"
+
+    def __init__(
+        self, message: str, *, status: int, code: str = "", param: str | None = None, provider: str
+    ) -> None:
+        super().__init__(message, code=code, param=param, provider=provider)
+        self.status = status
+        if status == 404:
+            self.gateway_code = ModelNotFound.gateway_code
+
+
+class UpstreamRateLimited(UpstreamError):
+    status, type, code, gateway_code = 429, "rate_limit_error", "upstream_rate_limited", "RATE_LIMIT_ERROR"
+    cause = "upstream 429 from every target, with its Retry-After"
+
+
+class UpstreamAuthFailed(UpstreamError):
+    code = "upstream_auth_failed"
+    cause = "upstream 401 or 403: the provider refuses the gateway's credential"
+
+
+class NoHealthyUpstream(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "no_healthy_upstream"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "no healthy target, where the provider's setting refuses"
+
+
+class PoolExhausted(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "pool_exhausted"
+    gateway_code = "CONNECTION_POOL_ERROR"
+    cause = "no free connection to the provider within its queue timeout"
+
+
+class UpstreamTimeout(UpstreamError):
+    status, type, code, gateway_code = 504, "timeout_error", "upstream_timeout", "TIMEOUT"
+    cause = "the deadline or a provider's time-out passed"
+    default_message = "The provider did not answer in time."
+
+
+def with_gateway_code(error: UpstreamError, gateway_code: str) -> UpstreamError:
+    """The same error under a dialect's own gateway code."""
+    error.gateway_code = gateway_code
+    return error

@@ -1,0 +1,57 @@
+"""Builds the engine and all that it runs on; one per web process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from proxy.accounting import Accounting
+from proxy.admission.memory import MemoryAdmission
+from proxy.engine import Engine
+from proxy.journal.writer import JournalWriter
+from proxy.upstreams import Upstreams
+from routing.live import TableKeeper
+
+
+@dataclass(slots=True)
+class Gateway:
+    keeper: TableKeeper
+    engine: Engine
+    upstreams: Upstreams
+    admission: MemoryAdmission
+    journal: JournalWriter
+    draining: bool = False
+
+    async def aclose(self) -> None:
+        self.draining = True
+        self.keeper.stop()
+        await self.upstreams.aclose()
+        self.journal.close()
+
+
+def build_gateway() -> Gateway:
+    keeper = TableKeeper()
+    upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
+    admission = MemoryAdmission()
+    journal = JournalWriter(Path(settings.JOURNAL_DIR))
+    engine = Engine(keeper, upstreams, admission, Accounting(journal))
+    return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
+
+
+class _Running:
+    """Where the views find the gateway of their process."""
+
+    gateway: Gateway | None = None
+
+
+def running_gateway() -> Gateway:
+    """The gateway of this process, started on first use where no ASGI lifespan did."""
+    if _Running.gateway is None:
+        _Running.gateway = build_gateway()
+        _Running.gateway.keeper.start()
+    return _Running.gateway
+
+
+def stop_gateway() -> None:
+    """Forget the gateway; the next running_gateway() builds a new one."""
+    _Running.gateway = None

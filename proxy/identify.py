@@ -1,0 +1,45 @@
+"""Step 1: whose key is it? Looked up in the table by SHA-256, never in the database."""
+
+import time
+from collections.abc import Mapping
+
+from proxy.errors import InvalidApiKey
+from routing.gateway_keys import digest
+from routing.table import KeyEntry, RoutingTable
+
+KEY_HEADERS = (b"x-api-key", b"api-key")
+"""Where Anthropic's and Azure's clients put the key."""
+
+
+def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEntry, str]:
+    """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
+    own = headers.get(b"x-litellm-api-key", b"").strip()
+    if own and (entry := table.keys.get(digest(own))):
+        return _valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+    presented = _presented(headers)
+    if not presented:
+        raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
+    entry = table.keys.get(digest(presented))
+    if entry is None:
+        raise InvalidApiKey("Unknown API key.")
+    return _valid(entry), own.decode("latin-1")
+
+
+def _presented(headers: Mapping[bytes, bytes]) -> bytes:
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.strip().partition(b" ")
+        if scheme.lower() == b"bearer":
+            return token.strip()
+    for name in KEY_HEADERS:
+        if name in headers:
+            return headers[name].strip()
+    return b""
+
+
+def _valid(entry: KeyEntry) -> KeyEntry:
+    if not entry.enabled:
+        raise InvalidApiKey("This API key is revoked.")
+    if entry.expires_at is not None and time.time() >= entry.expires_at:
+        raise InvalidApiKey("This API key has expired.")
+    return entry

@@ -1,0 +1,81 @@
+"""The two records of a call, and the line each is written as."""
+
+import zlib
+from uuid import UUID
+
+import msgspec
+
+
+class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
+    """Written before the provider is called."""
+
+    id: UUID
+    received_at_ns: int  # Unix time
+    request_id: str
+    endpoint: str
+    stream: bool
+    model: str
+    key_id: int | None
+    key_name: str
+    team: str
+    route: str
+
+
+class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
+    """Written when the call is over, however it ended. Times in milliseconds; the row in full."""
+
+    id: UUID
+    received_at_ns: int
+    request_id: str
+    outcome: str
+    endpoint: str
+    stream: bool = False
+    status: int | None = None
+    error_code: str = ""
+    model: str = ""
+    key_id: int | None = None
+    key_name: str = ""
+    team: str = ""
+    route: str = ""
+    target_id: int | None = None
+    provider: str = ""
+    upstream_model: str = ""
+    attempts: int = 0
+    attempt_trail: list[dict[str, str | int | float]] = []
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    tokens_estimated: bool = False
+    cost_nano_usd: int | None = None
+    total_ms: float | None = None
+    overhead_ms: float | None = None
+    ttft_ms: float | None = None
+    tags: list[str] = []
+    client_info: str = ""
+
+
+Record = Opened | Closed
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class BadLine(Exception):
+    """The line is torn or altered."""
+
+
+def to_line(record: Record) -> bytes:
+    """CRC-32 of the JSON in 8 hexadecimal digits, a blank, the JSON, a newline."""
+    document = _encode(record)
+    return b"%08x %s\n" % (zlib.crc32(document), document)
+
+
+def from_line(line: bytes) -> Record:
+    """Raises BadLine."""
+    document = line[9:].rstrip(b"\n")
+    try:
+        if int(line[:8], 16) != zlib.crc32(document):
+            raise BadLine("checksum differs")
+        return _decode(document)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise BadLine(str(error)) from error

@@ -1,0 +1,56 @@
+"""Step 3: the requested model name -> a route that the key may use, and its targets."""
+
+from proxy.ask import check_message_count
+from proxy.call import Call
+from proxy.errors import AccessForbidden, ModelNotFound
+from routing.table import Resolved, TargetEntry
+
+
+def resolve(call: Call) -> tuple[Resolved, list[TargetEntry]]:
+    """Raises ModelNotFound, AccessForbidden or InvalidRequest."""
+    assert call.ask is not None
+    assert call.key is not None
+    provider = call.incoming.text(b"x-litellm-route")
+    found, upstream_model = _route(call, call.ask.model, provider)
+    if not call.key.may_use(found.route):
+        raise AccessForbidden(f"This API key may not use the model {call.ask.model}.", param="model")
+    check_message_count(call.ask, found.route)
+    return found, _targets(call, found, provider, upstream_model)
+
+
+def _route(call: Call, model: str, provider: str | None) -> tuple[Resolved, str | None]:
+    """The route, and the upstream model where the caller named the provider's own."""
+    if found := call.table.resolve(model):
+        return found, None
+    if provider is not None and (found := call.table.route_of_upstream_model(provider, model)):
+        return found, model
+    raise ModelNotFound(
+        f"The model {model} does not exist: GET /v1/models lists those there are.", param="model"
+    )
+
+
+def _targets(
+    call: Call, found: Resolved, provider: str | None, upstream_model: str | None
+) -> list[TargetEntry]:
+    targets = list(found.route.targets)
+    if provider is not None:
+        targets = [
+            target
+            for target in targets
+            if target.provider.slug == provider and upstream_model in (None, target.upstream_model)
+        ]
+        if not targets:
+            raise ModelNotFound(
+                f"The provider {provider} (x-litellm-route) does not serve {found.route.name}.",
+                param="x-litellm-route",
+            )
+    if call.caller_credential:
+        allowing = [target for target in targets if target.provider.allow_caller_key]
+        if targets and not allowing:
+            raise AccessForbidden(
+                f"No provider of {found.route.name} accepts a caller's own key (x-litellm-api-key).",
+                param="x-litellm-api-key",
+                code="caller_key_not_allowed",
+            )
+        targets = allowing
+    return targets

@@ -1,0 +1,81 @@
+"""The reference transport: corporate proxies, custom CAs (SSL_CERT_FILE), HTTP/2."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from proxy.transports.base import (
+    ConnectFailed,
+    ConnectionBroken,
+    TransportFault,
+    TransportTimeout,
+    UpstreamRequest,
+)
+from routing.table import Connection
+
+FAULTS: tuple[tuple[type[Exception], type[TransportFault], str], ...] = (
+    (httpx.TimeoutException, TransportTimeout, "timed out"),
+    (httpx.ConnectError, ConnectFailed, "connection failed"),
+    (httpx.UnsupportedProtocol, ConnectFailed, "connection failed"),
+    (httpx.HTTPError, ConnectionBroken, "connection broken"),
+    (httpx.StreamError, ConnectionBroken, "connection broken"),
+)
+"""Narrow first. Messages are our own: httpx's may hold a URL."""
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        for foreign, ours, text in FAULTS:
+            if isinstance(error, foreign):
+                raise ours(text) from error
+        raise
+
+
+class HttpxResponse:
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks: AsyncIterator[bytes] = response.aiter_raw()
+
+    @property
+    def status(self) -> int:
+        return self._response.status_code
+
+    def header(self, name: str) -> str | None:
+        return self._response.headers.get(name)
+
+    async def read(self) -> bytes:
+        with _mapped():
+            return await self._response.aread()
+
+    async def next_chunk(self) -> bytes:
+        with _mapped():
+            return await anext(self._chunks, b"")
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+class HttpxTransport:
+    def __init__(self, connection: Connection) -> None:
+        timeout = httpx.Timeout(connection.read_timeout, connect=connection.connect_timeout, pool=None)
+        limits = httpx.Limits(
+            max_connections=None,  # upstreams.py bounds them, for all transports alike
+            max_keepalive_connections=None if connection.keep_alive else 0,
+            keepalive_expiry=connection.keep_alive,
+        )
+        self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+
+    async def send(self, request: UpstreamRequest) -> HttpxResponse:
+        with _mapped():
+            prepared = self._client.build_request(
+                "POST", request.url, content=request.body, headers=request.headers
+            )
+            response = await self._client.send(prepared, stream=True)
+        return HttpxResponse(response)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()

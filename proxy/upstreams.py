@@ -1,0 +1,112 @@
+"""One link per provider: its dialect and its bounded pool of connections."""
+
+import asyncio
+from collections import deque
+
+from proxy.dialects import Dialect, dialect_of
+from proxy.errors import PoolExhausted
+from proxy.transports import make_transport
+from proxy.transports.base import Transport
+from routing.table import Connection, ProviderEntry, RoutingTable
+
+
+class Pool:
+    """A transport and the slots that bound how many requests use it at once."""
+
+    def __init__(self, transport_name: str, connection: Connection) -> None:
+        self.connection = connection
+        self.transport: Transport = make_transport(transport_name, connection)
+        self.in_use = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._retired = False
+
+    async def acquire(self, provider: str) -> None:
+        """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
+        if self.in_use < self.connection.max_connections:
+            self.in_use += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait_for(turn, self.connection.queue_timeout)
+        except BaseException as error:
+            self._give_up(turn)
+            if not isinstance(error, TimeoutError):
+                raise
+            raise PoolExhausted(
+                f"All {self.connection.max_connections} connections to {provider} are in use.",
+                provider=provider,
+                retry_after=1,
+            ) from None
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self.release()  # the slot arrived together with the cancellation
+        elif turn in self._waiting:
+            self._waiting.remove(turn)
+
+    def release(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the slot changes hands, in_use stays
+                return
+        self.in_use -= 1
+        if self._retired and not self.in_use:
+            self._close_soon()
+
+    def retire(self) -> None:
+        """Close once the last request is over; a settings change fails none."""
+        self._retired = True
+        if not self.in_use:
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        closing = asyncio.ensure_future(self.transport.aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Future[None]] = set()  # the loop keeps only weak references to tasks
+
+
+class Link:
+    """What is the same for every call to one provider under one table."""
+
+    __slots__ = ("dialect", "headers", "pool", "provider")
+
+    def __init__(self, provider: ProviderEntry, pool: Pool) -> None:
+        self.provider = provider
+        self.pool = pool
+        self.dialect: Dialect = dialect_of(provider)
+        self.headers = self.dialect.headers(provider)
+
+
+class Upstreams:
+    def __init__(self, transport_name: str) -> None:
+        self._transport_name = transport_name
+        self._links: dict[int, Link] = {}
+
+    def link(self, provider: ProviderEntry) -> Link:
+        link = self._links.get(provider.id)
+        if link is None or link.provider is not provider:
+            link = self._links[provider.id] = self._renewed(provider, link)
+        return link
+
+    def _renewed(self, provider: ProviderEntry, old: Link | None) -> Link:
+        if old is not None and old.pool.connection == provider.connection:
+            return Link(provider, old.pool)
+        if old is not None:
+            old.pool.retire()
+        return Link(provider, Pool(self._transport_name, provider.connection))
+
+    def forget_missing(self, table: RoutingTable) -> None:
+        """Retire the pools of providers that the table no longer has."""
+        kept = {entry.id for entry in table.providers.values()}
+        for provider_id in [known for known in self._links if known not in kept]:
+            self._links.pop(provider_id).pool.retire()
+
+    async def aclose(self) -> None:
+        for link in self._links.values():
+            await link.pool.transport.aclose()
+        self._links.clear()

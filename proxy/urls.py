@@ -1,0 +1,17 @@
+"""The data plane on its three base paths."""
+
+from django.urls import path, re_path
+
+from proxy import views
+from proxy.endpoints import BASES
+
+urlpatterns = []
+for base in (base.lstrip("/") for base in BASES):
+    prefix = f"{base}/" if base else ""
+    urlpatterns += [
+        path(f"{prefix}chat/completions", views.ChatCompletionsView.as_view()),
+        path(f"{prefix}models", views.ModelsView.as_view()),
+        # A model's name may have slashes in it.
+        path(f"{prefix}models/<path:name>", views.ModelView.as_view()),
+        *([re_path(rf"^{prefix}(?:.*)$", views.unknown_endpoint)] if base else []),
+    ]

@@ -1,0 +1,65 @@
+"""Tokens as a provider reports them, and what they cost."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from routing.table import Price
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. `cached` is part of `input`, `reasoning` is part of `output`."""
+
+    input: int
+    output: int
+    cached: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class OpenAIUsage(msgspec.Struct):
+    """The `usage` object of the OpenAI API; providers leave parts of it out."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+    def tokens(self) -> Usage | None:
+        if self.prompt_tokens is None and self.completion_tokens is None:
+            return None
+        given, made = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            input=max(self.prompt_tokens or 0, 0),
+            output=max(self.completion_tokens or 0, 0),
+            cached=max((given and given.cached_tokens) or 0, 0),
+            reasoning=max((made and made.reasoning_tokens) or 0, 0),
+        )
+
+
+def estimate(request_bytes: int, answer_bytes: int) -> Usage:
+    """For answers without usage: one token per 4 bytes, marked as an estimate."""
+    return Usage(input=request_bytes // 4 + 1, output=answer_bytes // 4, estimated=True)
+
+
+def cost(usage: Usage, price: Price) -> int:
+    """Nano-USD, rounded half up once at the end. Cached tokens are priced once, at their own price."""
+    cached = min(usage.cached, usage.input)
+    cached_price = price.input if price.cached_input is None else price.cached_input
+    total = (usage.input - cached) * price.input + cached * cached_price + usage.output * price.output
+    return (total + MILLION // 2) // MILLION

@@ -1,0 +1,156 @@
+"""The API's definition as DRF views: the door for browsers, and for projects that mount this app."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from asgiref.sync import markcoroutinefunction
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils.decorators import classonlymethod
+from django.views.decorators.csrf import csrf_exempt
+from drf_spectacular.utils import extend_schema
+from rest_framework import exceptions
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from proxy import schema
+from proxy.asgi import too_large
+from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
+from proxy.call import Incoming
+from proxy.endpoints import CHAT_COMPLETIONS
+from proxy.engine import Refusal
+from proxy.errors import EndpointNotFound, GatewayError, InvalidApiKey, MethodNotAllowed, ModelNotFound
+from proxy.gateway import running_gateway
+from proxy.ids import uuid7
+from proxy.relay import Relay
+from routing.table import RouteEntry
+
+
+def error_response(error: GatewayError) -> HttpResponse:
+    request_id = str(uuid7())
+    response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
+    response["x-request-id"] = request_id
+    response["X-LiteLLM-Proxy"] = "true"
+    if isinstance(error, InvalidApiKey):
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+class GatewayView(APIView):
+    """Renders every error as the API's error object."""
+
+    authentication_classes = [GatewayKeyAuthentication]
+
+    def handle_exception(self, exc: Exception) -> Any:
+        if isinstance(exc, GatewayError):
+            return error_response(exc)
+        if isinstance(exc, exceptions.MethodNotAllowed):
+            return error_response(not_allowed(self.request.method or "", self.allowed_methods))
+        return super().handle_exception(exc)
+
+
+def not_allowed(method: str, allowed: list[str]) -> MethodNotAllowed:
+    return MethodNotAllowed(f"{method} is not allowed here; allowed are {', '.join(allowed)}.")
+
+
+class ChatCompletionsView(GatewayView):
+    """The engine authenticates, so that a refusal is logged like every other request."""
+
+    @classonlymethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        async def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            return await cls(**initkwargs).dispatch_async(request)
+
+        view.cls = cls  # type: ignore[attr-defined] # what drf-spectacular looks for
+        view.initkwargs = initkwargs  # type: ignore[attr-defined]
+        markcoroutinefunction(view)
+        return csrf_exempt(view)
+
+    async def dispatch_async(self, request: HttpRequest) -> HttpResponseBase:
+        if request.method == "POST":
+            return await serve(request, CHAT_COMPLETIONS)
+        if request.method == "OPTIONS":
+            return HttpResponse(status=204, headers={"Allow": "POST, OPTIONS"})
+        return error_response(not_allowed(request.method or "", ["POST", "OPTIONS"]))
+
+    @extend_schema(
+        summary="Create a chat completion",
+        request=schema.ChatCompletionSerializer,
+        parameters=schema.HEADERS,
+        responses={200: dict, **schema.ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        raise AssertionError("dispatch_async serves POST; this method carries the schema")
+
+
+async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
+    """The Django door: a thin adapter over the engine."""
+    engine = running_gateway().engine
+    incoming = Incoming(endpoint, header_bytes(request), b"", time.perf_counter())
+    try:
+        try:
+            incoming.body = request.body
+        except RequestDataTooBig:
+            from django.conf import settings
+
+            raise engine.refuse(incoming, too_large(settings.MAX_BODY_BYTES)) from None
+        relay = await engine.serve(incoming)
+    except Refusal as refusal:
+        return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)
+    if relay.stream:
+        return _with_headers(StreamingHttpResponse(_chunks(relay), status=relay.status), relay.headers)
+    relay.answered()
+    await relay.aclose()
+    return _with_headers(HttpResponse(relay.body, status=relay.status), relay.headers)
+
+
+async def _chunks(relay: Relay) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await relay.next_chunk():
+            yield chunk
+    finally:
+        await relay.aclose()
+
+
+def _with_headers(response: Any, headers: list[tuple[bytes, bytes]]) -> HttpResponseBase:
+    for name, value in headers:
+        response[name.decode()] = value.decode("latin-1")
+    return response
+
+
+class ModelsView(GatewayView):
+    @extend_schema(
+        summary="List the models that the key may use", responses={200: schema.ModelSerializer(many=True)}
+    )
+    def get(self, request: Request) -> Response:
+        routes = running_gateway().keeper.table.routes
+        key = caller_key(request)
+        data = [
+            _model(name, found.route) for name, found in sorted(routes.items()) if key.may_use(found.route)
+        ]
+        return Response({"object": "list", "data": data})
+
+
+class ModelView(GatewayView):
+    @extend_schema(summary="One model", responses={200: schema.ModelSerializer, 404: schema.ErrorSerializer})
+    def get(self, request: Request, name: str) -> Response:
+        found = running_gateway().keeper.table.resolve(name)
+        if found is None or not caller_key(request).may_use(found.route):
+            raise ModelNotFound(f"The model {name} does not exist.", param="model")
+        return Response(_model(name, found.route))
+
+
+def _model(name: str, route: RouteEntry) -> dict[str, Any]:
+    owners = sorted({target.provider.slug for target in route.targets})
+    return {"id": name, "object": "model", "created": route.created, "owned_by": ", ".join(owners)}
+
+
+def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    """404 as JSON for every path that no one else serves."""
+    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."))
+
+
+def server_error(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    return error_response(GatewayError())
