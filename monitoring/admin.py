@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter, DropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
@@ -50,6 +50,16 @@ class StatusFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
         group = _STATUS_GROUPS.get(self.value() or "")
         return queryset.filter(group[1]) if group else queryset
+
+
+class StreamFilter(DropdownFilter):
+    title = parameter_name = "stream"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "streamed"), ("no", "in one piece")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        return queryset.filter(stream=self.value() == "yes") if self.value() else queryset
 
 
 class NameFilter(DropdownFilter):
@@ -122,7 +132,7 @@ class RequestLogAdmin(ModelAdmin):
         RouteFilter,
         TeamFilter,
         EndpointFilter,
-        ("stream", BooleanRadioFilter),
+        StreamFilter,
     )
     list_filter_submit = True
     list_fullwidth = True
@@ -135,6 +145,7 @@ class RequestLogAdmin(ModelAdmin):
     # The index that the list is read by; any other order sorts the whole table.
     sortable_by = ("received",)
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     paginator = InfinitePaginator
     readonly_fields = (
         "received",

@@ -62,7 +62,7 @@ class SwitchAdmin(ModelAdmin):
         with transaction.atomic():
             rows = list(queryset)
             count = queryset.update(enabled=enabled, **_touched(self.model))
-            record(request, rows, CHANGE, [{"changed": {"fields": ["enabled"]}}])
+            record(request, rows, CHANGE, [{"changed": {"fields": ["Enabled"]}}])
         done = done or ("enabled" if enabled else "disabled")
         self.message_user(request, f"{count} {model_ngettext(self.opts, count)} {done}.", messages.SUCCESS)
 
@@ -134,18 +134,20 @@ class JsonObjectField(forms.JSONField):
         if value is None or (isinstance(value, str) and not value.strip()):
             return {}
         if isinstance(value, str):
-            self._check_syntax(value)
+            self._check(value)
         return super().to_python(value)
 
-    def _check_syntax(self, text: str) -> None:
+    def _check(self, text: str) -> None:
         allowed = f"Allowed is a JSON object, for example {self.example}."
         try:
-            json.loads(text, parse_constant=_refuse_constant)
+            found = json.loads(text, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}"
             raise ValidationError(f"Not valid JSON at {where}: {error.msg}. {allowed}") from None
         except _NotJson as error:
             raise ValidationError(f"{error} is not a JSON value. {allowed}") from None
+        if not isinstance(found, dict):
+            raise ValidationError(allowed)
 
     def prepare_value(self, value: Any) -> Any:
         if value in ({}, None):

@@ -63,8 +63,8 @@ class ProviderForm(forms.ModelForm):
             self._offer_dialect_defaults()
 
     def _offer_dialect_defaults(self) -> None:
-        for name in ("api_version", "extra_headers"):
-            self.fields[name].help_text += " Blank here: the dialect's default."
+        self.fields["api_version"].help_text = "Sent as X-API-Version to Z.ai. Blank: the dialect's default."
+        self.fields["extra_headers"].help_text += " Blank: the dialect's default."
         field = self.fields["when_unhealthy"]
         field.required = False
         field.choices = [("", "The dialect's default"), *WhenUnhealthy.choices]  # type: ignore[attr-defined]
@@ -273,7 +273,7 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
                 ("health_path", "when_unhealthy"),
                 ("health_interval", "health_timeout", "health_threshold"),
             ],
-            "description": "Probes ask the provider whether it answers; what they found is shown below.",
+            "description": "Probes ask the provider whether it answers; the list shows what they found.",
         },
     ),
 ]

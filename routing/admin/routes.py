@@ -119,7 +119,7 @@ class ModelRouteAdmin(SwitchAdmin):
         if len(targets) > TARGETS_SHOWN:
             url = list_url("routing_routetarget", route__id__exact=route.pk)
             parts.append(link(url, f"and {len(targets) - TARGETS_SHOWN} more"))
-        return lines(parts) if parts else "none: requests get 503"
+        return lines(parts) if parts else "none"
 
     @admin.action(description="Duplicate selected model routes", permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: QuerySet[ModelRoute]) -> None:
