@@ -286,6 +286,11 @@ UNFOLD = {
                         "icon": "person",
                         "link": reverse_lazy("admin:auth_user_changelist"),
                     },
+                    {
+                        "title": "Admin groups",
+                        "icon": "badge",
+                        "link": reverse_lazy("admin:auth_group_changelist"),
+                    },
                 ],
             },
             {

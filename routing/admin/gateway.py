@@ -24,6 +24,7 @@ class GatewaySettingsForm(forms.ModelForm):
 class GatewaySettingsAdmin(ModelAdmin):
     form = GatewaySettingsForm
     warn_unsaved_form = True
+    compressed_fields = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
