@@ -1,0 +1,48 @@
+# Everything there is to learn: serve, test, bench, lint, types, format, requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: serve test bench lint types format requirements
+
+serve: $(VENV)/installed
+	@exec $(BIN)/python manage.py serve
+
+# REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium, Node.js) is missing.
+test: $(VENV)/installed-dev tests/clients/node_modules/installed
+	REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements: $(VENV)/installed-dev
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements-dev.in -o requirements-dev.txt
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Without npm the tests of the Node.js clients are left out, and the last lines of the run say so.
+tests/clients/node_modules/installed: tests/clients/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/clients && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/installed; fi

@@ -7,6 +7,7 @@ from django.shortcuts import redirect
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from gateway_project import admin_users  # noqa: F401 gives users and groups the admin's theme
 from proxy import views as proxy_views
 
 

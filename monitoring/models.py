@@ -52,6 +52,8 @@ class RequestLog(models.Model):
     client_info = models.CharField(max_length=200, blank=True)
 
     class Meta:
+        verbose_name = "request"
+        verbose_name_plural = "request log"
         ordering = ["-received_at"]
         indexes = [
             models.Index(fields=["-received_at"], name="requestlog_received"),

@@ -4,23 +4,24 @@ The version row is raised in the same transaction as the change, so no worker ca
 without the other.
 """
 
+import time
 from typing import Any, TypeVar
 
 from django.db import models
-from django.db.models import F
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
 Row = TypeVar("Row", bound=models.Model)
 
 
 def publish_change() -> None:
-    """Raise the version; workers compile the new table within a second of the commit."""
-    from django.utils import timezone
+    """Change the version; workers compile the new table within a second of the commit.
 
+    The number is the time in microseconds, not a counter: after a restore from a backup a counter
+    would come by numbers that a running worker has seen with other content.
+    """
     from routing.models import RoutingVersion
 
-    if not RoutingVersion.objects.filter(pk=1).update(number=F("number") + 1, changed_at=timezone.now()):
-        RoutingVersion.objects.get_or_create(pk=1)
+    RoutingVersion.objects.update_or_create(pk=1, defaults={"number": time.time_ns() // 1000})
 
 
 class RoutingQuerySet(models.QuerySet[Row]):

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 
 slug_validator = RegexValidator(
-    r"^[a-z0-9][a-z0-9._-]{0,63}$",
+    r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
     "Allowed are 1 to 64 lower-case letters, digits, dots, dashes and underscores, a letter or digit first.",
 )
 

@@ -8,7 +8,7 @@ def limit_field(what: str) -> models.PositiveIntegerField:
     return models.PositiveIntegerField(
         null=True,
         blank=True,
-        validators=[MinValueValidator(1)],
+        validators=[MinValueValidator(1, "Allowed are 1 and more, or blank for no limit.")],
         help_text=f"{what}, 1 or more. Blank: no limit.",
     )
 

@@ -11,7 +11,7 @@ from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
 
 name_validator = RegexValidator(
-    r"^[^\s*]+\*?$|^\*$",
+    r"^[^\s*]+\*?\Z|^\*\Z",
     "Allowed are names without blanks; a * may stand at the end only (openai/*).",
 )
 

@@ -34,7 +34,7 @@ class GatewaySettings(models.Model):
 
 
 class RoutingVersion(models.Model):
-    """The one row whose number rises with each change that workers must pick up."""
+    """The one row whose number differs after each change that workers must pick up."""
 
     number = models.PositiveBigIntegerField(default=1)
     changed_at = models.DateTimeField(auto_now=True)

@@ -1,0 +1,79 @@
+"""References to the environment in a file's texts: `os.environ/NAME` and `${NAME}`.
+
+One more dollar sign makes a reference literal text: `$${NAME}` stands for `${NAME}`, and
+`$os.environ/NAME` for `os.environ/NAME`.
+"""
+
+import os
+import re
+from typing import Any
+
+_WHOLE = re.compile(r"os\.environ/(?P<name>.*)", re.DOTALL)
+_LITERAL_WHOLE = re.compile(r"\$+os\.environ/.*", re.DOTALL)
+_INSIDE = re.compile(r"(?P<dollars>\$+)\{(?P<name>[^}]*)\}?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class NotSet(Exception):
+    """A variable is not set, or empty."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"the environment variable {name} is not set")
+
+
+class BadReference(Exception):
+    """A reference that names no variable."""
+
+
+def expand(text: str) -> str:
+    """The text with its references replaced. Raises NotSet or BadReference."""
+    if whole := _WHOLE.fullmatch(text):
+        return _variable(whole["name"])
+    if _LITERAL_WHOLE.fullmatch(text):
+        text = text[1:]
+    return _INSIDE.sub(_replace, text)
+
+
+def _replace(reference: re.Match[str]) -> str:
+    if len(reference["dollars"]) > 1:
+        return reference[0][1:]
+    if not reference[0].endswith("}"):
+        raise BadReference
+    return _variable(reference["name"])
+
+
+def _variable(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise BadReference
+    value = os.environ.get(name, "")
+    if not value:
+        raise NotSet(name)
+    return value
+
+
+def expand_all(value: Any) -> Any:
+    """`expand` for every text inside, keys excepted."""
+    return _each_text(value, expand)
+
+
+def escape_all(value: Any) -> Any:
+    """What `expand_all` turns back into the value."""
+    return _each_text(value, _escape)
+
+
+def _escape(text: str) -> str:
+    text = re.sub(r"\$+\{", lambda match: f"${match[0]}", text)
+    if _WHOLE.fullmatch(text) or _LITERAL_WHOLE.fullmatch(text):
+        return f"${text}"
+    return text
+
+
+def _each_text(value: Any, change: Any) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: _each_text(item, change) for key, item in value.items()}
+    return value
