@@ -1,0 +1,114 @@
+"""Builds what is compared: the fake providers, nginx and Switchstand, each on its core."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import answers, gateway
+from benchmarks.load import Target
+from benchmarks.servers import Server, Servers, filled, free_ports, python
+
+CHAT = "/v1/chat/completions"
+MODEL, STREAM_MODEL = "gpt-4o-mini", "gpt-4o-mini-stream"
+KINDS = ("json", "stream")
+SUBJECTS = {
+    "direct": "direct",
+    "nginx": "nginx, plain reverse proxy",
+    "fast": "Switchstand, fast lane",
+    "drf": "Switchstand, DRF door",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One row of the table. `server` is the proxy whose CPU is read; direct has none."""
+
+    name: str
+    server: Server | None
+    targets: dict[str, Target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """`core` is the proxies' own; the fake providers and the load generator share `load_core`."""
+
+    servers: Servers
+    scratch: Path
+    core: int
+    load_core: int
+
+    def build(self, wanted: list[str]) -> list[Subject]:
+        """Starts the providers and what the wanted subjects need; returns when all of it answers."""
+        names = ("JSON_PORT", "STREAM_PORT", "NGINX_PORT", "GATEWAY_PORT")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        words = {"SCRATCH": self.scratch, "ANSWER": answers.whole(), **ports}
+        direct = self._direct(words, ports)
+        subjects = [direct]
+        if "nginx" in wanted:
+            subjects.append(self._nginx(words, ports["NGINX_PORT"]))
+        if {"fast", "drf"} & set(wanted):
+            subjects += self._switchstand(words, ports["GATEWAY_PORT"])
+        return [subject for subject in subjects if subject.name in wanted]
+
+    def _direct(self, words: dict[str, object], ports: dict[str, int]) -> Subject:
+        targets = {
+            "json": _target("json", ports["JSON_PORT"], CHAT, MODEL),
+            "stream": _target("stream", ports["STREAM_PORT"], CHAT, MODEL),
+        }
+        config = filled("upstream.conf", self.scratch, words)
+        whole = self.servers.start("fake-json-provider", nginx(self.scratch, config), self.load_core)
+        streaming = python("-m", "benchmarks.upstream_stream", str(ports["STREAM_PORT"]))
+        streams = self.servers.start("fake-stream-provider", streaming, self.load_core)
+        whole.wait_until_ready(targets["json"])
+        streams.wait_until_ready(targets["stream"])
+        return Subject(name="direct", server=None, targets=targets)
+
+    def _nginx(self, words: dict[str, object], port: int) -> Subject:
+        config = filled("proxy.conf", self.scratch, words)
+        server = self.servers.start("nginx", nginx(self.scratch, config), self.core)
+        targets = {kind: _target(kind, port, f"/{kind}{CHAT}", MODEL) for kind in KINDS}
+        return self._ready(Subject(name="nginx", server=server, targets=targets))
+
+    def _switchstand(self, words: dict[str, object], port: int) -> list[Subject]:
+        env = gateway.environment(self.scratch, port)
+        gateway.set_up(self.scratch, env, words)
+        server = self.servers.start("switchstand", gateway.command(port), self.core, env)
+        key = {"Authorization": f"Bearer {gateway.KEY}"}
+        # A request with an Origin comes from a browser: it takes the way through Django.
+        doors = {"fast": key, "drf": key | {"Origin": gateway.ORIGIN}}
+        subjects = []
+        for name, headers in doors.items():
+            models = {"json": MODEL, "stream": STREAM_MODEL}
+            targets = {kind: _target(kind, port, CHAT, model, headers) for kind, model in models.items()}
+            subjects.append(self._ready(Subject(name=name, server=server, targets=targets)))
+        return subjects
+
+    def _ready(self, subject: Subject) -> Subject:
+        assert subject.server
+        for target in subject.targets.values():
+            subject.server.wait_until_ready(target)
+        return subject
+
+
+def _target(kind: str, port: int, path: str, model: str, headers: dict[str, str] | None = None) -> Target:
+    stream = kind == "stream"
+    expected = b"".join([*answers.events(), answers.DONE]) if stream else answers.whole()
+    return Target(
+        port=port,
+        path=path,
+        model=model,
+        stream=stream,
+        answer_bytes=len(expected),
+        headers={"Content-Type": "application/json"} | (headers or {}),
+    )
+
+
+def nginx_program() -> str | None:
+    """Debian installs it in /usr/sbin, which is not on everyone's PATH."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def nginx(scratch: Path, config: Path) -> list[str]:
+    program = nginx_program()
+    assert program
+    return [program, "-p", str(scratch), "-c", str(config)]
