@@ -10,7 +10,7 @@ from typing import Any
 
 _WHOLE = re.compile(r"os\.environ/(?P<name>.*)", re.DOTALL)
 _LITERAL_WHOLE = re.compile(r"\$+os\.environ/.*", re.DOTALL)
-_INSIDE = re.compile(r"(?P<dollars>\$+)\{(?P<name>[^}]*)\}?")
+_INSIDE = re.compile(r"\$(?P<literal>\$+\{)|\$\{(?P<name>[^}]*)(?P<end>\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -36,9 +36,9 @@ def expand(text: str) -> str:
 
 
 def _replace(reference: re.Match[str]) -> str:
-    if len(reference["dollars"]) > 1:
-        return reference[0][1:]
-    if not reference[0].endswith("}"):
+    if reference["literal"]:
+        return reference["literal"]
+    if not reference["end"]:
         raise BadReference
     return _variable(reference["name"])
 

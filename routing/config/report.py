@@ -50,9 +50,13 @@ class LoadReport:
     dry_run: bool
 
     def lines(self) -> list[str]:
-        prefix = "would be " if self.dry_run else ""
-        lines = [f"{prefix}{change}" for change in self.changes]
-        return [*lines, self._summary()]
+        """One line per warning and per changed row, and a summary."""
+        would = "would be " if self.dry_run else ""
+        return [
+            *(f"warning: {warning}" for warning in self.warnings),
+            *(f"{would}{change}" for change in self.changes),
+            self._summary(),
+        ]
 
     def _summary(self) -> str:
         if not self.changes:

@@ -1,0 +1,95 @@
+"""The database -> the text of a file that recreates it under the same ENCRYPTION_KEYS."""
+
+from typing import Any
+
+import yaml
+
+from routing.config.environment import escape_all
+from routing.config.fields import dump_fields
+from routing.config.keys import ENCRYPTED
+from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, Team
+
+HEAD = """\
+# Written by `manage.py dump_config`; `manage.py load_config` reads it.
+# Credentials are encrypted: the file loads only where ENCRYPTION_KEYS has the key they were encrypted under.
+"""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def dump() -> str:
+    document = {
+        "model_list": [_entry(row) for row in _targets()],
+        "switchstand": escape_all(_own_section()),
+    }
+    return HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _targets() -> Any:
+    return RouteTarget.objects.select_related("route", "provider").order_by(
+        "route__name", "priority", "-weight", "pk"
+    )
+
+
+def _entry(row: RouteTarget) -> dict[str, Any]:
+    words = {
+        "model": escape_all(f"{row.provider.slug}/{row.upstream_model}"),
+        "weight": row.weight,
+        "order": row.priority,
+        "rpm": row.rpm,
+        "tpm": row.tpm,
+        "max_parallel_requests": row.parallel,
+        "input_cost_per_token": _per_token(row.input_price),
+        "output_cost_per_token": _per_token(row.output_price),
+        "cache_read_input_token_cost": _per_token(row.cached_input_price),
+    }
+    said = {word: value for word, value in words.items() if value is not None}
+    return {"model_name": escape_all(row.route.name), "litellm_params": said}
+
+
+def _per_token(per_million: Any) -> float | None:
+    # 14 digits at most, which a float holds exactly enough to be written as they are.
+    return None if per_million is None else float(per_million.scaleb(-6))
+
+
+def _own_section() -> dict[str, Any]:
+    section: dict[str, Any] = {"complete": True}
+    if (row := GatewaySettings.objects.first()) is not None:
+        section["gateway_settings"] = dump_fields(row)
+    return section | {
+        "providers": {row.slug: _provider(row) for row in Provider.objects.order_by("slug")},
+        "routes": {row.name: _route(row) for row in ModelRoute.objects.order_by("name")},
+        "teams": {row.slug: dump_fields(row, "slug") for row in Team.objects.order_by("slug")},
+        "keys": {row.name: _key(row) for row in ApiKey.objects.select_related("team").order_by("name")},
+    }
+
+
+def _provider(row: Provider) -> dict[str, Any]:
+    found = dump_fields(row, "slug")
+    if row.encrypted_api_key:
+        found["api_key"] = f"{ENCRYPTED}{row.encrypted_api_key}"
+    return found
+
+
+def _route(row: ModelRoute) -> dict[str, Any]:
+    found = dump_fields(row, "name")
+    disabled = [
+        f"{target.provider.slug}/{target.upstream_model}"
+        for target in _targets().filter(route=row, enabled=False)
+    ]
+    return found | ({"disabled_targets": disabled} if disabled else {})
+
+
+def _key(row: ApiKey) -> dict[str, Any]:
+    found: dict[str, Any] = {"prefix": row.prefix, "sha256": row.key_hash}
+    if row.team:
+        found["team"] = row.team.slug
+    if routes := sorted(row.allowed_routes.values_list("name", flat=True)):
+        found["allowed_routes"] = routes
+    return found | dump_fields(row, "name")

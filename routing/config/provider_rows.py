@@ -1,0 +1,150 @@
+"""The providers that a file's entries mean, each with what the file says of it."""
+
+import json
+from typing import Any
+
+from routing.config import accounts
+from routing.config.accounts import Account, Slugs
+from routing.config.model_list import Entry
+from routing.config.own_section import OwnSection
+from routing.config.plan import PlannedRow
+from routing.config.report import Notes
+from routing.config.section import ABSENT
+from routing.config.settings_sections import Settings
+
+
+class ProviderRows:
+    def __init__(self, entries: list[Entry], own: OwnSection, notes: Notes) -> None:
+        self.rows: dict[str, PlannedRow] = {}
+        self.notes = notes
+        self._own = own
+        self._whole = own.whole_providers()
+        prefixes = {accounts.wanted_slug(entry.prefix, entry.base_url or "") for entry in entries}
+        self._slugs = Slugs({*prefixes, *self._whole})
+        self._wanted: dict[str, str] = {}  # slug -> the prefix that it came from
+        self._first_keys = _keys_by_place(entries)
+        for slug, base_url in self._whole.items():
+            self._start(slug, slug, base_url, own.providers[slug].path)
+
+    def add(self, entry: Entry) -> str | None:
+        """The slug of the entry's provider; None where the entry doesn't say where it is."""
+        base_url = _base_url(entry)
+        if base_url is ABSENT:
+            return None
+        name = accounts.wanted_slug(entry.prefix, base_url)
+        if name in self._whole:
+            slug, base_url = name, self._whole[name]
+            self._refuse_second_account(entry, name)
+        elif base_url:
+            slug = self._slug_of(entry, base_url)
+        else:
+            known = ", ".join(accounts.BASE_URLS)
+            self.notes.problem(
+                entry.paths["base_url"],
+                f"is missing: only entries whose model starts with one of {known} can do without",
+            )
+            return None
+        self._add_settings(self.rows[slug], entry, base_url)
+        return slug
+
+    def is_zai(self, slug: str) -> bool:
+        return self.rows[slug].initial["dialect"] == "zai"
+
+    def settle(self, settings: Settings) -> None:
+        """Fill in what the file says of several or all providers."""
+        for slug, row in self.rows.items():
+            for name in (slug, self._wanted[slug]):
+                if name in settings.by_provider:
+                    row.fill(settings.by_provider[name])
+            row.fill(settings.every_provider)
+            if settings.headers:
+                said = row.additions.get("extra_headers", {})
+                row.add_to_mapping("extra_headers", settings.headers, settings.headers_path)
+                row.add_to_mapping("extra_headers", said, row.paths["extra_headers"])
+        for slug, config in settings.by_provider.items():
+            if slug not in {*self.rows, *self._wanted.values()}:
+                self.notes.warn(config.path, "no effect: the file has no provider of this name")
+
+    def _refuse_second_account(self, entry: Entry, slug: str) -> None:
+        where = f"switchstand.providers.{slug}"
+        if entry.base_url not in ("", self._whole[slug].rstrip("/")):
+            self.notes.problem(
+                entry.paths["base_url"], f"{where}.base_url says otherwise: use another prefix"
+            )
+        if entry.api_key is not ABSENT:
+            self.notes.problem(entry.paths["api_key"], f"belongs into {where}.api_key")
+
+    def _slug_of(self, entry: Entry, base_url: str) -> str:
+        account = self._account(entry, base_url)
+        slug = self._slugs.of(account)
+        if slug not in self.rows:
+            self._start(slug, account.name, base_url, entry.provider.path)
+            if entry.prefix in accounts.OTHER_APIS:
+                self.notes.warn(entry.paths["model"], "is called as an OpenAI-compatible API at its api_base")
+            if entry.prefix in accounts.BASE_URLS and not account.key:
+                self.notes.warn(entry.paths["api_key"], "is missing: the provider has no credential here")
+        row = self.rows[slug]
+        if entry.base_url:
+            self._say_once(row, "base_url", base_url, entry.paths["base_url"])
+        if entry.api_key is not ABSENT:
+            self._say_once(row, "api_key", entry.api_key, entry.paths["api_key"])
+        return slug
+
+    def _account(self, entry: Entry, base_url: str) -> Account:
+        """An entry without a key shares the first key at the same address."""
+        place = _place(entry, base_url)
+        key = _key_id(entry) or self._first_keys.get(place, "")
+        return Account(name=place[0], base_url=base_url, key=key, headers=place[2])
+
+    def _start(self, slug: str, wanted: str, base_url: str, path: str) -> None:
+        own = self._own.providers.get(slug)
+        dialect = own.values.get("dialect") if own else None
+        if not isinstance(dialect, str):
+            dialect = "zai" if accounts.is_zai(wanted, base_url) else "openai"
+        initial = accounts.starting_values(slug, wanted, base_url, dialect)
+        self.rows[slug] = PlannedRow(path, initial=initial)
+        self._wanted[slug] = wanted
+
+    def _add_settings(self, row: PlannedRow, entry: Entry, base_url: str) -> None:
+        if entry.headers:
+            row.add_to_mapping("extra_headers", entry.headers, f"{entry.provider.path}.extra_headers")
+        for name, value in entry.provider.values.items():
+            path = entry.provider.paths[name]
+            if name != "api_version":
+                self._say_once(row, name, value, path)
+            elif row.initial["dialect"] != "zai":
+                self.notes.warn(path, "no effect: only Z.ai is sent an API version")
+            elif accounts.is_version_of(base_url, value):
+                self.notes.warn(
+                    path,
+                    "no effect: the address ends with it already; X-API-Version stays the provider's own",
+                )
+            else:
+                self._say_once(row, name, value, path)
+
+    def _say_once(self, row: PlannedRow, name: str, value: Any, path: str) -> None:
+        if name not in row.values:
+            row.say(name, value, path)
+        elif row.values[name] != value:
+            self.notes.warn(path, f"no effect: {row.paths[name]} says otherwise, and one provider has one")
+
+
+def _base_url(entry: Entry) -> Any:
+    return entry.base_url or accounts.BASE_URLS.get(entry.prefix, "")
+
+
+def _place(entry: Entry, base_url: str) -> tuple[str, str, str]:
+    headers = json.dumps(entry.headers, sort_keys=True)
+    return accounts.wanted_slug(entry.prefix, base_url), base_url, headers
+
+
+def _keys_by_place(entries: list[Entry]) -> dict[tuple[str, str, str], str]:
+    keys: dict[tuple[str, str, str], str] = {}
+    for entry in entries:
+        if _base_url(entry) not in ("", ABSENT) and _key_id(entry):
+            keys.setdefault(_place(entry, _base_url(entry)), _key_id(entry))
+    return keys
+
+
+def _key_id(entry: Entry) -> str:
+    return entry.key_reference if entry.api_key is ABSENT else entry.api_key.plaintext

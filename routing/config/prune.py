@@ -1,0 +1,47 @@
+"""Deletes what the file doesn't list: targets, routes and unused providers; never a key or a team."""
+
+from routing.config.plan import Plan, TargetId
+from routing.config.rows import Writer
+from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
+
+
+def prune_routes(plan: Plan, routes: dict[str, ModelRoute], writer: Writer) -> None:
+    for target in RouteTarget.objects.select_related("route", "provider"):
+        identity = TargetId(target.route.name, target.provider.slug, target.upstream_model)
+        if identity not in plan.targets:
+            writer.delete(target, f"target {identity.route} → {identity.model}")
+    unlisted = sorted(set(routes) - set(plan.routes))
+    last_of_a_key = _only_routes_of_keys(plan, set(unlisted))
+    for name in unlisted:
+        if name in last_of_a_key:
+            _disable(routes[name], last_of_a_key[name], writer)
+        else:
+            writer.delete(routes.pop(name), f"route {name}")
+
+
+def _only_routes_of_keys(plan: Plan, unlisted: set[str]) -> dict[str, str]:
+    """Routes -> a key that would be left with none, which would open all routes to it."""
+    found: dict[str, str] = {}
+    for key in ApiKey.objects.prefetch_related("allowed_routes"):
+        allowed = {route.name for route in key.allowed_routes.all()}
+        if key.name in plan.keys:
+            allowed = set(plan.keys[key.name].values.get("allowed_routes", allowed))
+        if allowed <= unlisted:
+            found |= dict.fromkeys(allowed, key.name)
+    return found
+
+
+def _disable(route: ModelRoute, key: str, writer: Writer) -> None:
+    writer.notes.warn(f"route {route.name}", f"disabled, not deleted: the API key {key} may use nothing else")
+    if not route.enabled:
+        writer.unchanged += 1
+        return
+    route.enabled = False
+    route.save(update_fields=["enabled", "updated_at"])
+    writer.disabled(f"route {route.name}")
+
+
+def prune_providers(plan: Plan, providers: dict[str, Provider], writer: Writer) -> None:
+    for slug in sorted(set(providers) - set(plan.providers)):
+        if not providers[slug].targets.exists():
+            writer.delete(providers[slug], f"provider {slug}")

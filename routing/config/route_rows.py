@@ -1,0 +1,97 @@
+"""The routes that a file's entries name, and their targets."""
+
+import copy
+from collections.abc import Iterable
+
+from routing.config import accounts, reasons
+from routing.config.model_list import Entry
+from routing.config.plan import PlannedRow, TargetId
+from routing.config.report import Notes
+from routing.config.section import ABSENT
+from routing.config.settings_sections import Link
+from routing.models import RouteTarget
+
+
+class RouteRows:
+    def __init__(self, notes: Notes) -> None:
+        self.rows: dict[str, PlannedRow] = {}
+        self.targets: dict[TargetId, PlannedRow] = {}
+        self.notes = notes
+
+    def add(self, entry: Entry, provider: str, *, zai: bool) -> None:
+        self._add_target(entry, provider)
+        row = self.rows.setdefault(entry.route, PlannedRow(entry.path, paths={"name": entry.paths["route"]}))
+        if zai:
+            row.initial |= copy.deepcopy(accounts.ZAI_ROUTE)
+        if entry.deadline is not ABSENT and entry.deadline > row.values.get("deadline", 0):
+            row.say("deadline", entry.deadline, entry.paths["timeout"])
+        self._add_parameters(row, entry)
+
+    def link_aliases(self, links: list[Link]) -> None:
+        for link in links:
+            if self._known(link, [link.route]):
+                row = self.rows[link.route]
+                row.additions.setdefault("aliases", []).extend(link.names)
+                row.paths["aliases"] = link.path
+
+    def link_fallbacks(self, links: list[Link]) -> None:
+        """A fallback becomes targets that are tried after the route's own."""
+        listed = dict(self.targets)
+        for link in links:
+            if link.route == "*" and "*" not in self.rows:
+                self.notes.warn(link.path, f"no effect: {reasons.ROUTER['default_fallbacks']}")
+            elif self._known(link, [link.route, *link.names]):
+                for name in link.names:
+                    self._append_targets(link, {key: row for key, row in listed.items() if key.route == name})
+
+    def settle(self, every_route: PlannedRow, providers: dict[str, PlannedRow]) -> None:
+        """An answer may take as long as its route's deadline: no shorter read timeout cuts it off."""
+        for row in self.rows.values():
+            row.fill(every_route)
+        for identity in self.targets:
+            deadline = self.rows[identity.route].values.get("deadline", 0)
+            provider = providers[identity.provider]
+            if "read_timeout" not in provider.values and deadline > provider.floors.get("read_timeout", 0):
+                provider.floors["read_timeout"] = deadline
+                provider.paths["read_timeout"] = self.rows[identity.route].paths["deadline"]
+
+    def _add_target(self, entry: Entry, provider: str) -> None:
+        identity = TargetId(entry.route, provider, entry.upstream_model)
+        if identity in self.targets:
+            first = self.targets[identity].path
+            self.notes.problem(entry.path, f"is the same model of the same provider as {first}")
+        else:
+            entry.target.path = entry.path
+            self.targets[identity] = entry.target
+
+    def _add_parameters(self, row: PlannedRow, entry: Entry) -> None:
+        said = row.additions.get("default_parameters", {})
+        for name, value in entry.parameters.items():
+            path = f"{entry.provider.path}.{name}"
+            if name in said and said[name] != value:
+                self.notes.warn(path, "no effect: an earlier entry of the same route says otherwise")
+            else:
+                row.add_to_mapping("default_parameters", {name: value}, path)
+
+    def _known(self, link: Link, routes: Iterable[str]) -> bool:
+        unknown = [name for name in routes if name not in self.rows]
+        for name in unknown:
+            self.notes.problem(link.path, f"{name!r} is no model_name of this file")
+        return not unknown
+
+    def _append_targets(self, link: Link, others: dict[TargetId, PlannedRow]) -> None:
+        own = [row for identity, row in self.targets.items() if identity.route == link.route]
+        last = max((_priority(row) for row in own), default=0)
+        ranks = sorted({_priority(row) for row in others.values()})
+        for identity, other in others.items():
+            copied = identity._replace(route=link.route)
+            if copied in self.targets:
+                self.notes.warn(link.path, f"{copied.model} is a target of the route already")
+                continue
+            row = PlannedRow(link.path, values=dict(other.values))
+            row.values["priority"] = last + 1 + ranks.index(_priority(other))
+            self.targets[copied] = row
+
+
+def _priority(row: PlannedRow) -> int:
+    return row.values.get("priority", RouteTarget._meta.get_field("priority").get_default())

@@ -1,0 +1,164 @@
+"""Writes one planned row: only where it really differs, and only where the model's own checks pass."""
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+
+from routing import credentials
+from routing.config.plan import Credential, PlannedRow
+from routing.config.report import Change, Notes
+from routing.models import ApiKey, ModelRoute, Provider
+
+
+class Writer:
+    """Collects what it wrote, and what it could not write."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.changes: list[Change] = []
+        self.unchanged = 0
+
+    def write(
+        self,
+        row: models.Model,
+        planned: PlannedRow,
+        what: str,
+        *,
+        unsure: Collection[str] = (),
+        routes: Collection[ModelRoute] | None = None,
+    ) -> None:
+        """`unsure` are relations to rows that could not be written themselves.
+
+        `routes` are those that an API key may use; None leaves them alone.
+        """
+        new = row._state.adding
+        before = {} if new else _contents(row)
+        _fill(row, planned, self.notes, new=new)
+        changed = [name for name, value in _contents(row).items() if new or before[name] != value]
+        restricts = routes is not None and _allowed(row) != set(routes)
+        if not changed and not restricts:
+            self.unchanged += 1
+        elif self._is_valid(row, planned, unsure):
+            if changed:
+                row.save(update_fields=None if new else [*changed, *_stamps(row)])
+            if restricts and isinstance(row, ApiKey):
+                row.allowed_routes.set(routes or ())
+                changed.append("allowed_routes")
+            shown = () if new else tuple(_as_planned(name) for name in changed)
+            self.changes.append(Change("created" if new else "changed", what, shown))
+
+    def _is_valid(self, row: models.Model, planned: PlannedRow, unsure: Collection[str]) -> bool:
+        problems = list(_problems(row, unsure))
+        for name, message in problems:
+            self.notes.problem(planned.at(_as_planned(name)), message)
+        return not problems and not unsure
+
+    def delete(self, row: models.Model, what: str) -> None:
+        row.delete()
+        self.changes.append(Change("deleted", what))
+
+    def disabled(self, what: str) -> None:
+        self.changes.append(Change("disabled", what))
+
+
+def _allowed(row: models.Model) -> set[ModelRoute]:
+    return set(row.allowed_routes.all()) if isinstance(row, ApiKey) and row.pk else set()
+
+
+def _fill(row: models.Model, planned: PlannedRow, notes: Notes, *, new: bool) -> None:
+    place = row.base_url if isinstance(row, Provider) else ""
+    for name, value in (planned.initial if new else {}).items():
+        setattr(row, name, value)
+    for name, more in planned.additions.items():
+        setattr(row, name, _merged(name, getattr(row, name), more))
+    for name, value in planned.values.items():
+        if name != "api_key":
+            setattr(row, name, value)
+    for name, lowest in planned.floors.items():
+        setattr(row, name, max(getattr(row, name), lowest))
+    if isinstance(row, Provider):
+        _fill_credential(row, planned, notes, moved=not new and _origin(row.base_url) != _origin(place))
+
+
+def _fill_credential(row: Provider, planned: PlannedRow, notes: Notes, *, moved: bool) -> None:
+    wanted: Credential | None = planned.values.get("api_key")
+    if wanted is not None:
+        if not _is_same(row, wanted.plaintext):
+            row.encrypted_api_key = wanted.token or credentials.encrypt(wanted.plaintext)
+    elif moved and row.encrypted_api_key:
+        # A new address must not be sent the old one's credential.
+        row.encrypted_api_key = ""
+        notes.warn(planned.path, "the provider moved to another host, so its stored API key was removed")
+
+
+def _is_same(row: Provider, plaintext: str) -> bool:
+    try:
+        return row.api_key == plaintext
+    except credentials.CredentialUnreadable:
+        return False
+
+
+def _origin(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3]).lower()
+
+
+def _merged(name: str, there: Any, more: Any) -> Any:
+    if isinstance(more, list):
+        return [*there, *(item for item in more if item not in there)]
+    merged = dict(there)
+    for key, value in more.items():
+        if name == "extra_headers" and key not in merged:
+            merged = {other: text for other, text in merged.items() if other.lower() != key.lower()}
+        merged[key] = value
+    return merged
+
+
+def _contents(row: models.Model) -> dict[str, Any]:
+    """What is compared. JSON as text: Python takes 1, 1.0 and true for the same."""
+    found = {}
+    for field in row._meta.concrete_fields:
+        if not field.primary_key and (
+            field.editable or field.name in ("encrypted_api_key", "key_hash", "prefix")
+        ):
+            value = getattr(row, field.attname)
+            found[field.name] = (
+                json.dumps(value, sort_keys=True) if isinstance(field, models.JSONField) else value
+            )
+    return found
+
+
+def _stamps(row: models.Model) -> list[str]:
+    return [field.name for field in row._meta.concrete_fields if getattr(field, "auto_now", False)]
+
+
+def _as_planned(name: str) -> str:
+    return "api_key" if name == "encrypted_api_key" else name
+
+
+def _problems(row: models.Model, unsure: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What the admin would say, each with its field, also where a constraint says it."""
+    wrong = set(unsure)
+    try:
+        row.full_clean(exclude=unsure, validate_constraints=False)
+    except ValidationError as error:
+        for name, messages in error.message_dict.items():
+            wrong.add(name)
+            yield from ((name, message) for message in messages)
+    for model, constraints in row.get_constraints():
+        for constraint in constraints:
+            try:
+                constraint.validate(model, row, exclude=wrong)
+            except ValidationError as error:
+                yield from ((_field_of(constraint), message) for message in error.messages)
+
+
+def _field_of(constraint: models.BaseConstraint) -> str:
+    """The field that the constraint is about; "" where it is about several."""
+    condition: Any = constraint.condition if isinstance(constraint, models.CheckConstraint) else None
+    while isinstance(condition, Q):
+        condition = condition.children[0]
+    return str(condition[0]).split("__")[0] if isinstance(condition, tuple) else ""
