@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 serve: $(VENV)/installed
 	@exec $(BIN)/python manage.py serve
 
-# REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium, Node.js) is missing.
-test: $(VENV)/installed-dev tests/clients/node_modules/installed
+# REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium) is missing.
+test: $(VENV)/installed-dev
 	REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed-dev
@@ -42,7 +42,3 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
-
-# Without npm the tests of the Node.js clients are left out, and the last lines of the run say so.
-tests/clients/node_modules/installed: tests/clients/package-lock.json
-	@if command -v npm >/dev/null; then cd tests/clients && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/installed; fi

@@ -52,7 +52,12 @@ def _answer(ask: dict[str, Any]) -> list[str]:
 
 
 def _common(ask: dict[str, Any], kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-demo-{time.time_ns()}", "object": kind, "created": int(time.time()), "model": ask["model"]}
+    return {
+        "id": f"chatcmpl-demo-{time.time_ns()}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": ask["model"],
+    }
 
 
 def _usage(ask: dict[str, Any], text: str) -> dict[str, int]:
@@ -71,7 +76,10 @@ async def _stream(send: Send, ask: dict[str, Any], words: list[str]) -> None:
     head = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     common = _common(ask, "chat.completion.chunk")
-    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, *({"content": word} for word in words)]
+    deltas: list[dict[str, str]] = [
+        {"role": "assistant", "content": ""},
+        *({"content": word} for word in words),
+    ]
     for delta in deltas:
         await _event(send, common | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         await asyncio.sleep(CHUNK_PAUSE)

@@ -1,0 +1,107 @@
+"""Fixtures: a scripted provider, a live gateway beside the test's database, both doors."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from tests import optional
+from tests.environment import DATA_DIR
+from tests.live import Door, LiveGateway, until
+from tests.upstream import FakeUpstream
+
+TEST_DATABASE = DATA_DIR / "test.sqlite3"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A file, not memory: the live gateway's process opens the same database.
+    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(TEST_DATABASE)
+    optional.check_required()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(DATA_DIR, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line(optional.report())
+
+
+@pytest.fixture(scope="session")
+def upstream_server() -> Iterator[FakeUpstream]:
+    server = FakeUpstream()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def upstream(upstream_server: FakeUpstream) -> FakeUpstream:
+    upstream_server.clear()
+    return upstream_server
+
+
+@pytest.fixture(scope="session", params=["fast", "httpx"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Ask for it to run a test over both transports."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def gateways(django_db_setup: None) -> Iterator[Callable[[str], LiveGateway]]:
+    """Live gateways by transport, started when first asked for."""
+    started: dict[str, LiveGateway] = {}
+
+    def get(transport: str) -> LiveGateway:
+        if transport not in started:
+            directory = DATA_DIR / f"gateway-{transport}"
+            directory.mkdir()
+            env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "UPSTREAM_TRANSPORT": transport}
+            started[transport] = LiveGateway(directory, env).start()
+        return started[transport]
+
+    yield get
+    for gateway in started.values():
+        gateway.stop()
+
+
+@pytest.fixture
+def live(gateways: Callable[[str], LiveGateway], transactional_db: None) -> LiveGateway:
+    return gateways("fast")
+
+
+@pytest.fixture
+def live_on(gateways: Callable[[str], LiveGateway], transport: str, transactional_db: None) -> LiveGateway:
+    return gateways(transport)
+
+
+@pytest.fixture(params=["fast_lane", "drf"])
+def door(request: pytest.FixtureRequest, live: LiveGateway) -> Door:
+    return Door(request.param, live.url)
+
+
+@pytest.fixture
+def published(live: LiveGateway) -> Callable[[], None]:
+    """Call it after changing rows: waits until the live gateway serves them."""
+
+    def wait() -> None:
+        from routing.compiler import current_version
+
+        live.wait_for_version(current_version())
+
+    return wait
+
+
+@pytest.fixture
+def logged(live: LiveGateway) -> Callable[[Any], Any]:
+    """The request log's row of a response, once it is shipped."""
+
+    def find(response: Any) -> Any:
+        from monitoring.models import RequestLog
+
+        wanted = response.headers["x-litellm-call-id"]
+        return until(lambda: RequestLog.objects.filter(id=wanted).first(), f"the row of call {wanted}")
+
+    return find

@@ -1,0 +1,147 @@
+"""A gateway as users run it: granian in a process of its own, beside the test's database."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gateway_project import processes
+
+ROOT = Path(__file__).resolve().parent.parent
+ORIGIN = "http://allowed.test"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 10.0) -> Any:
+    """The first true result of `condition`; fails the test with `what` when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := condition():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}")
+        time.sleep(0.02)
+
+
+class LiveGateway:
+    def __init__(self, data_dir: Path, env: dict[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = data_dir
+        self.log = data_dir / f"gateway-{self.port}.log"
+        self.env = {
+            **os.environ,
+            "DATA_DIR": str(data_dir),
+            "PORT": str(self.port),
+            "CORS_ALLOWED_ORIGINS": ORIGIN,
+            "PYTHONWARNINGS": "ignore",
+            **env,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "LiveGateway":
+        command = processes.web(30)
+        command = [part for part in command if not part.startswith("--port=")] + [f"--port={self.port}"]
+        with open(self.log, "ab") as out:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
+            )
+        until(self.answers, lambda: f"the gateway answers; its log:\n{self.log.read_text()[-3000:]}", 30)
+        return self
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/health/liveliness").status_code == 200
+        return False
+
+    def readiness(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/health/readiness").json()
+        return found
+
+    def stop(self, sign: int = signal.SIGTERM) -> None:
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, sign)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(5)
+        self.process = None
+
+    def wait_for_version(self, version: int) -> None:
+        until(
+            lambda: self.readiness()["table_version"] == version,
+            lambda: f"table version {version} is served: {self.readiness()}\n{self.log.read_text()[-1500:]}",
+        )
+
+    def manage(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A management command in the gateway's own environment."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=120,
+        )
+
+
+class Door:
+    """Calls a live gateway through one of its two doors."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.url = url
+        self.headers = {"origin": ORIGIN} if name == "drf" else {}
+        self.client = httpx.Client(base_url=url, headers=self.headers, timeout=30)
+
+    def chat(
+        self,
+        key: str | None,
+        model: str = "gpt",
+        *,
+        path: str = "/v1/chat/completions",
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        **body: Any,
+    ) -> httpx.Response:
+        return self.client.post(
+            path, headers=self._auth(key) | (headers or {}), content=content or ask(model, **body)
+        )
+
+    @contextlib.contextmanager
+    def stream(
+        self, key: str, model: str = "gpt", *, headers: dict[str, str] | None = None, **body: Any
+    ) -> Iterator[httpx.Response]:
+        content = ask(model, stream=True, **body)
+        sent = self._auth(key) | (headers or {})
+        with self.client.stream("POST", "/v1/chat/completions", headers=sent, content=content) as response:
+            yield response
+
+    def get(self, path: str, key: str | None = None) -> httpx.Response:
+        return self.client.get(path, headers=self._auth(key))
+
+    def _auth(self, key: str | None) -> dict[str, str]:
+        return {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+
+
+def ask(model: str, **body: Any) -> bytes:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]} | body
+    return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
