@@ -1,16 +1,12 @@
 """How Switchstand is set up and started for a run: a scratch DATA_DIR, one worker, one key."""
 
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
 from benchmarks.servers import PROJECT, BenchmarkFailed, filled, python
 
-COMMAND = (
-    "-m granian --interface asgi --loop uvloop --workers 1 --no-ws --backlog 4096 --backpressure 16384"
-    " --http 1 --host 127.0.0.1 --port {port} gateway_project.asgi:application"
-)
+COMMAND = "manage.py serve --web-only"  # what `make serve` and the Docker image run
 KEY = "sk-bench-12345678"
 ORIGIN = "http://bench.test"
 SETUP_SECONDS = 120
@@ -18,14 +14,16 @@ SETUP_SECONDS = 120
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "UPSTREAM_TRANSPORT")
 
 
-def command(port: int) -> list[str]:
-    return python(*shlex.split(COMMAND.format(port=port)))
+def command() -> list[str]:
+    return python(*COMMAND.split())
 
 
 def environment(scratch: Path, port: int) -> dict[str, str]:
     return {name: os.environ[name] for name in INHERITED if name in os.environ} | {
         "DATA_DIR": str(scratch / "data"),
+        "HOST": "127.0.0.1",
         "PORT": str(port),
+        "WEB_WORKERS": "1",
         "LOG_LEVEL": "WARNING",
         "CORS_ALLOWED_ORIGINS": ORIGIN,
     }

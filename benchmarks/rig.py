@@ -72,7 +72,7 @@ class Rig:
     def _switchstand(self, words: dict[str, object], port: int) -> list[Subject]:
         env = gateway.environment(self.scratch, port)
         gateway.set_up(self.scratch, env, words)
-        server = self.servers.start("switchstand", gateway.command(port), self.core, env)
+        server = self.servers.start("switchstand", gateway.command(), self.core, env)
         key = {"Authorization": f"Bearer {gateway.KEY}"}
         # A request with an Origin comes from a browser: it takes the way through Django.
         doors = {"fast": key, "drf": key | {"Origin": gateway.ORIGIN}}
