@@ -237,7 +237,7 @@ def test_entries_of_one_model_name_are_targets_of_one_route(write: Write) -> Non
         write("""
 model_list:
   - {model_name: best, litellm_params: {model: openai/gpt-4o, order: 1, temperature: 0.2}}
-  - {model_name: best, litellm_params: {model: vllm/llama, api_base: "http://vllm:8000/v1", order: 2, seed: 7}}
+  - {model_name: best, litellm_params: {model: vllm/llama, api_base: "http://v:8000/v1", order: 2, seed: 7}}
 """)
     )
     route = ModelRoute.objects.get()
