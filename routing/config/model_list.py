@@ -93,7 +93,8 @@ def _entry(section: Section) -> Entry | None:
 
 def _complete_entry(path: str, route: Any, model: Any, parameters: Section, info: Section) -> Entry:
     prefix, upstream_model = _split(model, parameters.text("custom_llm_provider"))
-    name_of_url = "base_url" if parameters.raw("api_base") is ABSENT else "api_base"
+    other_name = parameters.raw("api_base") is ABSENT and parameters.raw("base_url") is not ABSENT
+    name_of_url = "base_url" if other_name else "api_base"
     base_url = "" if parameters.raw(name_of_url) is ABSENT else parameters.needed_text(name_of_url)
     raw_key = parameters.raw("api_key")
     return Entry(

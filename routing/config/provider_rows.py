@@ -58,9 +58,10 @@ class ProviderRows:
                     row.fill(settings.by_provider[name])
             row.fill(settings.every_provider)
             if settings.headers:
-                said = row.additions.get("extra_headers", {})
-                row.add_to_mapping("extra_headers", settings.headers, settings.headers_path)
-                row.add_to_mapping("extra_headers", said, row.paths["extra_headers"])
+                # Header names have no case; what an entry says of its own wins.
+                said = {name.lower() for name in row.additions.get("extra_headers", {})}
+                others = {name: text for name, text in settings.headers.items() if name.lower() not in said}
+                row.add_to_mapping("extra_headers", others, settings.headers_path)
         for slug, config in settings.by_provider.items():
             if slug not in {*self.rows, *self._wanted.values()}:
                 self.notes.warn(config.path, "no effect: the file has no provider of this name")
