@@ -6,9 +6,14 @@ Served on its own port and called over HTTP like any other provider; see gateway
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from proxy.asgi import Message, Receive, Scope, Send
+# Not from proxy.asgi: this process runs without Django.
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 CHUNK_PAUSE = 0.05  # seconds between two words of a stream, so that one sees it stream
 HELLO = "This is the demo provider of Switchstand; it only echoes. You said: "
