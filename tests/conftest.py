@@ -10,6 +10,7 @@ from django.conf import settings
 from tests import optional
 from tests.environment import DATA_DIR
 from tests.live import Door, LiveGateway, until
+from tests.services import PostgresServer, RedisServer, scratch
 from tests.upstream import FakeUpstream
 
 TEST_DATABASE = DATA_DIR / "test.sqlite3"
@@ -27,6 +28,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(optional.report())
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Only for tests marked needs("Redis"); one that stops it must start it again."""
+    with scratch("redis") as directory:
+        server = RedisServer(directory).start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Only for tests marked needs("Postgres"); one that stops it must start it again."""
+    with scratch("postgres") as directory:
+        server = PostgresServer(directory).start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
