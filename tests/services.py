@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+import psycopg.sql
 import redis
 
 from tests.live import free_port, until
@@ -17,7 +19,7 @@ from tests.optional import PARTS
 
 
 class RedisServer:
-    """A redis-server of our own; stop(), start(), freeze() and thaw() for tests of what happens without it."""
+    """A redis-server of our own, to stop, start, freeze and thaw."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -79,7 +81,8 @@ class PostgresServer:
 
     def create_database(self, database: str) -> str:
         """The URL of a new, empty database."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "switchstand", database)
+        with psycopg.connect(self.url("postgres"), autocommit=True) as link:
+            link.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(database)))
         return self.url(database)
 
     def start(self) -> "PostgresServer":
