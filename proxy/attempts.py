@@ -20,7 +20,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.retry_after import retry_after_seconds
-from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResponse
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.picking import candidates
@@ -140,8 +140,7 @@ class Attempts:
         assert call.route is not None
         assert call.ask is not None
         body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
-        credential = call.caller_credential or link.provider.credential
-        request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
+        request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
 

@@ -16,12 +16,18 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from proxy import schema
-from proxy.asgi import too_large
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
 from proxy.engine import Refusal
-from proxy.errors import EndpointNotFound, GatewayError, InvalidApiKey, MethodNotAllowed, ModelNotFound
+from proxy.errors import (
+    EndpointNotFound,
+    GatewayError,
+    InvalidApiKey,
+    MethodNotAllowed,
+    ModelNotFound,
+    RequestTooLarge,
+)
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
 from proxy.relay import Relay
@@ -95,7 +101,7 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
         except RequestDataTooBig:
             from django.conf import settings
 
-            raise engine.refuse(incoming, too_large(settings.MAX_BODY_BYTES)) from None
+            raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:
         return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)

@@ -1,0 +1,57 @@
+"""The web server: uvicorn with the fast lane. `python -m gateway_project.web --port N`."""
+
+import argparse
+import contextlib
+import os
+import sys
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
+
+import uvicorn
+from django.conf import settings
+from uvicorn.supervisors import Multiprocess
+
+BACKLOG = 4096
+KEEP_ALIVE_SECONDS = 75  # longer than a load balancer's usual 60, so that it is never we who close first
+
+
+def config(host: str, port: int, workers: int, drain_seconds: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        "gateway_project.asgi:application",
+        host=host,
+        port=port,
+        workers=workers,
+        http="gateway_project.lane:FastLaneProtocol",
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+    )
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gateway_project.web", description=__doc__)
+    parser.add_argument("--host", default=settings.HOST)
+    parser.add_argument("--port", type=int, default=settings.PORT)
+    parser.add_argument("--workers", type=int, default=settings.WEB_WORKERS)
+    parser.add_argument("--drain-seconds", type=int, default=settings.DRAIN_SECONDS)
+    options = parser.parse_args(arguments)
+    chosen = config(options.host, options.port, options.workers, options.drain_seconds)
+    if options.workers > 1:
+        Multiprocess(chosen, sockets=[chosen.bind_socket()]).run()
+        return 0
+    server = uvicorn.Server(chosen)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when all has ended
+        sys.exit(main(sys.argv[1:]))
