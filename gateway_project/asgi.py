@@ -21,7 +21,6 @@ django_application = get_asgi_application()
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
-from monitoring.shipping import Shipper  # noqa: E402
 from proxy.gateway import Gateway, running_gateway, stop_gateway  # noqa: E402
 
 
@@ -34,14 +33,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
-    shipper = Shipper(gateway.journal)
-    shipper.start()
     _announce_drain(gateway)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    # The server has drained: the last call is closed, so this ships all that is left.
-    await sync_to_async(shipper.stop)()
     await gateway.aclose()
     stop_gateway()
     await send({"type": "lifespan.shutdown.complete"})
