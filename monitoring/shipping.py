@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
-from uuid import UUID
 
 import msgspec
 from django.db import close_old_connections, connection, transaction
@@ -40,7 +39,7 @@ class Shipper:
         self.problem = ""
         self._directory = directory
         self._positions: dict[Path, Position] = {}
-        self._open: dict[UUID, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
+        self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -177,7 +176,7 @@ _encode = msgspec.json.encode
 def _row(call: Closed) -> tuple[Any, ...]:
     """In the order of COLUMNS, in the database's own types."""
     special: dict[str, Any] = {
-        "id": call.id if connection.vendor == "postgresql" else call.id.hex,
+        "id": call.id if connection.vendor == "postgresql" else call.id.replace("-", ""),
         "received_at": _moment(call.received_at_ns),
         "attempt_trail": _encode(call.attempt_trail).decode(),
         "tags": _encode(call.tags).decode(),

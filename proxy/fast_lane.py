@@ -19,8 +19,6 @@ from proxy.errors import RequestTooLarge
 from proxy.gateway import running_gateway
 from proxy.relay import Relay
 
-Header = tuple[bytes, bytes]
-
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
@@ -211,21 +209,19 @@ class Exchange:
         write(b"0\r\n\r\n")
         self._complete()
 
-    def _respond(self, status: int, headers: list[Header], body: bytes) -> None:
+    def _respond(self, status: int, headers: bytes, body: bytes) -> None:
         if self.disconnected:
             return
         length = b"content-length: %d\r\n\r\n" % len(body)
         self._protocol.transport.write(b"".join((self._head(status, headers), length, body)))
         self._complete()
 
-    def _head(self, status: int, headers: list[Header]) -> bytes:
+    def _head(self, status: int, headers: bytes) -> bytes:
         """Status line and headers, without the blank line at the end."""
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        lines += [b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        return b"".join(lines)
+        line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        common = b"".join([b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers])
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%b%b%b" % (line, common, headers, closing)
 
     def _complete(self) -> None:
         self.response_complete = True

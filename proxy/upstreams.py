@@ -21,11 +21,15 @@ class Pool:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._retired = False
 
-    async def acquire(self, provider: str) -> None:
-        """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
+    def take_free(self) -> bool:
+        """Take a slot if one is free."""
         if self.in_use < self.connection.max_connections:
             self.in_use += 1
-            return
+            return True
+        return False
+
+    async def wait_for_free(self, provider: str) -> None:
+        """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from proxy import schema
+from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
@@ -35,7 +36,7 @@ from routing.table import RouteEntry
 
 
 def error_response(error: GatewayError) -> HttpResponse:
-    request_id = str(uuid7())
+    request_id = uuid7()
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
@@ -120,9 +121,9 @@ async def _chunks(relay: Relay) -> AsyncIterator[bytes]:
         await relay.aclose()
 
 
-def _with_headers(response: Any, headers: list[tuple[bytes, bytes]]) -> HttpResponseBase:
-    for name, value in headers:
-        response[name.decode()] = value.decode("latin-1")
+def _with_headers(response: Any, headers: bytes) -> HttpResponseBase:
+    for name, value in pairs(headers):
+        response[name] = value
     return response
 
 
