@@ -21,12 +21,17 @@ django_application = get_asgi_application()
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
+from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
 from proxy.gateway import Gateway, running_gateway, stop_gateway  # noqa: E402
+
+data_plane = DataPlaneHandler()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         return await _lifespan(receive, send)
+    if scope["type"] == "http" and scope["path"] in DATA_PLANE_PATHS:
+        return await data_plane(scope, receive, send)
     return await django_application(scope, receive, send)
 
 

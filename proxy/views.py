@@ -127,6 +127,10 @@ def _with_headers(response: Any, headers: bytes) -> HttpResponseBase:
     return response
 
 
+VIEWS = {CHAT_COMPLETIONS: ChatCompletionsView.as_view()}
+"""By endpoint; for the door that knows the path already."""
+
+
 class ModelsView(GatewayView):
     @extend_schema(
         summary="List the models that the key may use", responses={200: schema.ModelSerializer(many=True)}
