@@ -172,7 +172,7 @@ TOOL = {
 
 def create_routes(upstream: FakeUpstream, published: Callable[[], None]) -> Keys:
     """Providers, models and keys of the client tests, served by the live gateway."""
-    for model in ("gpt", "gpt-3.5-turbo", "other"):
+    for model in ("gpt", "gpt-3.5-turbo", "gpt-4o", "other", "calling", "calling-streamed"):
         _serve(upstream, model, make_route(name=model))
     for model, answer in FAULTS.items():
         _serve(upstream, model, make_route(name=model, deadline=0.6 if model == "slow" else 600))

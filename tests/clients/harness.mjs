@@ -1,0 +1,36 @@
+// What all scripts share: a job as JSON on stdin, one JSON document on stdout.
+import { text } from "node:stream/consumers";
+
+/**
+ * Runs scenario(job) and prints {result, doors}: which doors the POSTs went through.
+ * With job.origin, fetch sends Origin as a browser does, below clients that know nothing of it.
+ */
+export async function run(scenario) {
+  const job = JSON.parse(await text(process.stdin));
+  const doors = new Set();
+  const plainFetch = globalThis.fetch;
+  globalThis.fetch = async (input, init = {}) => {
+    const headers = new Headers(init.headers);
+    if (job.origin) headers.set("origin", job.origin);
+    const response = await plainFetch(input, { ...init, headers });
+    if (init.method?.toUpperCase() === "POST") doors.add(doorOf(response));
+    return response;
+  };
+  const result = await scenario(job);
+  process.stdout.write(JSON.stringify({ result, doors: [...doors] }));
+}
+
+// Only Django adds CORS headers.
+function doorOf(response) {
+  return response.headers.has("access-control-allow-origin") ? "drf" : "fast_lane";
+}
+
+/** What was thrown; fails where nothing was. */
+export async function thrownBy(action) {
+  try {
+    await action();
+  } catch (error) {
+    return error;
+  }
+  throw new Error("nothing was thrown");
+}
