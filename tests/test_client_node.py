@@ -31,7 +31,7 @@ def keys(upstream, published):
 
 @pytest.fixture
 def node(door, keys):
-    """Runs a script through the door; returns what it found."""
+    """Runs a script through the door; returns what it found, and the ids of its calls."""
 
     def run(script, base="", **job):
         job = {"baseURL": door.url + base, "key": keys.app, "origin": door.headers.get("origin")} | job
@@ -46,7 +46,7 @@ def node(door, keys):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["doors"] == [door.name]
-        return found["result"]
+        return found["result"], found["calls"]
 
     return run
 
@@ -61,7 +61,7 @@ def test_openais_client_gets_all_that_it_knows(node, upstream, keys, base):
     upstream.script("calling", tool_call(), RAIN)
     upstream.script("calling-streamed", streamed_tool_call())
     failures = [failure.job(keys) for failure in FAILURES]
-    found = node("openai_node.mjs", base, tool=TOOL, listed=GLM, failures=failures)
+    found, _ = node("openai_node.mjs", base, tool=TOOL, listed=GLM, failures=failures)
     request_id = found["json"].pop("requestId")
     assert len(request_id) == 36
     assert found["json"] == {"content": "Grüß Gott", "total": 72}
@@ -121,7 +121,7 @@ def test_langchain_works_as_the_specification_configures_it(node, upstream, base
         RAIN,
     )
     upstream.script("gpt-4o", Answer(body=completion(json.dumps(bern))))
-    found = node("langchain.mjs", base)
+    found, _ = node("langchain.mjs", base)
     assert found["invoke"]["content"] == "Grüß Gott"
     assert found["invoke"]["usage"]["total_tokens"] == 72
     assert found["ownKey"]["content"] == found["zai"]["content"] == "Hello!"
@@ -155,7 +155,7 @@ def check_langchain_bodies(bodies):
 def test_the_specifications_litellm_gateway_client_works(node, upstream, keys):
     chunks = events("Hel", "lo!", usage=True)
     upstream.script("z-ai", Answer(), Answer(chunks=chunks))
-    found = node("litellm_gateway_client.mjs", zaiKey=OWN_ZAI_KEY)
+    found, _ = node("litellm_gateway_client.mjs", zaiKey=OWN_ZAI_KEY)
     assert found["content"] == "Hello!"
     assert found["stream"].encode() == b"".join(chunks)
     assert found["error"]["message"] == "Unknown API key."
@@ -172,7 +172,7 @@ def test_the_specifications_litellm_gateway_client_works(node, upstream, keys):
 def test_the_specifications_frontend_gateway_client_works(node, upstream):
     from monitoring.models import RequestLog
 
-    found = node("frontend_gateway_client.mjs", "/api/llm")
+    found, calls = node("frontend_gateway_client.mjs", "/api/llm")
     assert found["content"] == "Hello!"
     assert found["words"] == ["Hel", "lo!"]
     assert found["sent"] == "Failed to get response: HTTP 401: Unauthorized"
@@ -181,6 +181,11 @@ def test_the_specifications_frontend_gateway_client_works(node, upstream):
     assert (sent.json["temperature"], sent.json["max_tokens"]) == (0.7, 1000)
     assert streamed.json["stream"] is True
     assert sent.headers["authorization"] == f"Bearer {STORED_ZAI_KEY}"
-    until(lambda: RequestLog.objects.filter(status=200).count() == 2, "both rows are shipped")
-    infos = RequestLog.objects.filter(status=200).order_by("id").values_list("client_info", flat=True)
-    assert list(infos) == ["frontend-gateway/1.0", ""]
+    rows = RequestLog.objects.filter(id__in=calls).order_by("id")
+    until(lambda: len(rows.all()) == 4, "the rows of all calls are shipped")
+    assert [(row.status, row.client_info) for row in rows.all()] == [
+        (200, "frontend-gateway/1.0"),
+        (200, ""),
+        (401, "frontend-gateway/1.0"),
+        (401, ""),
+    ]

@@ -1,23 +1,30 @@
 // What all scripts share: a job as JSON on stdin, one JSON document on stdout.
+import { webcrypto } from "node:crypto";
 import { text } from "node:stream/consumers";
 
+globalThis.crypto ??= webcrypto; // Node 18, Debian 12's, has it only behind a flag
+
 /**
- * Runs scenario(job) and prints {result, doors}: which doors the POSTs went through.
+ * Runs scenario(job) and prints {result, doors, calls}: the doors and call ids of its POSTs.
  * With job.origin, fetch sends Origin as a browser does, below clients that know nothing of it.
  */
 export async function run(scenario) {
   const job = JSON.parse(await text(process.stdin));
   const doors = new Set();
+  const calls = [];
   const plainFetch = globalThis.fetch;
   globalThis.fetch = async (input, init = {}) => {
     const headers = new Headers(init.headers);
     if (job.origin) headers.set("origin", job.origin);
     const response = await plainFetch(input, { ...init, headers });
-    if (init.method?.toUpperCase() === "POST") doors.add(doorOf(response));
+    if (init.method?.toUpperCase() === "POST") {
+      doors.add(doorOf(response));
+      calls.push(response.headers.get("x-litellm-call-id"));
+    }
     return response;
   };
   const result = await scenario(job);
-  process.stdout.write(JSON.stringify({ result, doors: [...doors] }));
+  process.stdout.write(JSON.stringify({ result, doors: [...doors], calls }));
 }
 
 // Only Django adds CORS headers.
