@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.client_routes import (
@@ -16,11 +17,12 @@ from tests.client_routes import (
     streamed_tool_call,
     tool_call,
 )
-from tests.live import until
+from tests.live import ORIGIN, until
 from tests.optional import PARTS, needs
 from tests.upstream import Answer, completion, events
 
 pytestmark = needs("Node")
+NOT_FROM_PAGES = {"connection"}  # forbidden there: browsers leave it out
 SCRIPTS = Path(__file__).parent / "clients"
 
 
@@ -46,9 +48,26 @@ def node(door, keys):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["doors"] == [door.name]
+        check_preflight(door, found["headers"])
         return found["result"], found["calls"]
 
     return run
+
+
+def check_preflight(door, names):
+    """A browser would let a page of an allowed origin send these headers."""
+    asked = sorted(set(names) - NOT_FROM_PAGES)
+    answer = httpx.options(
+        f"{door.url}/v1/chat/completions",
+        headers={
+            "origin": ORIGIN,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": ",".join(asked),
+        },
+    )
+    allowed = {name.strip() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert sorted(set(asked) - allowed) == []
 
 
 WEATHER = {"name": "get_weather", "arguments": {"city": "Bern"}}
@@ -76,6 +95,7 @@ def test_openais_client_gets_all_that_it_knows(node, upstream, keys, base):
     }
     check_models(found["models"])
     check_failures(found["failures"])
+    assert (found["tooLarge"]["status"], found["tooLarge"]["code"]) == (413, "request_too_large")
     check_broken_stream(found["brokenStream"])
 
 

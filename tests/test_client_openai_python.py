@@ -251,6 +251,16 @@ def test_a_broken_stream_raises_after_the_words_that_came(client):
     assert "the answer is incomplete" in broken.value.message
 
 
+def test_an_error_that_the_provider_sends_in_its_stream_is_raised(client, upstream):
+    said = b'data: {"error": {"message": "The model is overloaded.", "code": "overloaded"}}\n\n'
+    upstream.script("gpt", Answer(chunks=[*events("Hel", done=False, finish=False), said]))
+    stream = client.chat.completions.create(model="gpt", messages=HELLO, stream=True)
+    assert next(stream).choices[0].delta.content == "Hel"
+    with pytest.raises(openai.APIError, match=r"The model is overloaded\.") as raised:
+        next(stream)
+    assert raised.value.code == "overloaded"
+
+
 def test_the_clients_own_retry_waits_as_told_and_succeeds(connect, upstream):
     upstream.script("gpt", Answer(status=429, headers={"retry-after": "1"}))
     answer = connect(max_retries=1).chat.completions.create(model="gpt", messages=HELLO)

@@ -5,16 +5,19 @@ import { text } from "node:stream/consumers";
 globalThis.crypto ??= webcrypto; // Node 18, Debian 12's, has it only behind a flag
 
 /**
- * Runs scenario(job) and prints {result, doors, calls}: the doors and call ids of its POSTs.
+ * Runs scenario(job) and prints {result, doors, calls, headers}: the doors and call ids of its POSTs,
+ * and the names of all headers that its client sets.
  * With job.origin, fetch sends Origin as a browser does, below clients that know nothing of it.
  */
 export async function run(scenario) {
   const job = JSON.parse(await text(process.stdin));
   const doors = new Set();
   const calls = [];
+  const names = new Set();
   const plainFetch = globalThis.fetch;
   globalThis.fetch = async (input, init = {}) => {
     const headers = new Headers(init.headers);
+    for (const name of headers.keys()) names.add(name);
     if (job.origin) headers.set("origin", job.origin);
     const response = await plainFetch(input, { ...init, headers });
     if (init.method?.toUpperCase() === "POST") {
@@ -24,7 +27,7 @@ export async function run(scenario) {
     return response;
   };
   const result = await scenario(job);
-  process.stdout.write(JSON.stringify({ result, doors: [...doors], calls }));
+  process.stdout.write(JSON.stringify({ result, doors: [...doors], calls, headers: [...names] }));
 }
 
 // Only Django adds CORS headers.

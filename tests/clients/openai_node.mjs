@@ -15,6 +15,7 @@ await run(async (job) => {
     withResponse: await withResponse(client),
     models: await models(client, job.listed),
     failures: await failures(job),
+    tooLarge: await tooLarge(client),
     brokenStream: await brokenStream(client),
   };
 });
@@ -84,6 +85,12 @@ async function failures(job) {
     }
   }
   return found;
+}
+
+async function tooLarge(client) {
+  const content = "x".repeat(21 * 1024 * 1024);
+  const ask = { model: "gpt", messages: [{ role: "user", content }] };
+  return described(await thrownBy(() => client.chat.completions.create(ask)));
 }
 
 async function brokenStream(client) {
