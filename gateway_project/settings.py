@@ -132,6 +132,7 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "user-agent",
     "x-api-key",
     "x-client-info",
     "x-litellm-api-key",

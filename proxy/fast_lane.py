@@ -23,6 +23,7 @@ STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 CHUNKED = b"transfer-encoding: chunked\r\n"
+LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has been refused
 
 
 class FastLaneProtocol(HttpToolsProtocol):
@@ -97,6 +98,7 @@ class Exchange:
         "_body",
         "_incoming",
         "_limit",
+        "_linger",
         "_my_turn",
         "_protocol",
         "_refused",
@@ -123,6 +125,7 @@ class Exchange:
         self._whole = False
         self._my_turn = False
         self._refused = False
+        self._linger: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def take_turn(self) -> None:
@@ -145,12 +148,17 @@ class Exchange:
 
     def take_end(self) -> None:
         self._whole = True
-        if self._my_turn:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._complete()
+        elif self._my_turn:
             self._start()
 
     def hang_up(self) -> None:
         """The client is gone: nobody waits for the answer any more."""
         self.disconnected = True
+        if self._linger is not None:
+            self._linger.cancel()
         if self._task is not None:
             self._task.cancel()
 
@@ -167,13 +175,21 @@ class Exchange:
         task.add_done_callback(tasks.discard)
 
     def _refuse_body(self) -> None:
-        """Answer before the body is whole, and close: the rest of it is not wanted."""
+        """Answer before the body is whole; close once it is, or after LINGER_SECONDS.
+
+        Closing at once would reset the connection under a client that is still sending: it would
+        see a broken connection, and most clients would send the whole body again.
+        """
         if self._refused:
             return
         self._refused = True
         self.keep_alive = False
         refusal = running_gateway().engine.refuse(self._incoming, RequestTooLarge.over(self._limit))
-        self._respond(refusal.status, refusal.headers, refusal.body)
+        self._write(refusal.status, refusal.headers, refusal.body)
+        if self._whole:
+            self._complete()
+        else:
+            self._linger = self._protocol.loop.call_later(LINGER_SECONDS, self._complete)
 
     async def _serve(self, engine: Engine) -> None:
         try:
@@ -210,11 +226,13 @@ class Exchange:
         self._complete()
 
     def _respond(self, status: int, headers: bytes, body: bytes) -> None:
-        if self.disconnected:
-            return
+        if not self.disconnected:
+            self._write(status, headers, body)
+            self._complete()
+
+    def _write(self, status: int, headers: bytes, body: bytes) -> None:
         length = b"content-length: %d\r\n\r\n" % len(body)
         self._protocol.transport.write(b"".join((self._head(status, headers), length, body)))
-        self._complete()
 
     def _head(self, status: int, headers: bytes) -> bytes:
         """Status line and headers, without the blank line at the end."""
