@@ -4,6 +4,9 @@ import gc
 import os
 from typing import cast
 
+from proxy.stop_signals import obey_while_starting, on_stop
+
+obey_while_starting()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
 from django.core.asgi import get_asgi_application
@@ -31,6 +34,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     gateway = await sync_to_async(running_gateway)()
     shipper = Shipper(gateway.journal)
     shipper.start()
+    on_stop(gateway.drain)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()

@@ -1,13 +1,13 @@
-"""The commands of the processes that make up a gateway, and how they are run together."""
+"""The commands of the processes that make up a gateway, and which of them `make serve` runs."""
 
-import shlex
 import sys
 
-import honcho.manager
 from django.conf import settings
-from honcho.manager import Manager
 
-STOP_SECONDS = 4  # from Ctrl-C to the end of what has not ended by itself
+from gateway_project.supervisor import Part
+
+DRAIN_SECONDS = 4  # of the web process in `make serve`: open streams may end by themselves
+STOP_SECONDS = 4.6  # from Ctrl-C to the end of everything
 
 
 def web(drain_seconds: int) -> list[str]:
@@ -28,18 +28,14 @@ def beat() -> list[str]:
 
 
 def demo(port: int) -> list[str]:
-    return [*_granian("127.0.0.1", port, STOP_SECONDS), "--workers=1", "proxy.demo_upstream:application"]
+    return [*_granian("127.0.0.1", port, DRAIN_SECONDS), "--workers=1", "proxy.demo_upstream:application"]
 
 
-def run_together(commands: dict[str, list[str]]) -> int:
-    """Run until one ends or Ctrl-C; the exit code of the first that ended."""
-    honcho.manager.KILL_WAIT = STOP_SECONDS
-    manager = Manager()
-    for name, command in commands.items():
-        # exec: signals must reach the process itself, not a shell around it.
-        manager.add_process(name, f"exec {shlex.join(command)}")
-    manager.loop()
-    return int(manager.returncode or 0)
+def together(demo_port: int | None) -> list[Part]:
+    """The parts of `make serve`. The demo provider ends last: the web process drains what it answers."""
+    commands = {"web": web(DRAIN_SECONDS), "worker": worker(), "beat": beat()}
+    parts = [Part(name, tuple(command)) for name, command in commands.items()]
+    return parts if demo_port is None else [*parts, Part("demo", tuple(demo(demo_port)), last=True)]
 
 
 def _granian(host: str, port: int, drain_seconds: int) -> list[str]:

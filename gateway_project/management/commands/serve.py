@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from gateway_project import processes
 from gateway_project.first_run import DEMO_MODEL, FirstRun, demo_port, set_up
+from gateway_project.supervisor import Supervisor
 from routing.config.loader import ConfigInvalid
 
 CURL = """curl http://{host}:{port}/v1/chat/completions \\
@@ -35,14 +36,8 @@ class Command(BaseCommand):
         except ConfigInvalid as error:
             raise CommandError(str(error)) from error
         self._print(made)
-        commands = {
-            "web": processes.web(processes.STOP_SECONDS),
-            "worker": processes.worker(),
-            "beat": processes.beat(),
-        }
-        if (port := demo_port()) is not None:
-            commands["demo"] = processes.demo(port)
-        sys.exit(processes.run_together(commands))
+        supervisor = Supervisor(processes.STOP_SECONDS)
+        sys.exit(supervisor.run(processes.together(demo_port())))
 
     def _print(self, made: FirstRun) -> None:
         host = "localhost" if settings.HOST in ("127.0.0.1", "0.0.0.0") else settings.HOST  # noqa: S104
