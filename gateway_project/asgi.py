@@ -9,13 +9,14 @@ from proxy.stop_signals import obey_while_starting, on_stop
 obey_while_starting()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
-from django.core.asgi import get_asgi_application
+from django.core.asgi import get_asgi_application  # noqa: E402 what else is imported takes its time
 
 django_application = get_asgi_application()
 
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
+from gateway_project.warm_up import warm_up  # noqa: E402
 from monitoring.shipping import Shipper  # noqa: E402
 from proxy.asgi import Application, Receive, Scope, Send, fast_lane  # noqa: E402
 from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
@@ -34,6 +35,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     gateway = await sync_to_async(running_gateway)()
     shipper = Shipper(gateway.journal)
     shipper.start()
+    warm_up(gateway)
     on_stop(gateway.drain)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})

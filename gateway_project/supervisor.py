@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One process. Where `last`, it is told to stop when all others have ended."""
