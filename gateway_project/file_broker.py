@@ -8,8 +8,7 @@ LOOK_SECONDS = 0.25
 
 
 class Transport(filesystem.Transport):
-    def drain_events(self, connection: Any, timeout: float | None = None) -> Any:
+    def drain_events(self, connection: Any, timeout: float | None = None, **options: Any) -> None:
         # Celery waits 2 s per call, looks for its orders only between two calls, and makes one more
         # call after it found one: up to 4 s from SIGTERM to the end of an idle worker.
-        wait = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
-        return super().drain_events(connection, timeout=wait)
+        super().drain_events(connection, timeout=min(timeout or LOOK_SECONDS, LOOK_SECONDS), **options)
