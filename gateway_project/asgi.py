@@ -35,7 +35,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     gateway = await sync_to_async(running_gateway)()
     shipper = Shipper(gateway.journal)
     shipper.start()
-    warm_up(gateway)
+    await warm_up(gateway, django_application)
     on_stop(gateway.drain)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})

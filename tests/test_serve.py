@@ -18,6 +18,7 @@ import pytest
 
 from tests.live import free_port, until
 from tests.served import Served
+from tests.upstream import Answer, FakeUpstream
 
 PARTS = ("gateway_project.asgi", "celery", "proxy.demo_upstream")
 HELLO = "This is the demo provider of Switchstand"
@@ -280,3 +281,42 @@ def test_a_taken_port_is_said_plainly(begin: Callable[..., Served]) -> None:
     assert f"Port {port} is taken" in served.output
     assert "Traceback" not in served.output
     assert not served.password, "a password that scrolls by with an error is lost"
+
+
+def health_in_admin(browser: Browser) -> str:
+    """The demo provider's status in the list of providers."""
+    page = browser.client.get("/admin/routing/provider/").text
+    [row] = [row for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if "/v1" in row]
+    found = re.search(r"unhealthy|healthy|unknown", row)
+    assert found, row
+    return found[0]
+
+
+def test_probes_find_an_ill_provider_and_its_recovery(
+    start: Callable[..., Served], upstream: FakeUpstream
+) -> None:
+    served = start()
+    browser = Browser(served.url)
+    browser.log_in(served.password)
+    values = {
+        "base_url": upstream.url("watched"),
+        "health_interval": "5",
+        "health_threshold": "1",
+        "when_unhealthy": "refuse",
+    }
+    browser.submit("/admin/routing/provider/1/change/", **values)
+    until(lambda: health_in_admin(browser) == "healthy", "the provider is healthy", 15)
+    assert ask(served).status_code == 200
+
+    upstream.always("watched", Answer(status=500, body={"error": {"message": "down"}}))
+    until(lambda: health_in_admin(browser) == "unhealthy", "the provider is unhealthy", 5 + 4)
+    until(lambda: ask(served).status_code == 503, "requests are refused", 2)
+    refused, before = ask(served), len(upstream.calls("watched"))
+    assert refused.json()["error"]["code"] == "no_healthy_upstream"
+    assert ask(served).status_code == 503
+    assert len(upstream.calls("watched")) == before, "nothing reached the provider"
+    assert httpx.get(f"{served.url}/health").json()["providers"] == {"demo": "unhealthy"}
+
+    upstream.always("watched", Answer())
+    until(lambda: health_in_admin(browser) == "healthy", "the provider has recovered", 5 + 4)
+    until(lambda: ask(served).status_code == 200, "requests are served again", 2)
