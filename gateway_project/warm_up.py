@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 async def warm_up(gateway: Gateway, django: Any) -> None:
     """Import what requests need and build one link per provider; opens no connection."""
     started = time.perf_counter()
+    await _ask(django, "/health/liveliness")
     await anyio.lowlevel.checkpoint()  # httpx's client imports the loop's backend on first use
     for provider in gateway.keeper.table.providers.values():
         try:
