@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from gateway_project.environment import choice, env, secret, whole_number, words
@@ -73,7 +74,7 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [],
+        "DIRS": [BASE_DIR / "gateway_project" / "templates"],  # before those of unfold
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -178,11 +179,13 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Switchstand",
-    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API.",
+    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API. "
+    "Everything under `/v1` is also served without `/v1`, and under `/api/llm`.",
     "VERSION": (BASE_DIR / "VERSION").read_text().strip(),
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["proxy.schema.only_one_base_path"],
 }
 
 # Celery: Redis, or a broker on the file system under DATA_DIR (one machine, no server).
@@ -243,6 +246,9 @@ UNFOLD = {
     "SITE_HEADER": "Switchstand",
     "SITE_SUBHEADER": "LLM gateway",
     "SITE_SYMBOL": "alt_route",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
+    ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {
