@@ -57,8 +57,9 @@ class Attempts:
     async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
         """Raises the GatewayError that the caller gets when no target answers."""
         assert call.route is not None
-        seconds = call.timeout_header or call.route.route.deadline
-        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        deadline = call.route.route.deadline
+        seconds = min(call.timeout_header or deadline, deadline)
+        left = call.incoming.received + seconds - time.perf_counter()
         try:
             async with asyncio.timeout(left):
                 return await self._try_all(call, targets)
