@@ -4,18 +4,13 @@ import shlex
 import sys
 
 import honcho.manager
-from django.conf import settings
 from honcho.manager import Manager
 
 STOP_SECONDS = 4  # from Ctrl-C to the end of what has not ended by itself
 
 
 def web(drain_seconds: int) -> list[str]:
-    return [
-        *_granian(settings.HOST, settings.PORT, drain_seconds),
-        f"--workers={settings.WEB_WORKERS}",
-        "gateway_project.asgi:application",
-    ]
+    return [sys.executable, "-m", "gateway_project.web", f"--drain-seconds={drain_seconds}"]
 
 
 def worker() -> list[str]:
@@ -28,7 +23,8 @@ def beat() -> list[str]:
 
 
 def demo(port: int) -> list[str]:
-    return [*_granian("127.0.0.1", port, STOP_SECONDS), "--workers=1", "proxy.demo_upstream:application"]
+    options = [f"--port={port}", f"--timeout-graceful-shutdown={STOP_SECONDS}", "--log-level=warning"]
+    return [sys.executable, "-m", "uvicorn", *options, "proxy.demo_upstream:application"]
 
 
 def run_together(commands: dict[str, list[str]]) -> int:
@@ -40,25 +36,6 @@ def run_together(commands: dict[str, list[str]]) -> int:
         manager.add_process(name, f"exec {shlex.join(command)}")
     manager.loop()
     return int(manager.returncode or 0)
-
-
-def _granian(host: str, port: int, drain_seconds: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "granian",
-        "--interface=asgi",
-        "--loop=uvloop",
-        "--http=1",
-        "--no-ws",
-        "--backlog=4096",
-        # Requests served at once per worker; limits and pools bound them with an answer, this one without.
-        "--backpressure=16384",
-        f"--workers-kill-timeout={drain_seconds}",
-        "--log-level=warning",
-        f"--host={host}",
-        f"--port={port}",
-    ]
 
 
 def _celery() -> list[str]:

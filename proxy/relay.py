@@ -11,8 +11,6 @@ from proxy.sse import StreamReader
 from proxy.transports.base import TransportFault, TransportTimeout
 from proxy.usage import estimate
 
-Header = tuple[bytes, bytes]
-
 
 def redacted(error_event: bytes, call: Call) -> bytes:
     """Some providers repeat the key that they refuse."""
@@ -42,9 +40,7 @@ class Relay:
         "stream",
     )
 
-    def __init__(
-        self, call: Call, answer: Answer, headers: list[Header], account: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
         self.status = answer.response.status
         self.headers = headers
         self.stream = answer.stream

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from proxy import schema
-from proxy.asgi import too_large
+from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming, given_request_id
 from proxy.endpoints import CHAT_COMPLETIONS
@@ -28,6 +28,7 @@ from proxy.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
+    RequestTooLarge,
 )
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
@@ -37,7 +38,7 @@ from routing.table import RouteEntry
 
 def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpResponse:
     """For what never reaches the engine, and so leaves no row."""
-    request_id = given_request_id(request.headers.get("x-request-id", "").encode()) or str(uuid7())
+    request_id = given_request_id(request.headers.get("x-request-id", "").encode()) or uuid7()
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
@@ -107,7 +108,7 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
         except RequestDataTooBig:
             from django.conf import settings
 
-            raise engine.refuse(incoming, too_large(settings.MAX_BODY_BYTES)) from None
+            raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:
         return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)
@@ -126,10 +127,14 @@ async def _chunks(relay: Relay) -> AsyncIterator[bytes]:
         await relay.aclose()
 
 
-def _with_headers(response: Any, headers: list[tuple[bytes, bytes]]) -> HttpResponseBase:
-    for name, value in headers:
-        response[name.decode()] = value.decode("latin-1")
+def _with_headers(response: Any, headers: bytes) -> HttpResponseBase:
+    for name, value in pairs(headers):
+        response[name] = value
     return response
+
+
+VIEWS = {CHAT_COMPLETIONS: ChatCompletionsView.as_view()}
+"""By endpoint; for the door that knows the path already."""
 
 
 class ModelsView(GatewayView):
