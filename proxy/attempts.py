@@ -21,6 +21,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.retry_after import retry_after_seconds
+from proxy.sse import StreamReader
 from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
@@ -58,8 +59,9 @@ class Attempts:
     async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
         """Raises the GatewayError that the caller gets when no target answers."""
         assert call.route is not None
-        seconds = call.timeout_header or call.route.route.deadline
-        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        deadline = call.route.route.deadline
+        seconds = min(call.timeout_header or deadline, deadline)
+        left = call.incoming.received + seconds - time.perf_counter()
         try:
             with Deadline(left):
                 return await self._try_all(call, targets)
@@ -152,25 +154,39 @@ async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     content_type = response.header("content-type") or ""
-    if call.ask.stream:
+    # Some providers answer a stream's request with a whole JSON answer, or an error in one.
+    if call.ask.stream and not content_type.startswith("application/json"):
         first = await response.next_chunk()
         if not first:
             raise _failed(link, "closed the stream before its first event")
+        if b'"error"' in first and _is_error(first):
+            raise _failed(link, "began the stream with an error")
         return Answer(link, response, content_type or "text/event-stream", first, stream=True)
     body = await response.read()
     usage = link.dialect.read_answer(body)
     return Answer(link, response, content_type or "application/json", body, stream=False, usage=usage)
 
 
+def _is_error(first_chunk: bytes) -> bool:
+    reader = StreamReader()
+    reader.feed(first_chunk)
+    return reader.failed
+
+
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
     body = await response.read()
     own_key = bool(call.caller_credential)
     wait = retry_after_seconds(response.header("retry-after"))
+    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
+    for credential in credentials:
+        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
-    # Some providers repeat the key that they refuse.
-    for credential in (link.provider.credential, call.caller_credential):
-        if credential:
-            error.message = error.message.replace(credential, "[redacted]")
+    # ... and again after the JSON's escapes are gone.
+    for credential in credentials:
+        error.message = error.message.replace(credential, "[redacted]")
+        error.code = error.code.replace(credential, "[redacted]")
+        error.param = error.param and error.param.replace(credential, "[redacted]")
     return error
 
 

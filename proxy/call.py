@@ -18,6 +18,11 @@ MOST_TAGS = 20
 _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
+def given_request_id(value: bytes | None) -> str | None:
+    """A caller's x-request-id, None where there is none that may be echoed."""
+    return value.decode("ascii") if value is not None and _REQUEST_ID.match(value) else None
+
+
 @dataclass(slots=True)
 class Incoming:
     """What a door hands over. `received` is a perf_counter reading."""
@@ -102,12 +107,13 @@ class Call:
         given = self.incoming.headers.get(b"x-request-id")
         if given is None:
             return
-        if not _REQUEST_ID.match(given):
+        request_id = given_request_id(given)
+        if request_id is None:
             raise InvalidRequest(
                 "x-request-id must be 1 to 128 printable ASCII characters without blanks.",
                 param="x-request-id",
             )
-        self.request_id = given.decode("ascii")
+        self.request_id = request_id
 
     @property
     def elapsed_ms(self) -> float:

@@ -9,7 +9,7 @@ from proxy.admission.base import Admission, Claim, Grant
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
-from proxy.call import Call, Incoming
+from proxy.call import Call, Incoming, given_request_id
 from proxy.errors import GatewayError, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
@@ -71,7 +71,9 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        return self._refused(Call(incoming, table=self._keeper.table), error)
+        call = Call(incoming, table=self._keeper.table)
+        call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
+        return self._refused(call, error)
 
     async def _admit(self, call: Call) -> Grant:
         key, ask = call.key, call.ask
