@@ -1,5 +1,6 @@
 """Builds the engine and all that it runs on; one per web process."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from proxy.accounting import Accounting
 from proxy.admission.memory import MemoryAdmission
 from proxy.engine import Engine
 from proxy.journal.writer import JournalWriter
+from proxy.targets.board import Board
+from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -20,6 +23,7 @@ class Gateway:
     upstreams: Upstreams
     admission: MemoryAdmission
     journal: JournalWriter
+    chooser: Chooser
     draining: bool = False
 
     async def aclose(self) -> None:
@@ -34,8 +38,16 @@ def build_gateway() -> Gateway:
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = MemoryAdmission()
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
-    engine = Engine(keeper, upstreams, admission, Accounting(journal))
-    return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
+    chooser = Chooser(Board(), random.Random())
+    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser)
+    return Gateway(
+        keeper=keeper,
+        engine=engine,
+        upstreams=upstreams,
+        admission=admission,
+        journal=journal,
+        chooser=chooser,
+    )
 
 
 class _Running:
