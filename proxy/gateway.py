@@ -12,6 +12,8 @@ from proxy.engine import Engine
 from proxy.journal.writer import JournalWriter
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
+from proxy.targets.exchange import make_exchange
+from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -24,11 +26,13 @@ class Gateway:
     admission: MemoryAdmission
     journal: JournalWriter
     chooser: Chooser
+    sharing: Sharing
     draining: bool = False
 
     async def aclose(self) -> None:
         self.draining = True
         self.keeper.stop()
+        self.sharing.stop()
         await self.upstreams.aclose()
         self.journal.close()
 
@@ -47,6 +51,7 @@ def build_gateway() -> Gateway:
         admission=admission,
         journal=journal,
         chooser=chooser,
+        sharing=Sharing(chooser.board, make_exchange(), keeper),
     )
 
 
@@ -61,6 +66,7 @@ def running_gateway() -> Gateway:
     if _Running.gateway is None:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
+        _Running.gateway.sharing.start()
     return _Running.gateway
 
 

@@ -76,7 +76,8 @@ class Seen:
 class FakeUpstream:
     """Serves any number of providers: the first part of the path is the provider's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._wanted_port = port
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -119,7 +120,7 @@ class FakeUpstream:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(
-            asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=4096)
+            asyncio.start_server(self._connection, "127.0.0.1", self._wanted_port, backlog=4096)
         )
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()

@@ -1,6 +1,6 @@
 """The live state of one target in this process, its circuit breaker included.
 
-Written on the event loop; other threads only read it, or set single values (see sharing.py).
+Written on the event loop; other threads only read it, or set plain values (see sharing.py).
 """
 
 import math
@@ -71,8 +71,6 @@ class TargetState:
         if now < self.cooling_until:
             return Standing.COOLING
         if not self.open_until:
-            self.troubled = False
-            self.why = ""
             return Standing.READY
         if now < self.open_until:
             return Standing.BROKEN
@@ -86,8 +84,12 @@ class TargetState:
         self.window.add(now, failed=False)
         self.failures_in_a_row = self._limited_in_a_row = 0
         # An answer to what was asked before it opened says nothing about now.
+        if not self.troubled:
+            return
         if self.open_until and started >= self.opened_at:
             self.close(now)
+        elif not self.open_until and now >= self.cooling_until:
+            self.troubled, self.why = False, ""
 
     def failed(self, error: str, started: float, now: float, rules: BreakerRules) -> None:
         self.note(error)
@@ -147,6 +149,17 @@ class TargetState:
         self.why = ""
         self.window.clear()
         self.changes += 1
+
+    def learn(self, open_until: float, cooling_until: float, why: str, now: float) -> None:
+        """Take over what another process found out; not told on."""
+        if open_until:
+            self.opened_at = now
+        elif self.open_until:
+            self.closed_at = now
+            self.failures_in_a_row = self._limited_in_a_row = 0
+            self.window.clear()
+        self.open_until, self.cooling_until, self.why = open_until, cooling_until, why
+        self.troubled = bool(open_until or cooling_until)
 
     def measured(self, ms: float, now: float, *, stream: bool) -> None:
         share = max(NEWEST_WEIGHT, 1 - math.exp((self.measured_at - now) / MEAN_SECONDS))

@@ -28,6 +28,12 @@ class ErrorWindow:
             self._failures[place] += 1
             self.failures += 1
 
+    def counts(self, now: float) -> tuple[int, int]:
+        """(requests, failures) as of now. Changes nothing, so any thread may ask."""
+        gone = min(max(int(now / BUCKET) - self._newest, 0), BUCKETS)
+        kept = [(self._newest - age) % BUCKETS for age in range(BUCKETS - gone)]
+        return sum(self._requests[place] for place in kept), sum(self._failures[place] for place in kept)
+
     def advance(self, now: float) -> None:
         """Drop what is older than a minute. Times never go back."""
         number = int(now / BUCKET)
