@@ -44,7 +44,7 @@ def _all(route: RouteEntry) -> tuple[TargetEntry, ...]:
 class Trial:
     """What one call tells about its target. Every call ends with end(), however often."""
 
-    __slots__ = ("_board", "_open", "_own_key", "_probe", "_state", "_stream", "started")
+    __slots__ = ("_board", "_good", "_open", "_own_key", "_probe", "_state", "_stream", "started")
 
     def __init__(self, board: Board, state: TargetState, stream: bool, own_key: bool) -> None:
         self._board = board
@@ -52,6 +52,7 @@ class Trial:
         self._stream = stream
         self._own_key = own_key
         self._open = True
+        self._good = False
         self.started = board.clock()
         state.in_flight += 1
         self._probe = state.troubled and state.standing(self.started) is Standing.PROBE
@@ -62,14 +63,18 @@ class Trial:
         """The whole answer is there, or a stream's first bytes."""
         now = self._board.clock()
         self._state.measured((now - self.started) * 1000, now, stream=self._stream)
-        self._state.succeeded(self.started, now)
+        self._state.answers(self.started, now)
+        self.started = now  # a stream that breaks from here on is a failure of now
+        self._good = True
         self._probed()
 
     def failed(self, error: GatewayError) -> None:
         """Only the provider's faults count; a caller's own account says nothing about the gateway's."""
         now, rules = self._board.clock(), self._board.rules
+        self._good = False
         if isinstance(error, UpstreamRejected):
-            self._state.succeeded(self.started, now)  # it answered, as the request deserved
+            self._state.answers(self.started, now)  # as the request deserved
+            self._good = True
         elif isinstance(error, UpstreamRateLimited):
             if not self._own_key:
                 self._state.limited(error.message, error.told_wait, now, rules)
@@ -81,6 +86,8 @@ class Trial:
         if self._open:
             self._open = False
             self._state.in_flight -= 1
+            if self._good:
+                self._state.succeeded(self._board.clock())
             self._probed()
 
     def _probed(self) -> None:

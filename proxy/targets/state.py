@@ -80,9 +80,13 @@ class TargetState:
         """Seconds until it may be tried again; 0 where it may be now."""
         return max(self.cooling_until - now, self.open_until - now, 0.0)
 
-    def succeeded(self, started: float, now: float) -> None:
+    def succeeded(self, now: float) -> None:
+        """A call came to its good end."""
         self.window.add(now, failed=False)
         self.failures_in_a_row = self._limited_in_a_row = 0
+
+    def answers(self, started: float, now: float) -> None:
+        """The whole answer or its first bytes came."""
         # An answer to what was asked before it opened says nothing about now.
         if not self.troubled:
             return
