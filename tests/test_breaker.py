@@ -492,11 +492,12 @@ class Load:
                     with lock:
                         if next(left, None) is None:
                             return
+                    asked = time.monotonic()
                     answer = http.post("/v1/chat/completions", content=self._content)
                     whole = answer.status_code == 200 and b"error" not in answer.content
                     if not whole:
                         self.faults.append((answer.status_code, answer.text[:300]))
-                    self.answers.append((time.monotonic(), whole, answer.headers.get("x-proxy-provider")))
+                    self.answers.append((asked, whole, answer.headers.get("x-proxy-provider")))
 
         threads = [threading.Thread(target=client) for _ in range(self._connections)]
         for thread in threads:
