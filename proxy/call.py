@@ -12,6 +12,7 @@ from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 if TYPE_CHECKING:
     from proxy.admission.base import Claim, Grant
     from proxy.ask import ChatAsk
+    from proxy.targets.board import Trial
     from proxy.usage import Usage
 
 MOST_TAGS = 20
@@ -64,15 +65,19 @@ class Call:
         "incoming",
         "key",
         "opened",
+        "order",
         "outcome",
         "price_cost",
         "received_at_ns",
         "request_id",
         "route",
+        "shadow",
+        "skipped",
         "status",
         "table",
         "target",
         "target_grant",
+        "trial",
         "upstream_ms",
         "usage",
     )
@@ -90,8 +95,12 @@ class Call:
         self.claims: list[Claim] = []
         self.grant: Grant | None = None
         self.target_grant: Grant | None = None
+        self.trial: Trial | None = None  # of the last attempt
         self.opened = False
         self.attempts: list[Attempt] = []
+        self.order: list[TargetEntry] = []  # in which targets are tried
+        self.skipped: list[tuple[TargetEntry, str]] = []  # and why
+        self.shadow = False
         self.target: TargetEntry | None = None
         self.usage: Usage | None = None
         self.answer_bytes = 0
@@ -114,6 +123,9 @@ class Call:
                 param="x-request-id",
             )
         self.request_id = request_id
+
+    def skip(self, target: TargetEntry, why: str) -> None:
+        self.skipped.append((target, why))
 
     @property
     def elapsed_ms(self) -> float:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission, Claim, Grant
@@ -14,6 +13,7 @@ from proxy.errors import GatewayError, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -32,13 +32,18 @@ class Refusal(Exception):
 
 class Engine:
     def __init__(
-        self, keeper: TableKeeper, upstreams: Upstreams, admission: Admission, accounting: Accounting
+        self,
+        keeper: TableKeeper,
+        upstreams: Upstreams,
+        admission: Admission,
+        accounting: Accounting,
+        chooser: Chooser,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
         self._headers = AnswerHeaders(admission)
-        self._attempts = Attempts(upstreams, admission, random.Random())
+        self._attempts = Attempts(upstreams, admission, chooser)
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
