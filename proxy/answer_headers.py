@@ -1,6 +1,6 @@
 """Headers of the gateway's answers."""
 
-from proxy.admission.base import Admission, Claim, Headroom
+from proxy.admission.base import Headroom
 from proxy.call import Call
 from proxy.errors import GatewayError
 
@@ -9,7 +9,7 @@ JSON = (b"content-type", b"application/json")
 PROXY = (b"x-litellm-proxy", b"true")
 
 
-def of_answer(call: Call, content_type: str, admission: Admission) -> list[Header]:
+def of_answer(call: Call, content_type: str) -> list[Header]:
     target, route = call.target, call.route
     assert target is not None
     assert route is not None
@@ -24,15 +24,15 @@ def of_answer(call: Call, content_type: str, admission: Admission) -> list[Heade
         (b"x-litellm-attempted-fallbacks", b"%d" % (len(call.attempts) - 1 - retried)),
         (b"x-litellm-overhead-duration-ms", b"%.3f" % overhead),
         (b"x-proxy-provider", target.provider.slug.encode()),
-        *_rate_limits(call, admission),
+        *_rate_limits(call),
     ]
     if call.price_cost is not None:
         headers.append((b"x-litellm-response-cost", b"%d.%09d" % divmod(call.price_cost, 10**9)))
     return headers
 
 
-def of_error(error: GatewayError, call: Call, admission: Admission) -> list[Header]:
-    headers = [JSON, *_identity(call), *_rate_limits(call, admission)]
+def of_error(error: GatewayError, call: Call) -> list[Header]:
+    headers = [JSON, *_identity(call), *_rate_limits(call)]
     if error.provider:
         headers.append((b"x-proxy-provider", error.provider.encode()))
     if error.status in (429, 503) and error.retry_after is not None:
@@ -56,16 +56,11 @@ def _retries(call: Call) -> int:
     return sum(before.target is after.target for before, after in pairs)
 
 
-def _rate_limits(call: Call, admission: Admission) -> list[Header]:
-    """Of the key, or of its team where the key itself has no limit."""
-    for claim in call.claims:
-        if claim.limits.rpm is not None or claim.limits.tpm is not None:
-            return _of_claim(claim, admission)
-    return []
-
-
-def _of_claim(claim: Claim, admission: Admission) -> list[Header]:
-    requests, tokens = admission.headroom(claim)
+def _rate_limits(call: Call) -> list[Header]:
+    """Of the key, or of its team or the route where the key itself has no limit."""
+    requests, tokens = call.headrooms
+    if requests is None and tokens is None:
+        return []
     return _headroom(b"requests", requests) + _headroom(b"tokens", tokens)
 
 

@@ -5,7 +5,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from proxy.admission.base import Admission, Claim
+from proxy.admission.refusals import refused
 from proxy.call import Attempt, Call
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
@@ -24,7 +24,7 @@ from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResp
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.picking import candidates
-from routing.table import TargetEntry
+from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
 
@@ -49,40 +49,67 @@ class Answer:
 
 
 class Attempts:
-    def __init__(self, upstreams: Upstreams, admission: Admission, dice: random.Random) -> None:
+    def __init__(self, upstreams: Upstreams, dice: random.Random) -> None:
         self._upstreams = upstreams
-        self._admission = admission
         self._dice = dice
 
-    async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        """Raises the GatewayError that the caller gets when no target answers."""
+    def order(self, call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
+        """In the order of the route's strategy. Raises NoHealthyUpstream where none may be tried."""
+        assert call.route is not None
+        in_order, unhealthy = candidates(targets, call.route.route.strategy, self._dice)
+        if in_order:
+            return in_order
+        names = ", ".join(sorted({target.provider.slug for target in unhealthy}))
+        reason = f"unhealthy: {names}" if names else "it has no enabled target"
+        raise NoHealthyUpstream(
+            f"No provider can serve {call.route.route.name} now ({reason}).", retry_after=5
+        )
+
+    async def first_answer(self, call: Call, in_order: list[TargetEntry]) -> Answer:
+        """Starts with the target that the call's grant holds.
+
+        Raises the GatewayError that the caller gets when no target answers.
+        """
         assert call.route is not None
         seconds = call.timeout_header or call.route.route.deadline
         left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
         try:
             async with asyncio.timeout(left):
-                return await self._try_all(call, targets)
+                return await self._try_all(call, in_order)
         except TimeoutError:
             raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
 
-    async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        assert call.route is not None
-        in_order, refused = candidates(targets, call.route.route.strategy, self._dice)
+    async def _try_all(self, call: Call, in_order: list[TargetEntry]) -> Answer:
+        assert call.grant is not None
         failures: list[GatewayError] = []
-        for position, target in enumerate(in_order):
+        while True:
+            position = call.grant.option
             another = position + 1 < len(in_order)
             try:
-                return await self._try_target(call, target, failures, another)
+                return await self._try_target(call, in_order[position], failures, another)
             except (UpstreamError, PoolExhausted, RateLimited) as failure:
                 if isinstance(failure, UpstreamRejected):
                     raise
                 failures.append(failure)
-        raise _verdict(failures, refused, call.route.route.name)
+            if not another:
+                raise self._verdict(call, failures)
+            try:
+                await call.grant.move(position + 1, len(in_order))
+            except RateLimited as failure:
+                raise self._verdict(call, [*failures, failure]) from None
+
+    def _verdict(self, call: Call, failures: list[GatewayError]) -> GatewayError:
+        assert call.grant is not None
+        assert call.need is not None
+        if call.grant.skipped:
+            failures = [*failures, refused(call.grant.skipped, call.need)]
+        return _verdict(failures)
 
     async def _try_target(
         self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
     ) -> Answer:
         """Tries one target and its retries. Raises the last failure."""
+        assert call.grant is not None
         provider = target.provider
         wanted = call.retries_header
         retries = provider.retries if wanted is None else wanted
@@ -94,24 +121,24 @@ class Attempts:
                     raise
                 failures.append(failure)
                 await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
+            # A retry is a further request: it counts against the target's limits.
+            position = call.grant.option
+            await call.grant.move(position, position + 1)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _attempt(self, call: Call, target: TargetEntry) -> Answer:
         assert call.route is not None
-        assert call.ask is not None
-        grant = await self._admission.admit(_claims(target), call.ask.worst_tokens)
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
         try:
             answer = await self._ask(call, attempt)
         except BaseException as error:
-            grant.settle(0)
             attempt.result = _result(error)
             raise
         finally:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
-        call.target, call.target_grant = target, grant
+        call.target = target
         return answer
 
     async def _ask(self, call: Call, attempt: Attempt) -> Answer:
@@ -139,7 +166,7 @@ class Attempts:
     async def _send(self, call: Call, attempt: Attempt, link: Link) -> UpstreamResponse:
         assert call.route is not None
         assert call.ask is not None
-        body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
+        body = call.ask.body(attempt.upstream_model, _defaults(call, link.provider))
         credential = call.caller_credential or link.provider.credential
         request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
         call.attempts.append(attempt)
@@ -179,13 +206,20 @@ def _failed(link: Link, what: str) -> UpstreamError:
     return failure
 
 
-def _claims(target: TargetEntry) -> list[Claim]:
-    claims = []
-    if target.limits:
-        claims.append(Claim("target", target.id, target.upstream_model, target.limits))
-    if target.provider.limits:
-        claims.append(Claim("provider", target.provider.id, target.provider.slug, target.provider.limits))
-    return claims
+def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
+    """What is added where the caller gave none; with a budget also the reserved answer tokens."""
+    assert call.route is not None
+    route = call.route.route
+    if not call.bounds_answer or route.limits_answers:
+        return route.default_parameters
+    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+
+
+def _bound_name(provider: ProviderEntry) -> str:
+    # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
+    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    own = host == "api.openai.com" or host.endswith(".openai.azure.com")
+    return "max_completion_tokens" if own else "max_tokens"
 
 
 def _result(error: BaseException) -> str:
@@ -218,12 +252,8 @@ async def _pause(call: Call, seconds: float) -> None:
         call.upstream_ms += (time.perf_counter() - started) * 1000
 
 
-def _verdict(failures: list[GatewayError], refused: list[TargetEntry], route: str) -> GatewayError:
+def _verdict(failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
-    if not failures:
-        names = ", ".join(sorted({target.provider.slug for target in refused}))
-        reason = f"unhealthy: {names}" if names else "it has no enabled target"
-        return NoHealthyUpstream(f"No provider can serve {route} now ({reason}).", retry_after=5)
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

@@ -11,7 +11,7 @@ from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 
 if TYPE_CHECKING:
-    from proxy.admission.base import Claim, Grant
+    from proxy.admission.base import Grant, Headrooms, Need
     from proxy.ask import ChatAsk
     from proxy.usage import Usage
 
@@ -27,6 +27,7 @@ class Incoming:
     headers: dict[bytes, bytes]  # lower-case names
     body: bytes = field(repr=False)
     received: float
+    client: str = ""  # the address it came from
 
     def text(self, name: bytes) -> str | None:
         value = self.headers.get(name)
@@ -51,14 +52,16 @@ class Call:
         "answer_bytes",
         "ask",
         "attempts",
+        "bounds_answer",
         "caller_credential",
-        "claims",
         "error",
         "first_byte",
         "grant",
+        "headrooms",
         "id",
         "incoming",
         "key",
+        "need",
         "opened",
         "outcome",
         "price_cost",
@@ -68,7 +71,6 @@ class Call:
         "status",
         "table",
         "target",
-        "target_grant",
         "upstream_ms",
         "usage",
     )
@@ -83,9 +85,10 @@ class Call:
         self.caller_credential = ""
         self.ask: ChatAsk | None = None
         self.route: Resolved | None = None
-        self.claims: list[Claim] = []
+        self.need: Need | None = None
         self.grant: Grant | None = None
-        self.target_grant: Grant | None = None
+        self.headrooms: Headrooms = (None, None)
+        self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
         self.attempts: list[Attempt] = []
         self.target: TargetEntry | None = None

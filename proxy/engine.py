@@ -6,16 +6,18 @@ import random
 
 from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
-from proxy.admission.base import Admission, Claim, Grant
+from proxy.admission.base import Admission
+from proxy.admitting import admit, over_limit_route
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
 from proxy.call import Call, Incoming
-from proxy.errors import GatewayError, UpstreamError
+from proxy.errors import GatewayError, RateLimited, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
+from routing.table import TargetEntry
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Engine:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
-        self._attempts = Attempts(upstreams, admission, random.Random())
+        self._attempts = Attempts(upstreams, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -48,13 +50,13 @@ class Engine:
             call.key, call.caller_credential = identify(incoming.headers, call.table)
             call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
             call.route, targets = resolve(call)
-            call.grant = await self._admit(call)
+            in_order = await self._admit(call, targets)
             self._accounting.open(call)
-            answer = await self._attempts.first_answer(call, targets)
+            answer = await self._attempts.first_answer(call, in_order)
             call.usage = answer.usage
             if not answer.stream:
                 price_call(call)
-            headers = answer_headers.of_answer(call, answer.content_type, self._admission)
+            headers = answer_headers.of_answer(call, answer.content_type)
             return Relay(call, answer, headers, account=self._accounting.close)
         except GatewayError as error:
             raise self._refused(call, error) from error
@@ -72,15 +74,19 @@ class Engine:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         return self._refused(Call(incoming, table=self._keeper.table), error)
 
-    async def _admit(self, call: Call) -> Grant:
-        key, ask = call.key, call.ask
-        assert key is not None
-        assert ask is not None
-        if key.limits:
-            call.claims.append(Claim("key", key.id or 0, key.name, key.limits))
-        if key.team is not None and key.team.limits:
-            call.claims.append(Claim("team", key.team.id, key.team.slug, key.team.limits))
-        return await self._admission.admit(call.claims, ask.worst_tokens)
+    async def _admit(self, call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
+        """The targets in the order in which they are tried; the call's grant holds one of them."""
+        in_order = self._attempts.order(call, targets)
+        try:
+            call.grant = await admit(call, in_order, self._admission)
+        except RateLimited:
+            other = over_limit_route(call)
+            if other is None:
+                raise
+            call.route, targets = other
+            in_order = self._attempts.order(call, targets)
+            call.grant = await admit(call, in_order, self._admission)
+        return in_order
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status
@@ -88,6 +94,6 @@ class Engine:
             call.outcome = "failed"
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
-        headers = answer_headers.of_error(error, call, self._admission)
+        headers = answer_headers.of_error(error, call)
         self._accounting.close(call)
         return Refusal(error.status, headers, error.body(call.request_id))

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from proxy.accounting import Accounting
+from proxy.admission.base import Admission
 from proxy.admission.memory import MemoryAdmission
 from proxy.engine import Engine
 from proxy.journal.writer import JournalWriter
@@ -18,7 +20,7 @@ class Gateway:
     keeper: TableKeeper
     engine: Engine
     upstreams: Upstreams
-    admission: MemoryAdmission
+    admission: Admission
     journal: JournalWriter
     draining: bool = False
 
@@ -26,13 +28,14 @@ class Gateway:
         self.draining = True
         self.keeper.stop()
         await self.upstreams.aclose()
+        await self.admission.aclose()
         self.journal.close()
 
 
 def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
-    admission = MemoryAdmission()
+    admission = MemoryAdmission(import_string(settings.SPENT))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     engine = Engine(keeper, upstreams, admission, Accounting(journal))
     return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)

@@ -17,6 +17,8 @@ from routing.models import (
     RoutingVersion,
 )
 from routing.table import (
+    Budget,
+    Claim,
     Connection,
     KeyEntry,
     Limits,
@@ -67,8 +69,17 @@ def _compile(version: int) -> RoutingTable:
     )
 
 
-def _limits(row: Any) -> Limits:
-    return Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
+def _claims(kind: str, name: str, row: Any, time_zone: str = "") -> tuple[Claim, ...]:
+    """The row's limits and budget; empty where it has none."""
+    limits = Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
+    budget = None
+    if row.budget_usd is not None:
+        budget = Budget(
+            limit_nano=int(row.budget_usd * prices.NANO),
+            period=row.budget_period,
+            time_zone=time_zone or settings.TIME_ZONE,
+        )
+    return (Claim(kind, row.pk, name, limits, budget),) if limits or budget else ()
 
 
 def provider_entry(row: Provider) -> ProviderEntry:
@@ -91,7 +102,7 @@ def provider_entry(row: Provider) -> ProviderEntry:
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
-        limits=_limits(row),
+        claims=_claims("provider", row.slug, row),
         allow_caller_key=row.allow_caller_key,
         unhealthy=row.health_check_enabled and ill,
         refuse_when_unhealthy=row.when_unhealthy == "refuse",
@@ -105,7 +116,7 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
         upstream_model=row.upstream_model,
         weight=row.weight,
         priority=row.priority,
-        limits=_limits(row),
+        claims=_claims("target", str(row), row) + provider.claims,
         price=prices.price_of(row),
     )
 
@@ -120,9 +131,19 @@ def _route(row: ModelRoute, targets: tuple[TargetEntry, ...]) -> RouteEntry:
         default_parameters=tuple(
             (name, msgspec.json.encode(value)) for name, value in row.default_parameters.items()
         ),
+        answer_tokens=_answer_limit(row) or row.max_output_tokens,
+        limits_answers=_answer_limit(row) is not None,
+        claims=_claims("route", row.name, row),
+        over_limit_route=row.over_limit_route_id,
         targets=targets,
         created=int(row.created_at.timestamp()),
     )
+
+
+def _answer_limit(row: ModelRoute) -> int | None:
+    """max_tokens as the route's default parameters say it."""
+    said = [row.default_parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
 
 
 def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:
@@ -158,21 +179,21 @@ def _keys() -> dict[bytes, KeyEntry]:
     return found
 
 
-MASTER = KeyEntry(
-    id=None, name="master", team=None, route_ids=None, limits=Limits(), expires_at=None, enabled=True
-)
+MASTER = KeyEntry(id=None, name="master", team=None, route_ids=None, claims=(), expires_at=None, enabled=True)
 
 
 def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
     team = row.team
     if team is not None and team.pk not in teams:
-        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, limits=_limits(team))
+        claims = _claims("team", team.slug, team, team.time_zone)
+        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, claims=claims)
+    zone = team.time_zone if team is not None else ""
     return KeyEntry(
         id=row.pk,
         name=row.name,
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        limits=_limits(row),
+        claims=_claims("key", row.name, row, zone) + (teams[team.pk].claims if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
     )

@@ -18,6 +18,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Nano-USD that may be spent in one period: day, week, month or total (never resets)."""
+
+    limit_nano: int
+    period: str
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One owner of limits that a call counts against."""
+
+    kind: str  # key, team, route, target or provider
+    id: int
+    name: str
+    limits: Limits
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """Nano-USD per million tokens. cached_input None: cached tokens cost what others cost."""
 
@@ -50,7 +70,7 @@ class ProviderEntry:
     connection: Connection
     retries: int
     retry_delay: float
-    limits: Limits
+    claims: tuple[Claim, ...]  # one; none where it has no limits
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
@@ -63,7 +83,7 @@ class TargetEntry:
     upstream_model: str
     weight: int
     priority: int
-    limits: Limits
+    claims: tuple[Claim, ...]  # the target's and its provider's
     price: Price | None
 
     def model_for(self, wildcard_part: str) -> str:
@@ -79,15 +99,24 @@ class RouteEntry:
     deadline: float
     max_messages: int | None
     default_parameters: tuple[tuple[str, bytes], ...]
+    answer_tokens: int  # reserved where the caller says nothing
+    limits_answers: bool  # whether default_parameters bound the answer
+    claims: tuple[Claim, ...]
+    over_limit_route: int | None
     targets: tuple[TargetEntry, ...]
     created: int  # Unix seconds, for the list of models
+
+    @property
+    def limited(self) -> bool:
+        """Whether the route, one of its targets or their providers has limits."""
+        return bool(self.claims) or any(target.claims for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TeamEntry:
     id: int
     slug: str
-    limits: Limits
+    claims: tuple[Claim, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,7 +125,7 @@ class KeyEntry:
     name: str
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
-    limits: Limits
+    claims: tuple[Claim, ...]  # the key's and its team's
     expires_at: float | None  # Unix seconds
     enabled: bool
 
@@ -130,6 +159,10 @@ class RoutingTable:
             if name.startswith(start) and len(name) > len(start):
                 return Resolved(route, name[len(start) :])
         return None
+
+    def route_by_id(self, id: int) -> RouteEntry | None:
+        """None where it is disabled or gone."""
+        return next((found.route for found in self.routes.values() if found.route.id == id), None)
 
     def route_of_upstream_model(self, provider: str, model: str) -> Resolved | None:
         """The route whose target is this provider's own model."""

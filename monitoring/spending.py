@@ -1,0 +1,42 @@
+"""What the request log says an owner of a budget has spent."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from uuid import UUID
+
+from django.db import close_old_connections
+from django.db.models import Q, Sum
+
+from monitoring.models import RequestLog
+from routing.table import Claim
+
+_ROWS_OF = {
+    "key": lambda claim: Q(key_id=claim.id),
+    "team": lambda claim: Q(team=claim.name),
+    "route": lambda claim: Q(route=claim.name),
+    "target": lambda claim: Q(target_id=claim.id),
+    "provider": lambda claim: Q(provider=claim.name),
+}
+
+
+def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[UUID] = ()) -> int:
+    """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
+    rows = RequestLog.objects.filter(_ROWS_OF[claim.kind](claim))
+    if start is not None:
+        rows = rows.filter(received_at__gte=datetime.fromtimestamp(start, UTC))
+    if end is not None:
+        rows = rows.filter(received_at__lt=datetime.fromtimestamp(end, UTC))
+    if leave_out:
+        rows = rows.exclude(pk__in=leave_out)
+    return rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
+
+
+def spent_apart(
+    claim: Claim, start: float | None, end: float | None, leave_out: Collection[UUID] = ()
+) -> int:
+    """The same from a thread of its own, with a connection that is still good."""
+    close_old_connections()
+    try:
+        return spent(claim, start, end, leave_out)
+    finally:
+        close_old_connections()
