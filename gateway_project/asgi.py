@@ -29,6 +29,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 async def _lifespan(receive: Receive, send: Send) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
+    await gateway.admission.start()
     shipper = Shipper(gateway.journal)
     shipper.start()
     _calm_garbage_collector()

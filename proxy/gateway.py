@@ -9,6 +9,7 @@ from django.utils.module_loading import import_string
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission
 from proxy.admission.memory import MemoryAdmission
+from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
 from proxy.journal.writer import JournalWriter
 from proxy.upstreams import Upstreams
@@ -35,10 +36,23 @@ class Gateway:
 def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
-    admission = MemoryAdmission(import_string(settings.SPENT))
+    admission = _admission()
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     engine = Engine(keeper, upstreams, admission, Accounting(journal))
     return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
+
+
+def _admission() -> Admission:
+    spent = import_string(settings.SPENT)
+    if not settings.REDIS_URL:
+        return MemoryAdmission(spent)
+    return RedisAdmission(
+        settings.REDIS_URL,
+        spent,
+        timeout=settings.REDIS_TIMEOUT_MS / 1000,
+        without=settings.LIMITS_WITHOUT_REDIS,
+        lease=settings.LIMITS_LEASE_SECONDS,
+    )
 
 
 class _Running:

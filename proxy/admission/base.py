@@ -97,6 +97,9 @@ class Admission(Protocol):
         LimitsUnavailable where the counts can't be read.
         """
 
+    async def start(self) -> None:
+        """In the event loop that serves; a store that is away stops no start."""
+
     def state(self) -> dict[str, object]:
         """For readiness: where the counts are kept, and what is wrong with that place."""
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from proxy.admission.base import (
     NEVER,
@@ -219,6 +220,9 @@ class MemoryAdmission:
         spend = self._counts(claim).spends.get(self._periods.of(claim.budget, at)[0])
         return (spend.spent, spend.reserved) if spend else (0, 0)
 
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
     def state(self) -> dict[str, object]:
         return {"kept": "in this process", "problem": None}
 
@@ -274,12 +278,15 @@ class MemoryAdmission:
         for claim in claims:
             assert claim.budget is not None
             start, end = self._periods.of(claim.budget, need.at)
-            spent = await self._seeding.spent(claim, start, end)
-            spends = self._counts(claim).spends
-            spends.setdefault(start, _Spend(spent))
-            # The period before may still be asked for, by calls that came just before its end.
-            for old in sorted(other for other in spends if other is not None)[:-2]:
-                del spends[old]
+            await self._seeding.once(claim, start, partial(self._start, claim, start, end))
+
+    async def _start(self, claim: Claim, start: float | None, end: float | None) -> None:
+        spent = await self._seeding.spent(claim, start, end)
+        spends = self._counts(claim).spends
+        spends.setdefault(start, _Spend(spent))
+        # The period before may still be asked for, by calls that came just before its end.
+        for old in sorted(other for other in spends if other is not None)[:-2]:
+            del spends[old]
 
     def _counts(self, claim: Claim) -> _Counts:
         owner = (claim.kind, claim.id)
