@@ -36,7 +36,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 JOURNAL_DIR = DATA_DIR / "journal"
 
 # Limits and budgets
-SPENT = "monitoring.spending.spent_apart"  # what a budget's counter starts with
+SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
 LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")

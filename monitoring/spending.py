@@ -4,7 +4,6 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from uuid import UUID
 
-from django.db import close_old_connections
 from django.db.models import Q, Sum
 
 from monitoring.models import RequestLog
@@ -29,14 +28,3 @@ def spent(claim: Claim, start: float | None, end: float | None, leave_out: Colle
     if leave_out:
         rows = rows.exclude(pk__in=leave_out)
     return rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
-
-
-def spent_apart(
-    claim: Claim, start: float | None, end: float | None, leave_out: Collection[UUID] = ()
-) -> int:
-    """The same from a thread of its own, with a connection that is still good."""
-    close_old_connections()
-    try:
-        return spent(claim, start, end, leave_out)
-    finally:
-        close_old_connections()

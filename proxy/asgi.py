@@ -34,16 +34,22 @@ def fast_lane(django: Application, max_body_bytes: int) -> Application:
             if endpoint is not None:
                 headers = dict(scope["headers"])
                 if b"origin" not in headers:
-                    return await _serve(endpoint, headers, receive, send, max_body_bytes)
+                    return await _serve(endpoint, headers, scope, receive, send, max_body_bytes)
         return await django(scope, receive, send)
 
     return application
 
 
 async def _serve(
-    endpoint: str, headers: dict[bytes, bytes], receive: Receive, send: Send, max_body_bytes: int
+    endpoint: str,
+    headers: dict[bytes, bytes],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    max_body_bytes: int,
 ) -> None:
     received = time.perf_counter()
+    client = scope.get("client")
     try:
         body = await _body(headers, receive, max_body_bytes)
     except ClientGone:
@@ -53,7 +59,9 @@ async def _serve(
         return await _respond(send, refusal.status, refusal.headers, refusal.body)
     watch = HangUpWatch(receive)
     try:
-        relay = await running_gateway().engine.serve(Incoming(endpoint, headers, body, received))
+        relay = await running_gateway().engine.serve(
+            Incoming(endpoint, headers, body, received, client[0] if client else "")
+        )
     except Refusal as refusal:
         watch.stop()
         await _respond(send, refusal.status, refusal.headers, refusal.body)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
 from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
@@ -11,13 +12,14 @@ from proxy.admitting import admit, over_limit_route
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
 from proxy.call import Call, Incoming
-from proxy.errors import GatewayError, RateLimited, UpstreamError
+from proxy.errors import GatewayError, InvalidApiKey, RateLimited, UpstreamError
+from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
-from routing.table import TargetEntry
+from routing.table import KeyEntry, RoutingTable, TargetEntry
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,17 @@ class Refusal(Exception):
 
 class Engine:
     def __init__(
-        self, keeper: TableKeeper, upstreams: Upstreams, admission: Admission, accounting: Accounting
+        self,
+        keeper: TableKeeper,
+        upstreams: Upstreams,
+        admission: Admission,
+        accounting: Accounting,
+        failed_auth: FailedAuth,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
+        self._failed_auth = failed_auth
         self._attempts = Attempts(upstreams, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
@@ -47,7 +55,7 @@ class Engine:
         answer: Answer | None = None
         try:
             call.take_request_id()
-            call.key, call.caller_credential = identify(incoming.headers, call.table)
+            call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
             call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
             call.route, targets = resolve(call)
             in_order = await self._admit(call, targets)
@@ -69,6 +77,15 @@ class Engine:
             if answer is not None and answer.stream:
                 await answer.aclose()
             raise self._refused(call, GatewayError()) from error
+
+    def identify(
+        self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
+    ) -> tuple[KeyEntry, str]:
+        """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey, RateLimited."""
+        try:
+            return identify(headers, table)
+        except InvalidApiKey as error:
+            raise self._failed_auth.count(address, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""

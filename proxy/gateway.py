@@ -1,18 +1,23 @@
 """Builds the engine and all that it runs on; one per web process."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
+from django.db import close_old_connections, connection
 from django.utils.module_loading import import_string
 
 from proxy.accounting import Accounting
-from proxy.admission.base import Admission
+from proxy.admission.base import Admission, Spent
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
+from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
 from proxy.upstreams import Upstreams
+from routing import notices
 from routing.live import TableKeeper
 
 
@@ -37,13 +42,15 @@ def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
-    engine = Engine(keeper, upstreams, admission, Accounting(journal))
+    engine = Engine(keeper, upstreams, admission, Accounting(journal), failed_auth)
     return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
 
 
 def _admission() -> Admission:
-    spent = import_string(settings.SPENT)
+    spent = partial(_in_thread, import_string(settings.SPENT))
     if not settings.REDIS_URL:
         return MemoryAdmission(spent)
     return RedisAdmission(
@@ -53,6 +60,22 @@ def _admission() -> Admission:
         without=settings.LIMITS_WITHOUT_REDIS,
         lease=settings.LIMITS_LEASE_SECONDS,
     )
+
+
+def _limits_notice(admission: Admission) -> str:
+    state = admission.state()
+    return (
+        f"{state['problem']}: limits are kept {state['kept']} until it is back." if state["problem"] else ""
+    )
+
+
+def _in_thread(spent: Spent, *question: Any) -> int:
+    """On a connection of the thread that is still good, and not kept."""
+    close_old_connections()
+    try:
+        return spent(*question)
+    finally:
+        connection.close()
 
 
 class _Running:

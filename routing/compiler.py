@@ -15,6 +15,7 @@ from routing.models import (
     ProviderHealth,
     RouteTarget,
     RoutingVersion,
+    Team,
 )
 from routing.table import (
     Budget,
@@ -69,17 +70,29 @@ def _compile(version: int) -> RoutingTable:
     )
 
 
-def _claims(kind: str, name: str, row: Any, time_zone: str = "") -> tuple[Claim, ...]:
-    """The row's limits and budget; empty where it has none."""
+def claims_of(row: Any) -> tuple[Claim, ...]:
+    """The limits and budget of a key, team, route, target or provider; empty where it has none."""
+    kind, name = _OWNERS[type(row)], getattr(row, "slug", None) or str(row)
+    team = row.team if isinstance(row, ApiKey) else row
+    time_zone = getattr(team, "time_zone", settings.TIME_ZONE)
     limits = Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
     budget = None
     if row.budget_usd is not None:
         budget = Budget(
             limit_nano=int(row.budget_usd * prices.NANO),
             period=row.budget_period,
-            time_zone=time_zone or settings.TIME_ZONE,
+            time_zone=time_zone,
         )
     return (Claim(kind, row.pk, name, limits, budget),) if limits or budget else ()
+
+
+_OWNERS: dict[type, str] = {
+    ApiKey: "key",
+    Team: "team",
+    ModelRoute: "route",
+    RouteTarget: "target",
+    Provider: "provider",
+}
 
 
 def provider_entry(row: Provider) -> ProviderEntry:
@@ -102,7 +115,7 @@ def provider_entry(row: Provider) -> ProviderEntry:
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
-        claims=_claims("provider", row.slug, row),
+        claims=claims_of(row),
         allow_caller_key=row.allow_caller_key,
         unhealthy=row.health_check_enabled and ill,
         refuse_when_unhealthy=row.when_unhealthy == "refuse",
@@ -116,7 +129,7 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
         upstream_model=row.upstream_model,
         weight=row.weight,
         priority=row.priority,
-        claims=_claims("target", str(row), row) + provider.claims,
+        claims=claims_of(row) + provider.claims,
         price=prices.price_of(row),
     )
 
@@ -133,7 +146,7 @@ def _route(row: ModelRoute, targets: tuple[TargetEntry, ...]) -> RouteEntry:
         ),
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
-        claims=_claims("route", row.name, row),
+        claims=claims_of(row),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         created=int(row.created_at.timestamp()),
@@ -185,15 +198,13 @@ MASTER = KeyEntry(id=None, name="master", team=None, route_ids=None, claims=(), 
 def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
     team = row.team
     if team is not None and team.pk not in teams:
-        claims = _claims("team", team.slug, team, team.time_zone)
-        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, claims=claims)
-    zone = team.time_zone if team is not None else ""
+        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, claims=claims_of(team))
     return KeyEntry(
         id=row.pk,
         name=row.name,
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        claims=_claims("key", row.name, row, zone) + (teams[team.pk].claims if team is not None else ()),
+        claims=claims_of(row) + (teams[team.pk].claims if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
     )

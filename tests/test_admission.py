@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from proxy.admission import redis as redis_admission
 from proxy.admission.base import Need, Option
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.periods import bounds
 from proxy.admission.redis import RedisAdmission
 from proxy.admission.redis_line import ADMIT, HELLO, SEED, SETTLE, Script
 from proxy.errors import LimitsUnavailable, RateLimited
 from proxy.ids import uuid7
+from routing.periods import bounds
 from routing.table import Budget, Claim, Limits
 from tests.optional import PARTS
 

@@ -17,10 +17,10 @@ from proxy.admission.base import (
     headroom_claim,
     reservation,
 )
-from proxy.admission.periods import Periods
 from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import Bucket, SlidingWindow
+from routing.periods import Periods
 from routing.table import Claim
 
 FORGET_AFTER = 4096  # owners kept before idle ones are dropped

@@ -23,7 +23,6 @@ from proxy.admission.base import (
     reservation,
 )
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.periods import Periods, period_id
 from proxy.admission.redis_ledger import Ledger, Record
 from proxy.admission.redis_line import ADMIT, PREFIX, SEED, RedisLine
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused, Word
@@ -31,6 +30,7 @@ from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import BUCKET, MINUTE
 from proxy.errors import LimitsUnavailable
+from routing.periods import Periods, period_id
 from routing.table import Claim
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,6 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from routing import gateway_keys
 from routing.admin.base import (
     NOTHING,
-    SwitchAdmin,
     badge,
     change_link,
     change_url,
@@ -38,17 +37,22 @@ from routing.admin.base import (
     record,
     utc,
 )
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import ApiKey, Team
-
-_LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
 
 
 @admin.register(Team)
-class TeamAdmin(SwitchAdmin):
+class TeamAdmin(BudgetAdmin):
     list_display = ("slug", "name", "key_count", "limits", "enabled")
     list_filter = ("enabled",)
     search_fields = ("slug", "name")
-    fieldsets = ((None, {"fields": (("slug", "name"), "enabled")}), _LIMITS)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> list[tuple[Any, Any]]:
+        return [
+            (None, {"fields": [("slug", "name"), "time_zone", "enabled"]}),
+            LIMITS,
+            budget_fieldset(obj),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         keys = ApiKey.objects.filter(team=OuterRef("pk")).order_by().values("team")
@@ -66,7 +70,7 @@ class TeamAdmin(SwitchAdmin):
         return limits_text(team)
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(BudgetForm):
     existing_key = forms.CharField(
         label="Existing key",
         required=False,
@@ -92,7 +96,7 @@ class ApiKeyForm(forms.ModelForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(SwitchAdmin):
+class ApiKeyAdmin(BudgetAdmin):
     form = ApiKeyForm
     list_display = (
         "name",
@@ -109,7 +113,14 @@ class ApiKeyAdmin(SwitchAdmin):
     search_fields = ("name", "prefix", "team__slug")
     search_help_text = "Name, first characters or team"
     autocomplete_fields = ("team", "allowed_routes")
-    readonly_fields = ("shown_prefix", "key_hash", "last_used_at", "created_at", "related_links")
+    readonly_fields = (
+        "shown_prefix",
+        "key_hash",
+        "last_used_at",
+        "created_at",
+        "related_links",
+        "shown_spending",
+    )
     actions = ("enable", "revoke", "regenerate_selected")
     actions_detail = ("regenerate",)
 
@@ -128,8 +139,8 @@ class ApiKeyAdmin(SwitchAdmin):
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
             ("Access", {"fields": ["allowed_routes"]}),
-            _LIMITS,
-            ("Budget", {"fields": ["budget_usd"]}),
+            LIMITS,
+            budget_fieldset(obj),
         ]
 
     @sensitive_variables("plaintext")

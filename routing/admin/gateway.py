@@ -3,11 +3,12 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
+from routing import notices
 from routing.admin.base import NamesField, change_url
 from routing.models import GatewaySettings
 
@@ -25,6 +26,11 @@ class GatewaySettingsAdmin(ModelAdmin):
     form = GatewaySettingsForm
     warn_unsaved_form = True
     compressed_fields = False
+
+    def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        for text in notices.current() if request.method == "GET" else ():
+            messages.warning(request, text)
+        return super().change_view(request, *args, **options)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -22,7 +22,6 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 from routing.admin.base import (
     NOTHING,
     JsonObjectField,
-    SwitchAdmin,
     badge,
     lines,
     link,
@@ -30,6 +29,7 @@ from routing.admin.base import (
     nowrap,
     utc,
 )
+from routing.admin.budgets import BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 
@@ -38,7 +38,7 @@ _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
 _HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
 
 
-class ProviderForm(forms.ModelForm):
+class ProviderForm(BudgetForm):
     new_api_key = forms.CharField(
         label="New API key",
         required=False,
@@ -119,7 +119,7 @@ def _ago(moment: datetime) -> str:
 
 
 @admin.register(Provider)
-class ProviderAdmin(SwitchAdmin):
+class ProviderAdmin(BudgetAdmin):
     form = ProviderForm
     list_display = (
         "slug",
@@ -144,6 +144,7 @@ class ProviderAdmin(SwitchAdmin):
         "health_detail",
         "health_url",
         "related_links",
+        "shown_spending",
     )
 
     @method_decorator(sensitive_post_parameters("new_api_key"))
@@ -166,6 +167,7 @@ class ProviderAdmin(SwitchAdmin):
                 {"fields": key_rows, "description": "The account's credential, encrypted in the database."},
             ),
             *_SETTINGS,
+            budget_fieldset(obj),
         ]
         return [*fieldsets, _HEALTH_NOW] if obj is not None else fieldsets
 
