@@ -40,19 +40,20 @@ YOUNG_SECONDS = 2.0
 """A memory younger than this may miss what others know: they reconnect, and ship to the log, in that time."""
 
 SEED_TRIES = 5
+CATCH_UPS = 3
 FLUSH_SECONDS = 5.0
 
 
 class _Recent:
     """A request of the last minute, in case that Redis forgets it or never heard of it."""
 
-    __slots__ = ("at", "claims", "local", "tokens")
+    __slots__ = ("at", "claims", "tokens", "told")
 
-    def __init__(self, at: float, claims: list[Claim], tokens: int, local: bool) -> None:
+    def __init__(self, at: float, claims: list[Claim], tokens: int, *, told: bool) -> None:
         self.at = at
         self.claims = claims
         self.tokens = tokens
-        self.local = local
+        self.told = told  # whether Redis knows
 
 
 class RedisGrant:
@@ -71,6 +72,7 @@ class RedisGrant:
         "recent",
         "renew_at",
         "skipped",
+        "told",
     )
 
     def __init__(
@@ -86,6 +88,7 @@ class RedisGrant:
         self._settled = False
         self.call = need.id.hex
         self.local: Grant | None = None  # of the in-process limits, while Redis is away
+        self.told = True  # whether Redis knows what is held, or will by the ledger
         self.recent: _Recent | None = None
         self.renew_at = 0.0
         self.option = 0
@@ -175,6 +178,7 @@ class RedisGrant:
 
     def hold_locally(self, local: Grant) -> None:
         self.local, self.option, self.skipped = local, local.option, local.skipped
+        self.told = False
         self._held = True
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
@@ -340,7 +344,7 @@ class RedisAdmission:
 
     def settled(self, grant: RedisGrant, tokens: int | None, cost_nano: int | None) -> None:
         self._open.pop(grant.call, None)
-        if grant.local is not None and self.line.link is None:
+        if not grant.told:
             # One sum per budget: a Redis that stays away for hours must not fill the memory.
             for base, period, cost in grant.charges(cost_nano):
                 self._owed[base, period] = self._owed.get((base, period), 0) + cost
@@ -410,28 +414,42 @@ class RedisAdmission:
         while self._recent and self._recent[0].at < now - MINUTE - BUCKET:
             self._recent.popleft()
         if counted := grant.counted():
-            grant.recent = _Recent(now, counted, need.tokens, grant.local is not None)
+            grant.recent = _Recent(now, counted, need.tokens, told=grant.told)
             self._recent.append(grant.recent)
 
     async def _on_up(self, link: RedisLink, lost_memory: bool) -> None:
         """Tell Redis what it does not know, before it is asked again."""
         self._ledger.link = None
+        for grant in self._open.values():
+            grant.told = False  # a lease may have ended meanwhile
+        if lost_memory:
+            for recent in self._recent:
+                recent.told = False
+        for _ in range(CATCH_UPS):
+            self._tell()
+            if not len(self._ledger):
+                break
+            await self._ledger.flush(link)
+        # What came during the last flush follows at once, in front of all that comes later.
+        self._ledger.link = link
+        self._tell()
+        self._local = None
+
+    def _tell(self) -> None:
+        """Put into the ledger what was let through or spent without Redis."""
         now = time.monotonic()
         for recent in self._recent:
-            if recent.local or lost_memory:
+            if not recent.told:
+                recent.told = True
                 for record in _window_records(recent, now):
                     self._ledger.add(record)
         owed, self._owed = self._owed, {}
         for (base, period), cost in owed.items():
             self._ledger.add(("C", base, period, cost))
-        for grant in list(self._open.values()):
-            self.record(grant.hold_record())
-        # From here on each of these is told once: what fails stays in the ledger.
-        for recent in self._recent:
-            recent.local = False
-        await self._ledger.flush(link)
-        self._ledger.link = link
-        self._local = None
+        for grant in self._open.values():
+            if not grant.told:
+                grant.told = True
+                self.record(grant.hold_record())
 
     async def _renew(self) -> None:
         while True:
