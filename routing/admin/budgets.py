@@ -34,6 +34,12 @@ class BudgetForm(forms.ModelForm):
         help_text="Added to the budget when you save; what was spent stays. The history keeps it.",
     )
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "budget_usd" in self.fields:
+            # Tells an amount that was edited from one that another admin has topped up meanwhile.
+            self.fields["budget_usd"].show_hidden_initial = True
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         top_up, budget = cleaned.get("top_up"), cleaned.get("budget_usd")
