@@ -270,7 +270,7 @@ class RequestLogAdmin(ModelAdmin):
     @display(description="Cost USD")
     def cost(self, row: RequestLog) -> str:
         if row.cost_usd is None:
-            return "unknown"
+            return "unknown" if row.attempts else NOTHING  # refused: nothing was bought
         whole, billionths = f"{row.cost_usd:.9f}".split(".")
         return f"{whole}.{billionths.rstrip('0'):0<2}"
 
