@@ -1,15 +1,20 @@
-"""The ASGI application: the fast lane in front of Django, and what starts and ends with them."""
+"""The ASGI application: Django, and what starts and ends with a web process.
 
+Under `manage.py serve` proxy/fast_lane.py takes data-plane requests before they come here; under any
+other ASGI server they come here too, and are served by the DRF views.
+"""
+
+import asyncio
 import gc
 import os
-from typing import cast
+import signal
+import threading
+from types import FrameType
+from typing import Any
 
-from proxy.stop_signals import obey_while_starting, on_stop
-
-obey_while_starting()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
-from django.core.asgi import get_asgi_application  # noqa: E402 what else is imported takes its time
+from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
 
@@ -17,34 +22,52 @@ from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up befor
 from django.conf import settings  # noqa: E402
 
 from gateway_project.warm_up import warm_up  # noqa: E402
-from monitoring.shipping import Shipper  # noqa: E402
-from proxy.asgi import Application, Receive, Scope, Send, fast_lane  # noqa: E402
-from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
+from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
+from proxy.gateway import Gateway, running_gateway, stop_gateway  # noqa: E402
 
-_serve = fast_lane(cast(Application, django_application), settings.MAX_BODY_BYTES)
+data_plane = DataPlaneHandler()
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         return await _lifespan(receive, send)
-    return await _serve(scope, receive, send)
+    if scope["type"] == "http" and scope["path"] in DATA_PLANE_PATHS:
+        return await data_plane(scope, receive, send)
+    return await django_application(scope, receive, send)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
-    shipper = Shipper(gateway.journal)
-    shipper.start()
     await warm_up(gateway, django_application)
-    on_stop(gateway.drain)
+    _announce_drain(gateway)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    # The server has drained: the last call is closed, so this ships all that is left.
-    await sync_to_async(shipper.stop)()
     await gateway.aclose()
     stop_gateway()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _announce_drain(gateway: Gateway) -> None:
+    """Readiness turns to 503 with the signal; the server closes its socket DRAIN_NOTICE_SECONDS later."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals are the business of whoever embeds us
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = signal.getsignal(number)
+
+        def handle(number: int, frame: FrameType | None, server: Any = server) -> None:
+            first, gateway.draining = not gateway.draining, True
+            if first and settings.DRAIN_NOTICE_SECONDS:
+                loop.call_soon_threadsafe(
+                    loop.call_later, settings.DRAIN_NOTICE_SECONDS, server, number, None
+                )
+            else:
+                server(number, frame)
+
+        if callable(server):
+            signal.signal(number, handle)
 
 
 def _calm_garbage_collector() -> None:

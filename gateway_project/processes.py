@@ -2,8 +2,6 @@
 
 import sys
 
-from django.conf import settings
-
 from gateway_project.supervisor import Part
 
 DRAIN_SECONDS = 4  # of the web process in `make serve`: open streams may end by themselves
@@ -11,11 +9,7 @@ STOP_SECONDS = 4.6  # from Ctrl-C to the end of everything
 
 
 def web(drain_seconds: int) -> list[str]:
-    return [
-        *_granian(settings.HOST, settings.PORT, drain_seconds),
-        f"--workers={settings.WEB_WORKERS}",
-        "gateway_project.asgi:application",
-    ]
+    return [sys.executable, "-m", "gateway_project.web", f"--drain-seconds={drain_seconds}"]
 
 
 def worker() -> list[str]:
@@ -28,7 +22,8 @@ def beat() -> list[str]:
 
 
 def demo(port: int) -> list[str]:
-    return [*_granian("127.0.0.1", port, DRAIN_SECONDS), "--workers=1", "proxy.demo_upstream:application"]
+    options = [f"--port={port}", f"--timeout-graceful-shutdown={DRAIN_SECONDS}", "--log-level=warning"]
+    return [sys.executable, "-m", "uvicorn", *options, "proxy.demo_upstream:application"]
 
 
 def together(demo_port: int | None) -> list[Part]:
@@ -36,25 +31,6 @@ def together(demo_port: int | None) -> list[Part]:
     commands = {"web": web(DRAIN_SECONDS), "worker": worker(), "beat": beat()}
     parts = [Part(name, tuple(command)) for name, command in commands.items()]
     return parts if demo_port is None else [*parts, Part("demo", tuple(demo(demo_port)), last=True)]
-
-
-def _granian(host: str, port: int, drain_seconds: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "granian",
-        "--interface=asgi",
-        "--loop=uvloop",
-        "--http=1",
-        "--no-ws",
-        "--backlog=4096",
-        # Requests served at once per worker; limits and pools bound them with an answer, this one without.
-        "--backpressure=16384",
-        f"--workers-kill-timeout={drain_seconds}",
-        "--log-level=warning",
-        f"--host={host}",
-        f"--port={port}",
-    ]
 
 
 def _celery() -> list[str]:

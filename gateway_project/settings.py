@@ -26,6 +26,7 @@ WEB_WORKERS = whole_number("WEB_WORKERS", 1, 1, 512)
 if WEB_WORKERS > 1 and not REDIS_URL:
     raise ImproperlyConfigured("WEB_WORKERS above 1 needs REDIS_URL: in-process limits can't be shared.")
 DRAIN_SECONDS = whole_number("DRAIN_SECONDS", 30, 1, 1800)
+DRAIN_NOTICE_SECONDS = whole_number("DRAIN_NOTICE_SECONDS", 0, 0, 300)
 ALLOWED_HOSTS = words("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
 LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
@@ -133,6 +134,7 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "user-agent",
     "x-api-key",
     "x-client-info",
     "x-litellm-api-key",

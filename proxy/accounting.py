@@ -36,7 +36,7 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         price_call(call)
-        self._journal.write(_closed(call))
+        self._journal.gather(_closed(call))
         used = call.usage.total if call.usage is not None else None
         if call.grant is not None:
             call.grant.settle(used if call.target is not None else _unanswered(call))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from proxy.admission.base import Admission, Claim
 from proxy.call import Attempt, Call
+from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
@@ -20,7 +21,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.retry_after import retry_after_seconds
-from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResponse
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.picking import candidates
@@ -60,9 +61,9 @@ class Attempts:
         seconds = call.timeout_header or call.route.route.deadline
         left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
         try:
-            async with asyncio.timeout(left):
+            with Deadline(left):
                 return await self._try_all(call, targets)
-        except TimeoutError:
+        except DeadlinePassed:
             raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
 
     async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
@@ -118,7 +119,8 @@ class Attempts:
         """One request to one target, up to the whole answer or its first chunk."""
         provider = attempt.target.provider
         link = self._upstreams.link(provider)
-        await link.pool.acquire(provider.slug)
+        if not link.pool.take_free():
+            await link.pool.wait_for_free(provider.slug)
         response: UpstreamResponse | None = None
         try:
             response = await self._send(call, attempt, link)
@@ -140,8 +142,7 @@ class Attempts:
         assert call.route is not None
         assert call.ask is not None
         body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
-        credential = call.caller_credential or link.provider.credential
-        request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
+        request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
 

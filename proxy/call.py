@@ -4,7 +4,6 @@ import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.ids import uuid7
@@ -76,9 +75,9 @@ class Call:
     def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
         self.incoming = incoming
         self.table = table  # one snapshot: an edit half-way can't mix two tables
-        self.id: UUID = uuid7()
+        self.id = uuid7()
         self.received_at_ns = time.time_ns()
-        self.request_id: str = str(self.id)
+        self.request_id = self.id
         self.key: KeyEntry | None = None
         self.caller_credential = ""
         self.ask: ChatAsk | None = None

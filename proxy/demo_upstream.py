@@ -9,15 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from proxy.stop_signals import obey_while_starting
-
 # Not from proxy.asgi: this process runs without Django.
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-obey_while_starting()
 
 CHUNK_PAUSE = 0.05  # seconds between two words of a stream, so that one sees it stream
 HELLO = "This is the demo provider of Switchstand; it only echoes. You said: "

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import random
 
-from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission, Claim, Grant
+from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
 from proxy.call import Call, Incoming
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Refusal(Exception):
     """The request is over: a door renders this as a JSON error."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def __init__(self, status: int, headers: bytes, body: bytes) -> None:
         super().__init__(status)
         self.status = status
         self.headers = headers
@@ -37,6 +37,7 @@ class Engine:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
+        self._headers = AnswerHeaders(admission)
         self._attempts = Attempts(upstreams, admission, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
@@ -54,7 +55,7 @@ class Engine:
             call.usage = answer.usage
             if not answer.stream:
                 price_call(call)
-            headers = answer_headers.of_answer(call, answer.content_type, self._admission)
+            headers = self._headers.of_answer(call, answer.content_type)
             return Relay(call, answer, headers, account=self._accounting.close)
         except GatewayError as error:
             raise self._refused(call, error) from error
@@ -88,6 +89,6 @@ class Engine:
             call.outcome = "failed"
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
-        headers = answer_headers.of_error(error, call, self._admission)
+        headers = self._headers.of_error(error, call)
         self._accounting.close(call)
         return Refusal(error.status, headers, error.body(call.request_id))

@@ -22,12 +22,8 @@ class Gateway:
     journal: JournalWriter
     draining: bool = False
 
-    def drain(self) -> None:
-        """Told to stop: readiness says so from now on, while open calls are served to their end."""
-        self.draining = True
-
     async def aclose(self) -> None:
-        self.drain()
+        self.draining = True
         self.keeper.stop()
         await self.upstreams.aclose()
         self.journal.close()

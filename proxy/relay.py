@@ -11,8 +11,6 @@ from proxy.sse import StreamReader
 from proxy.transports.base import TransportFault, TransportTimeout
 from proxy.usage import estimate
 
-Header = tuple[bytes, bytes]
-
 
 class Relay:
     """An answer on its way. The door calls next_chunk() until b"", and aclose() however it ends.
@@ -33,9 +31,7 @@ class Relay:
         "stream",
     )
 
-    def __init__(
-        self, call: Call, answer: Answer, headers: list[Header], account: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
         self.status = answer.response.status
         self.headers = headers
         self.stream = answer.stream

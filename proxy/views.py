@@ -16,12 +16,19 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from proxy import schema
-from proxy.asgi import too_large
+from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
 from proxy.engine import Refusal
-from proxy.errors import EndpointNotFound, GatewayError, InvalidApiKey, MethodNotAllowed, ModelNotFound
+from proxy.errors import (
+    EndpointNotFound,
+    GatewayError,
+    InvalidApiKey,
+    MethodNotAllowed,
+    ModelNotFound,
+    RequestTooLarge,
+)
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
 from proxy.relay import Relay
@@ -29,7 +36,7 @@ from routing.table import RouteEntry
 
 
 def error_response(error: GatewayError) -> HttpResponse:
-    request_id = str(uuid7())
+    request_id = uuid7()
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
@@ -95,7 +102,7 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
         except RequestDataTooBig:
             from django.conf import settings
 
-            raise engine.refuse(incoming, too_large(settings.MAX_BODY_BYTES)) from None
+            raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:
         return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)
@@ -114,10 +121,14 @@ async def _chunks(relay: Relay) -> AsyncIterator[bytes]:
         await relay.aclose()
 
 
-def _with_headers(response: Any, headers: list[tuple[bytes, bytes]]) -> HttpResponseBase:
-    for name, value in headers:
-        response[name.decode()] = value.decode("latin-1")
+def _with_headers(response: Any, headers: bytes) -> HttpResponseBase:
+    for name, value in pairs(headers):
+        response[name] = value
     return response
+
+
+VIEWS = {CHAT_COMPLETIONS: ChatCompletionsView.as_view()}
+"""By endpoint; for the door that knows the path already."""
 
 
 class ModelsView(GatewayView):

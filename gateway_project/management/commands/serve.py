@@ -52,7 +52,8 @@ class Command(BaseCommand):
         self._say([*made.config_lines, *admin_lines(made)])
         parts = processes.together(demo_port())
         threading.Thread(target=self._say_when_ready, args=(try_lines(made),), daemon=True).start()
-        return Supervisor(processes.STOP_SECONDS, self.stdout.write).run(parts)
+        stop_seconds = processes.STOP_SECONDS + settings.DRAIN_NOTICE_SECONDS
+        return Supervisor(stop_seconds, self.stdout.write).run(parts)
 
     def _check_port(self) -> None:
         with socket.socket(socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET) as probe:
