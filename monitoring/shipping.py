@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-from django.db import close_old_connections, connection, transaction
+from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
 from django.utils import timezone
 
 from monitoring.models import RequestLog
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
 RESCUE_SECONDS = 5.0
+
+UNSTORABLE = (DataError, IntegrityError, OverflowError)
+"""Faults of a row; all others are the database's, and pass."""
 
 COLUMNS = tuple(field.attname for field in RequestLog._meta.concrete_fields)
 
@@ -154,7 +157,19 @@ def _unknown(opened: Opened) -> Closed:
 
 
 def store(calls: list[Closed]) -> None:
-    """Insert rows in one transaction; a row that is there already stays."""
+    """Insert rows; one that is there already stays, and one that no column takes is logged and left out."""
+    try:
+        _insert(calls)
+    except UNSTORABLE:
+        for call in calls:  # one by one: a bad row must not stop all that come after it
+            try:
+                _insert([call])
+            except UNSTORABLE as error:
+                logger.critical("journal: row of call %s can't be stored: %s", call.id, error)
+
+
+def _insert(calls: list[Closed]) -> None:
+    """All in one transaction, or none."""
     if not calls:
         return
     with transaction.atomic(), connection.cursor() as cursor:

@@ -1,7 +1,6 @@
 """Step 5: try targets in order until one answers or the deadline passes."""
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
-    NoHealthyUpstream,
     PoolExhausted,
     RateLimited,
     UpstreamAuthFailed,
@@ -20,11 +18,13 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from proxy.retry_after import retry_after_seconds
+from proxy.retry_after import told_wait
+from proxy.sse import StreamReader
+from proxy.targets.board import Trial
+from proxy.targets.choosing import Chooser
 from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
-from routing.picking import candidates
 from routing.table import TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
@@ -39,6 +39,7 @@ class Answer:
     content_type: str
     body: bytes
     stream: bool
+    trial: Trial
     usage: Usage | None = None
 
     async def aclose(self) -> None:
@@ -46,39 +47,49 @@ class Answer:
         try:
             await self.response.aclose()
         finally:
+            self.trial.end()
             self.link.pool.release()
 
 
 class Attempts:
-    def __init__(self, upstreams: Upstreams, admission: Admission, dice: random.Random) -> None:
+    def __init__(self, upstreams: Upstreams, admission: Admission, chooser: Chooser) -> None:
         self._upstreams = upstreams
         self._admission = admission
-        self._dice = dice
+        self._chooser = chooser
 
     async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
         """Raises the GatewayError that the caller gets when no target answers."""
         assert call.route is not None
-        seconds = call.timeout_header or call.route.route.deadline
-        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        deadline = call.route.route.deadline
+        seconds = min(call.timeout_header or deadline, deadline)
+        left = call.incoming.received + seconds - time.perf_counter()
         try:
             with Deadline(left):
                 return await self._try_all(call, targets)
         except DeadlinePassed:
-            raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
+            late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
+            if call.trial is not None and seconds >= deadline:
+                call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
+            raise late from None
 
     async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
         assert call.route is not None
-        in_order, refused = candidates(targets, call.route.route.strategy, self._dice)
+        call.order = in_order = self._chooser.order(call, targets)
         failures: list[GatewayError] = []
         for position, target in enumerate(in_order):
             another = position + 1 < len(in_order)
+            if another and position and not self._chooser.may_try(target, call):
+                call.skip(target, "its circuit opened meanwhile")
+                continue
             try:
                 return await self._try_target(call, target, failures, another)
             except (UpstreamError, PoolExhausted, RateLimited) as failure:
                 if isinstance(failure, UpstreamRejected):
                     raise
                 failures.append(failure)
-        raise _verdict(failures, refused, call.route.route.name)
+                if type(failure) is RateLimited:
+                    call.skip(target, failure.message)
+        raise _verdict(failures)
 
     async def _try_target(
         self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
@@ -93,6 +104,8 @@ class Attempts:
             except UpstreamError as failure:
                 if number == retries or not _worth_a_retry(failure, another):
                     raise
+                if another and not self._chooser.may_try(target, call):
+                    raise
                 failures.append(failure)
                 await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
         raise AssertionError("unreachable: the last try returns or raises")
@@ -102,11 +115,17 @@ class Attempts:
         assert call.ask is not None
         grant = await self._admission.admit(_claims(target), call.ask.worst_tokens)
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        call.trial = trial = self._chooser.board.begin(
+            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+        )
         try:
-            answer = await self._ask(call, attempt)
+            answer = await self._ask(call, attempt, trial)
         except BaseException as error:
             grant.settle(0)
             attempt.result = _result(error)
+            if isinstance(error, GatewayError):
+                trial.failed(error)
+            trial.end()
             raise
         finally:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
@@ -115,7 +134,7 @@ class Attempts:
         call.target, call.target_grant = target, grant
         return answer
 
-    async def _ask(self, call: Call, attempt: Attempt) -> Answer:
+    async def _ask(self, call: Call, attempt: Attempt, trial: Trial) -> Answer:
         """One request to one target, up to the whole answer or its first chunk."""
         provider = attempt.target.provider
         link = self._upstreams.link(provider)
@@ -124,7 +143,7 @@ class Attempts:
         response: UpstreamResponse | None = None
         try:
             response = await self._send(call, attempt, link)
-            answer = await _read(call, link, response)
+            answer = await _read(call, link, response, trial)
         except BaseException as error:
             link.pool.release()
             if response is not None:
@@ -134,7 +153,9 @@ class Attempts:
             if isinstance(error, TransportFault | MalformedAnswer):
                 raise _failed(link, str(error)) from error
             raise
+        trial.answered()
         if not answer.stream:
+            trial.end()
             link.pool.release()  # read to its end: the connection is free again
         return answer
 
@@ -147,30 +168,46 @@ class Attempts:
         return await link.pool.transport.send(request)
 
 
-async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
+async def _read(call: Call, link: Link, response: UpstreamResponse, trial: Trial) -> Answer:
     assert call.ask is not None
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     content_type = response.header("content-type") or ""
-    if call.ask.stream:
+    # Some providers answer a stream's request with a whole JSON answer, or an error in one.
+    if call.ask.stream and not content_type.startswith("application/json"):
         first = await response.next_chunk()
         if not first:
             raise _failed(link, "closed the stream before its first event")
-        return Answer(link, response, content_type or "text/event-stream", first, stream=True)
+        if b'"error"' in first and _is_error(first):
+            raise _failed(link, "began the stream with an error")
+        return Answer(link, response, content_type or "text/event-stream", first, True, trial)
     body = await response.read()
     usage = link.dialect.read_answer(body)
-    return Answer(link, response, content_type or "application/json", body, stream=False, usage=usage)
+    return Answer(link, response, content_type or "application/json", body, False, trial, usage)
+
+
+def _is_error(first_chunk: bytes) -> bool:
+    reader = StreamReader()
+    reader.feed(first_chunk)
+    return reader.failed
 
 
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
     body = await response.read()
     own_key = bool(call.caller_credential)
-    wait = retry_after_seconds(response.header("retry-after"))
+    wait = told_wait(response.header)
+    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
+    for credential in credentials:
+        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
-    # Some providers repeat the key that they refuse.
-    for credential in (link.provider.credential, call.caller_credential):
-        if credential:
-            error.message = error.message.replace(credential, "[redacted]")
+    if isinstance(error, UpstreamRateLimited):
+        error.told_wait = wait
+    # ... and again after the JSON's escapes are gone.
+    for credential in credentials:
+        error.message = error.message.replace(credential, "[redacted]")
+        error.code = error.code.replace(credential, "[redacted]")
+        error.param = error.param and error.param.replace(credential, "[redacted]")
     return error
 
 
@@ -219,12 +256,8 @@ async def _pause(call: Call, seconds: float) -> None:
         call.upstream_ms += (time.perf_counter() - started) * 1000
 
 
-def _verdict(failures: list[GatewayError], refused: list[TargetEntry], route: str) -> GatewayError:
+def _verdict(failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
-    if not failures:
-        names = ", ".join(sorted({target.provider.slug for target in refused}))
-        reason = f"unhealthy: {names}" if names else "it has no enabled target"
-        return NoHealthyUpstream(f"No provider can serve {route} now ({reason}).", retry_after=5)
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

@@ -2,18 +2,18 @@
 
 import asyncio
 import logging
-import random
 
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission, Claim, Grant
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
-from proxy.call import Call, Incoming
+from proxy.call import Call, Incoming, given_request_id
 from proxy.errors import GatewayError, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -32,13 +32,18 @@ class Refusal(Exception):
 
 class Engine:
     def __init__(
-        self, keeper: TableKeeper, upstreams: Upstreams, admission: Admission, accounting: Accounting
+        self,
+        keeper: TableKeeper,
+        upstreams: Upstreams,
+        admission: Admission,
+        accounting: Accounting,
+        chooser: Chooser,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
         self._headers = AnswerHeaders(admission)
-        self._attempts = Attempts(upstreams, admission, random.Random())
+        self._attempts = Attempts(upstreams, admission, chooser)
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -71,7 +76,9 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        return self._refused(Call(incoming, table=self._keeper.table), error)
+        call = Call(incoming, table=self._keeper.table)
+        call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
+        return self._refused(call, error)
 
     async def _admit(self, call: Call) -> Grant:
         key, ask = call.key, call.ask

@@ -130,6 +130,7 @@ class UpstreamRejected(UpstreamError):
 class UpstreamRateLimited(UpstreamError):
     status, type, code, gateway_code = 429, "rate_limit_error", "upstream_rate_limited", "RATE_LIMIT_ERROR"
     cause = "upstream 429 from every target, with its Retry-After"
+    told_wait: float | None = None  # seconds that the provider itself said to wait
 
 
 class UpstreamAuthFailed(UpstreamError):

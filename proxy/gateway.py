@@ -1,5 +1,6 @@
 """Builds the engine and all that it runs on; one per web process."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from proxy.accounting import Accounting
 from proxy.admission.memory import MemoryAdmission
 from proxy.engine import Engine
 from proxy.journal.writer import JournalWriter
+from proxy.targets.board import Board
+from proxy.targets.choosing import Chooser
+from proxy.targets.exchange import make_exchange
+from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -20,11 +25,18 @@ class Gateway:
     upstreams: Upstreams
     admission: MemoryAdmission
     journal: JournalWriter
+    chooser: Chooser
+    sharing: Sharing
     draining: bool = False
 
-    async def aclose(self) -> None:
+    def drain(self) -> None:
+        """Told to stop: readiness says so from now on, while open calls are served to their end."""
         self.draining = True
+
+    async def aclose(self) -> None:
+        self.drain()
         self.keeper.stop()
+        self.sharing.stop()
         await self.upstreams.aclose()
         self.journal.close()
 
@@ -34,8 +46,17 @@ def build_gateway() -> Gateway:
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = MemoryAdmission()
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
-    engine = Engine(keeper, upstreams, admission, Accounting(journal))
-    return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
+    chooser = Chooser(Board(), random.Random())
+    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser)
+    return Gateway(
+        keeper=keeper,
+        engine=engine,
+        upstreams=upstreams,
+        admission=admission,
+        journal=journal,
+        chooser=chooser,
+        sharing=Sharing(chooser.board, make_exchange(), keeper),
+    )
 
 
 class _Running:
@@ -49,6 +70,7 @@ def running_gateway() -> Gateway:
     if _Running.gateway is None:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
+        _Running.gateway.sharing.start()
     return _Running.gateway
 
 

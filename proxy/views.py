@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from asgiref.sync import markcoroutinefunction
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.decorators import classonlymethod
 from django.views.decorators.csrf import csrf_exempt
@@ -18,13 +18,14 @@ from rest_framework.views import APIView
 from proxy import schema
 from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
-from proxy.call import Incoming
+from proxy.call import Incoming, given_request_id
 from proxy.endpoints import CHAT_COMPLETIONS
 from proxy.engine import Refusal
 from proxy.errors import (
     EndpointNotFound,
     GatewayError,
     InvalidApiKey,
+    InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     RequestTooLarge,
@@ -35,8 +36,9 @@ from proxy.relay import Relay
 from routing.table import RouteEntry
 
 
-def error_response(error: GatewayError) -> HttpResponse:
-    request_id = uuid7()
+def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpResponse:
+    """For what never reaches the engine, and so leaves no row."""
+    request_id = given_request_id(request.headers.get("x-request-id", "").encode()) or uuid7()
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
@@ -52,9 +54,10 @@ class GatewayView(APIView):
 
     def handle_exception(self, exc: Exception) -> Any:
         if isinstance(exc, GatewayError):
-            return error_response(exc)
+            return error_response(exc, self.request)
         if isinstance(exc, exceptions.MethodNotAllowed):
-            return error_response(not_allowed(self.request.method or "", self.allowed_methods))
+            refused = not_allowed(self.request.method or "", self.allowed_methods)
+            return error_response(refused, self.request)
         return super().handle_exception(exc)
 
 
@@ -80,7 +83,10 @@ class ChatCompletionsView(GatewayView):
             return await serve(request, CHAT_COMPLETIONS)
         if request.method == "OPTIONS":
             return HttpResponse(status=204, headers={"Allow": "POST, OPTIONS"})
-        return error_response(not_allowed(request.method or "", ["POST", "OPTIONS"]))
+        allowed = ["POST", "OPTIONS"]
+        response = error_response(not_allowed(request.method or "", allowed), request)
+        response["Allow"] = ", ".join(allowed)
+        return response
 
     @extend_schema(
         summary="Create a chat completion",
@@ -158,10 +164,19 @@ def _model(name: str, route: RouteEntry) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": route.created, "owned_by": ", ".join(owners)}
 
 
+@csrf_exempt
 def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    """404 as JSON for every path that no one else serves."""
-    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."))
+    """404 as JSON for every path that no one else serves, whatever the method."""
+    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."), request)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What Django itself refuses before any view, in the API's shape."""
+    if isinstance(exception, DisallowedHost):
+        message = "The Host header names a host that is not in ALLOWED_HOSTS."
+        return error_response(InvalidRequest(message, param="host", code="invalid_host"), request)
+    return error_response(InvalidRequest("The request is malformed."), request)
 
 
 def server_error(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    return error_response(GatewayError())
+    return error_response(GatewayError(), request)

@@ -37,6 +37,22 @@ class Connection:
     keep_alive: float
 
 
+def rank_of(priority: int, weight: int) -> int:
+    """Lower numbers first; a weight of 0 is a stand-in behind the others of its priority."""
+    return 2 * priority + (weight == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerRules:
+    """When a target is left out, and for how long."""
+
+    enabled: bool = True
+    failures: int = 3  # in a row
+    error_share: float = 0.5  # of the last minute's requests, 0 to 1
+    min_requests: int = 20  # of the last minute, below which the share doesn't count
+    cooldown: float = 30.0  # seconds
+
+
 # Entries compare by identity: two tables never share one, and hashing one must be cheap.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProviderEntry:
@@ -63,8 +79,17 @@ class TargetEntry:
     upstream_model: str
     weight: int
     priority: int
+    rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
     limits: Limits
     price: Price | None
+    tags: frozenset[str] = frozenset()
+    canary_share: float | None = None  # of the route's requests, 0 to 1
+    shadow_share: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.provider.slug}/{self.upstream_model}"
 
     def model_for(self, wildcard_part: str) -> str:
         """The upstream's model name; `wildcard_part` is what the route's * stood for."""
@@ -79,8 +104,11 @@ class RouteEntry:
     deadline: float
     max_messages: int | None
     default_parameters: tuple[tuple[str, bytes], ...]
-    targets: tuple[TargetEntry, ...]
+    targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
+    shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
+    tagged: bool = False  # whether any target has tags
+    canaries: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +116,7 @@ class TeamEntry:
     id: int
     slug: str
     limits: Limits
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,6 +128,7 @@ class KeyEntry:
     limits: Limits
     expires_at: float | None  # Unix seconds
     enabled: bool
+    tags: frozenset[str] = frozenset()  # its own and its team's
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids
@@ -121,6 +151,7 @@ class RoutingTable:
     upstream_models: Mapping[tuple[str, str], RouteEntry]  # by provider slug and its own model name
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
+    breaker: BreakerRules = BreakerRules()
 
     def resolve(self, name: str) -> Resolved | None:
         """Exact name or alias first, then the longest wildcard."""

@@ -20,7 +20,7 @@ from tests.live import free_port, until
 from tests.served import Served
 from tests.upstream import Answer, FakeUpstream
 
-PARTS = ("gateway_project.web", "celery", "proxy.demo_upstream")
+PARTS = ("gateway_project.web", "ship_journal", "celery", "proxy.demo_upstream")
 HELLO = "This is the demo provider of Switchstand"
 
 

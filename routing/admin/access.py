@@ -28,6 +28,7 @@ from routing import gateway_keys
 from routing.admin.base import (
     NOTHING,
     SwitchAdmin,
+    TagsField,
     badge,
     change_link,
     change_url,
@@ -43,12 +44,17 @@ from routing.models import ApiKey, Team
 _LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
 
 
+class TeamForm(forms.ModelForm):
+    tags = TagsField(Team)
+
+
 @admin.register(Team)
 class TeamAdmin(SwitchAdmin):
+    form = TeamForm
     list_display = ("slug", "name", "key_count", "limits", "enabled")
     list_filter = ("enabled",)
     search_fields = ("slug", "name")
-    fieldsets = ((None, {"fields": (("slug", "name"), "enabled")}), _LIMITS)
+    fieldsets = ((None, {"fields": (("slug", "name"), "tags", "enabled")}), _LIMITS)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         keys = ApiKey.objects.filter(team=OuterRef("pk")).order_by().values("team")
@@ -67,6 +73,7 @@ class TeamAdmin(SwitchAdmin):
 
 
 class ApiKeyForm(forms.ModelForm):
+    tags = TagsField(ApiKey)
     existing_key = forms.CharField(
         label="Existing key",
         required=False,
@@ -127,7 +134,7 @@ class ApiKeyAdmin(SwitchAdmin):
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
-            ("Access", {"fields": ["allowed_routes"]}),
+            ("Access", {"fields": ["allowed_routes", "tags"]}),
             _LIMITS,
             ("Budget", {"fields": ["budget_usd"]}),
         ]

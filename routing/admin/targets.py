@@ -2,18 +2,24 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from routing.admin.base import SwitchAdmin, change_link, limits_text, nowrap
+from routing.admin.base import SwitchAdmin, TagsField, change_link, limits_text, nowrap
 from routing.models import RouteTarget
+
+
+class RouteTargetForm(forms.ModelForm):
+    tags = TagsField(RouteTarget)
 
 
 @admin.register(RouteTarget)
 class RouteTargetAdmin(SwitchAdmin):
+    form = RouteTargetForm
     list_display = (
         "upstream_model",
         "shown_route",
@@ -35,6 +41,13 @@ class RouteTargetAdmin(SwitchAdmin):
         first: list[Any] = [("route", "provider"), "upstream_model", ("priority", "weight"), "enabled"]
         return [
             (None, {"fields": first if obj is None else [*first, "related_links"]}),
+            (
+                "Traffic",
+                {
+                    "fields": ["tags", ("canary_percent", "shadow_percent")],
+                    "description": "For targets that serve some of the route's requests only.",
+                },
+            ),
             ("Limits", {"fields": [("rpm", "tpm", "parallel")]}),
             (
                 "Prices",
