@@ -205,7 +205,7 @@ def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Ser
         lambda: all(any(part in line for line in served.processes().values()) for part in PARTS),
         "all parts run",
     )
-    stream = Streaming(served, words=35)  # with the greeting about 2.5 s
+    stream = Streaming(served, words=25)  # with the greeting about 2 s
     begun = time.monotonic()
     code = served.stop(sign, seconds=5)
     took = time.monotonic() - begun
@@ -215,7 +215,7 @@ def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Ser
     stream.join(1)
     assert stream.problem is None
     assert stream.lines[-1] == "data: [DONE]"
-    assert sum('"word "' in line for line in stream.lines) == 35
+    assert sum('"word "' in line for line in stream.lines) == 25
     assert "Killing" not in served.output
     assert "Unexpected exit" not in served.output
 
