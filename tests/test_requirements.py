@@ -1,4 +1,4 @@
-"""The lock file holds what requirements.in asks for: what is missing shows only where no test tool brings it."""
+"""The lock file holds what requirements.in asks for; a gap shows only where no test tool fills it."""
 
 import re
 

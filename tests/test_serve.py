@@ -174,6 +174,17 @@ def test_a_second_start_takes_seconds_and_prints_no_secret(start: Callable[..., 
     assert Browser(second.url).log_in(password).url.path == "/admin/"
 
 
+def test_a_start_that_fails_loses_no_password(begin: Callable[..., Served], tmp_path: Path) -> None:
+    broken = tmp_path / "litellm_config.yaml"
+    broken.write_text("model_list: 3")
+    failed = begin(LITELLM_CONFIG=str(broken))
+    assert failed.process is not None
+    assert failed.process.wait(30) == 1
+    assert not failed.password
+    served = begin().wait_until_ready()
+    assert Browser(served.url).log_in(served.password).url.path == "/admin/"
+
+
 class Streaming(threading.Thread):
     """Asks for a stream in the background and keeps all of it."""
 
