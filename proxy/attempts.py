@@ -69,6 +69,15 @@ class Attempts:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None
 
+    async def only_answer(self, call: Call, target: TargetEntry) -> Answer:
+        """One target's answer, asked once. Raises its GatewayError."""
+        assert call.route is not None
+        try:
+            async with asyncio.timeout(call.route.route.deadline):
+                return await self._attempt(call, target)
+        except TimeoutError:
+            raise UpstreamTimeout(provider=target.provider.slug) from None
+
     async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
         assert call.route is not None
         call.order = in_order = self._chooser.order(call, targets)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 
 from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
@@ -13,6 +14,7 @@ from proxy.errors import GatewayError, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
@@ -43,6 +45,7 @@ class Engine:
         self._admission = admission
         self._accounting = accounting
         self._attempts = Attempts(upstreams, admission, chooser)
+        self.shadows = Shadows(self._attempts, accounting, chooser, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -55,6 +58,8 @@ class Engine:
             call.route, targets = resolve(call)
             call.grant = await self._admit(call)
             self._accounting.open(call)
+            if call.route.route.shadows:
+                self.shadows.start(call)
             answer = await self._attempts.first_answer(call, targets)
             call.usage = answer.usage
             if not answer.stream:

@@ -33,6 +33,7 @@ class Gateway:
         self.draining = True
         self.keeper.stop()
         self.sharing.stop()
+        await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         self.journal.close()
 
@@ -67,6 +68,11 @@ def running_gateway() -> Gateway:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
+    return _Running.gateway
+
+
+def current_gateway() -> Gateway | None:
+    """The gateway of this process, None where none was started."""
     return _Running.gateway
 
 
