@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from proxy.admission.base import Admission, Claim
 from proxy.call import Attempt, Call
+from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
@@ -18,9 +19,10 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.retry_after import told_wait
+from proxy.sse import StreamReader
 from proxy.targets.board import Trial
 from proxy.targets.choosing import Chooser
-from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResponse
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import TargetEntry
@@ -58,14 +60,15 @@ class Attempts:
     async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
         """Raises the GatewayError that the caller gets when no target answers."""
         assert call.route is not None
-        seconds = call.timeout_header or call.route.route.deadline
-        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        deadline = call.route.route.deadline
+        seconds = min(call.timeout_header or deadline, deadline)
+        left = call.incoming.received + seconds - time.perf_counter()
         try:
-            async with asyncio.timeout(left):
+            with Deadline(left):
                 return await self._try_all(call, targets)
-        except TimeoutError:
+        except DeadlinePassed:
             late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
-            if call.trial is not None and seconds >= call.route.route.deadline:
+            if call.trial is not None and seconds >= deadline:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None
 
@@ -144,7 +147,8 @@ class Attempts:
         """One request to one target, up to the whole answer or its first chunk."""
         provider = attempt.target.provider
         link = self._upstreams.link(provider)
-        await link.pool.acquire(provider.slug)
+        if not link.pool.take_free():
+            await link.pool.wait_for_free(provider.slug)
         response: UpstreamResponse | None = None
         try:
             response = await self._send(call, attempt, link)
@@ -168,8 +172,7 @@ class Attempts:
         assert call.route is not None
         assert call.ask is not None
         body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
-        credential = call.caller_credential or link.provider.credential
-        request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
+        request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
 
@@ -179,27 +182,41 @@ async def _read(call: Call, link: Link, response: UpstreamResponse, trial: Trial
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     content_type = response.header("content-type") or ""
-    if call.ask.stream:
+    # Some providers answer a stream's request with a whole JSON answer, or an error in one.
+    if call.ask.stream and not content_type.startswith("application/json"):
         first = await response.next_chunk()
         if not first:
             raise _failed(link, "closed the stream before its first event")
+        if b'"error"' in first and _is_error(first):
+            raise _failed(link, "began the stream with an error")
         return Answer(link, response, content_type or "text/event-stream", first, True, trial)
     body = await response.read()
     usage = link.dialect.read_answer(body)
     return Answer(link, response, content_type or "application/json", body, False, trial, usage)
 
 
+def _is_error(first_chunk: bytes) -> bool:
+    reader = StreamReader()
+    reader.feed(first_chunk)
+    return reader.failed
+
+
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
     body = await response.read()
     own_key = bool(call.caller_credential)
     wait = told_wait(response.header)
+    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
+    for credential in credentials:
+        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
     if isinstance(error, UpstreamRateLimited):
         error.told_wait = wait
-    # Some providers repeat the key that they refuse.
-    for credential in (link.provider.credential, call.caller_credential):
-        if credential:
-            error.message = error.message.replace(credential, "[redacted]")
+    # ... and again after the JSON's escapes are gone.
+    for credential in credentials:
+        error.message = error.message.replace(credential, "[redacted]")
+        error.code = error.code.replace(credential, "[redacted]")
+        error.param = error.param and error.param.replace(credential, "[redacted]")
     return error
 
 

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import random
 
-from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission, Claim, Grant
+from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
-from proxy.call import Call, Incoming
+from proxy.call import Call, Incoming, given_request_id
 from proxy.errors import GatewayError, UpstreamError
 from proxy.identify import identify
 from proxy.relay import Relay
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Refusal(Exception):
     """The request is over: a door renders this as a JSON error."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def __init__(self, status: int, headers: bytes, body: bytes) -> None:
         super().__init__(status)
         self.status = status
         self.headers = headers
@@ -44,6 +44,7 @@ class Engine:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
+        self._headers = AnswerHeaders(admission)
         self._attempts = Attempts(upstreams, admission, chooser)
         self.shadows = Shadows(self._attempts, accounting, chooser, random.Random())
 
@@ -64,7 +65,7 @@ class Engine:
             call.usage = answer.usage
             if not answer.stream:
                 price_call(call)
-            headers = answer_headers.of_answer(call, answer.content_type, self._admission)
+            headers = self._headers.of_answer(call, answer.content_type)
             return Relay(call, answer, headers, account=self._accounting.close)
         except GatewayError as error:
             raise self._refused(call, error) from error
@@ -80,7 +81,9 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        return self._refused(Call(incoming, table=self._keeper.table), error)
+        call = Call(incoming, table=self._keeper.table)
+        call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
+        return self._refused(call, error)
 
     async def _admit(self, call: Call) -> Grant:
         key, ask = call.key, call.ask
@@ -98,6 +101,6 @@ class Engine:
             call.outcome = "failed"
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
-        headers = answer_headers.of_error(error, call, self._admission)
+        headers = self._headers.of_error(error, call)
         self._accounting.close(call)
         return Refusal(error.status, headers, error.body(call.request_id))

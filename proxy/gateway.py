@@ -29,8 +29,12 @@ class Gateway:
     sharing: Sharing
     draining: bool = False
 
-    async def aclose(self) -> None:
+    def drain(self) -> None:
+        """Told to stop: readiness says so from now on, while open calls are served to their end."""
         self.draining = True
+
+    async def aclose(self) -> None:
+        self.drain()
         self.keeper.stop()
         self.sharing.stop()
         await self.engine.shadows.aclose()

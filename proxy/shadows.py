@@ -76,7 +76,7 @@ class Shadows:
 
     async def _drain(self, call: Call, answer: Answer) -> None:
         call.usage = answer.usage
-        relay = Relay(call, answer, [], account=self._accounting.close)
+        relay = Relay(call, answer, b"", account=self._accounting.close)
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
                 while relay.stream and await relay.next_chunk():

@@ -56,6 +56,7 @@ class Answer:
     reset: bool = False  # a cut is a TCP reset
     garbage: bytes = b""  # sent instead of HTTP
     stall: float = 0.0  # after the chunks, before the end
+    tail: bytes = b""  # sent instead of the last chunk's end, as it is
 
 
 @dataclass
@@ -205,9 +206,9 @@ class FakeUpstream:
         await self._sleep(answer.stall, gone)
         if answer.cut == "after_chunks":
             return self._cut(answer, writer)
-        writer.write(b"0\r\n\r\n")
+        writer.write(answer.tail or b"0\r\n\r\n")
         await writer.drain()
-        return True
+        return not answer.tail
 
     async def _sleep(self, seconds: float, gone: "asyncio.Future[bytes]") -> None:
         """Sleep, unless the client hangs up meanwhile."""

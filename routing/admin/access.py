@@ -116,7 +116,7 @@ class ApiKeyAdmin(SwitchAdmin):
     search_fields = ("name", "prefix", "team__slug")
     search_help_text = "Name, first characters or team"
     autocomplete_fields = ("team", "allowed_routes")
-    readonly_fields = ("shown_prefix", "key_hash", "last_used_at", "created_at", "related_links")
+    readonly_fields = ("shown_prefix", "key_hash", "shown_use", "shown_creation", "related_links")
     actions = ("enable", "revoke", "regenerate_selected")
     actions_detail = ("regenerate",)
 
@@ -130,7 +130,7 @@ class ApiKeyAdmin(SwitchAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> list[tuple[Any, Any]]:
         key_rows: list[Any] = ["existing_key"]
         if obj is not None:
-            key_rows = [("shown_prefix", "last_used_at", "created_at"), "key_hash", "related_links"]
+            key_rows = [("shown_prefix", "shown_use", "shown_creation"), "key_hash", "related_links"]
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
@@ -245,6 +245,10 @@ class ApiKeyAdmin(SwitchAdmin):
     @display(description="Last used (UTC)", ordering="last_used_at")
     def shown_use(self, key: ApiKey) -> SafeString:
         return nowrap(utc(key.last_used_at))
+
+    @display(description="Created (UTC)")
+    def shown_creation(self, key: ApiKey) -> SafeString:
+        return nowrap(utc(key.created_at))
 
     @display(description="Related")
     def related_links(self, key: ApiKey) -> SafeString:
