@@ -92,4 +92,6 @@ def _key(row: ApiKey) -> dict[str, Any]:
         found["team"] = row.team.slug
     if routes := sorted(row.allowed_routes.values_list("name", flat=True)):
         found["allowed_routes"] = routes
+    elif row.restricted:
+        found["restricted"] = True  # its routes are deleted: it may use none, not all
     return found | dump_fields(row, "name")
