@@ -4,12 +4,8 @@ Under `manage.py serve` proxy/fast_lane.py takes data-plane requests before they
 other ASGI server they come here too, and are served by the DRF views.
 """
 
-import asyncio
 import gc
 import os
-import signal
-import threading
-from types import FrameType
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
@@ -21,8 +17,10 @@ django_application = get_asgi_application()
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
+from gateway_project.stop_signals import on_stop  # noqa: E402
+from gateway_project.warm_up import warm_up  # noqa: E402
 from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
-from proxy.gateway import Gateway, running_gateway, stop_gateway  # noqa: E402
+from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
 
 data_plane = DataPlaneHandler()
 
@@ -38,34 +36,15 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
-    _announce_drain(gateway)
+    await gateway.admission.start()
+    await warm_up(gateway, django_application)
+    on_stop(gateway.drain, notice=settings.DRAIN_NOTICE_SECONDS)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await gateway.aclose()
     stop_gateway()
     await send({"type": "lifespan.shutdown.complete"})
-
-
-def _announce_drain(gateway: Gateway) -> None:
-    """Readiness turns to 503 with the signal; the server closes its socket DRAIN_NOTICE_SECONDS later."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # signals are the business of whoever embeds us
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        server = signal.getsignal(number)
-
-        def handle(number: int, frame: FrameType | None, server: Any = server) -> None:
-            first, gateway.draining = not gateway.draining, True
-            if first and settings.DRAIN_NOTICE_SECONDS:
-                loop.call_soon_threadsafe(
-                    loop.call_later, settings.DRAIN_NOTICE_SECONDS, server, number, None
-                )
-            else:
-                server(number, frame)
-
-        if callable(server):
-            signal.signal(number, handle)
 
 
 def _calm_garbage_collector() -> None:

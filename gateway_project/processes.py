@@ -1,12 +1,11 @@
-"""The commands of the processes that make up a gateway, and how they are run together."""
+"""The commands of the processes that make up a gateway, and which of them `make serve` runs."""
 
-import shlex
 import sys
 
-import honcho.manager
-from honcho.manager import Manager
+from gateway_project.supervisor import Part
 
-STOP_SECONDS = 4  # from Ctrl-C to the end of what has not ended by itself
+DRAIN_SECONDS = 4  # of the web process in `make serve`: open streams may end by themselves
+STOP_SECONDS = 4.6  # from Ctrl-C to the end of everything
 
 
 def web(drain_seconds: int) -> list[str]:
@@ -23,19 +22,15 @@ def beat() -> list[str]:
 
 
 def demo(port: int) -> list[str]:
-    options = [f"--port={port}", f"--timeout-graceful-shutdown={STOP_SECONDS}", "--log-level=warning"]
+    options = [f"--port={port}", f"--timeout-graceful-shutdown={DRAIN_SECONDS}", "--log-level=warning"]
     return [sys.executable, "-m", "uvicorn", *options, "proxy.demo_upstream:application"]
 
 
-def run_together(commands: dict[str, list[str]]) -> int:
-    """Run until one ends or Ctrl-C; the exit code of the first that ended."""
-    honcho.manager.KILL_WAIT = STOP_SECONDS
-    manager = Manager()
-    for name, command in commands.items():
-        # exec: signals must reach the process itself, not a shell around it.
-        manager.add_process(name, f"exec {shlex.join(command)}")
-    manager.loop()
-    return int(manager.returncode or 0)
+def together(demo_port: int | None) -> list[Part]:
+    """The parts of `make serve`. The demo provider ends last: the web process drains what it answers."""
+    commands = {"web": web(DRAIN_SECONDS), "worker": worker(), "beat": beat()}
+    parts = [Part(name, tuple(command)) for name, command in commands.items()]
+    return parts if demo_port is None else [*parts, Part("demo", tuple(demo(demo_port)), last=True)]
 
 
 def _celery() -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from gateway_project.environment import choice, env, secret, whole_number, words
@@ -35,6 +36,13 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 JOURNAL_DIR = DATA_DIR / "journal"
+
+# Limits and budgets
+SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
+REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
+LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")
+LIMITS_LEASE_SECONDS = whole_number("LIMITS_LEASE_SECONDS", 30, 2, 3600)
 
 INSTALLED_APPS = [
     "unfold",
@@ -74,7 +82,7 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [],
+        "DIRS": [BASE_DIR / "gateway_project" / "templates"],  # before those of unfold
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -114,6 +122,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise warns at every start where it is missing
 # `make serve` needs no collectstatic: whitenoise finds the packages' files itself.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -179,17 +188,20 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Switchstand",
-    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API.",
+    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API. "
+    "Everything under `/v1` is also served without `/v1`, and under `/api/llm`.",
     "VERSION": (BASE_DIR / "VERSION").read_text().strip(),
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["proxy.schema.only_one_base_path"],
 }
 
 # Celery: Redis, or a broker on the file system under DATA_DIR (one machine, no server).
 _BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://")
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://localhost")
 if CELERY_BROKER_URL.startswith("filesystem:"):
+    CELERY_BROKER_TRANSPORT = "gateway_project.file_broker:Transport"
     for _part in ("messages", "processed", "control"):
         (_BROKER_DIR / _part).mkdir(parents=True, exist_ok=True)
     CELERY_BROKER_TRANSPORT_OPTIONS = {
@@ -198,6 +210,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
         "processed_folder": str(_BROKER_DIR / "processed"),
         "control_folder": str(_BROKER_DIR / "control"),
         "store_processed": False,
+        "polling_interval": 0.2,
     }
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -242,6 +255,9 @@ UNFOLD = {
     "SITE_HEADER": "Switchstand",
     "SITE_SUBHEADER": "LLM gateway",
     "SITE_SYMBOL": "alt_route",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
+    ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -104,5 +105,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when all has ended
-        sys.exit(main(sys.argv[1:]))
+    # uvicorn drains, then raises the signal again: being told to stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,15 @@
 """Step 5: try targets in order until one answers or the deadline passes."""
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass
 
-from proxy.admission.base import Admission, Claim
+from proxy.admission.refusals import refused
 from proxy.call import Attempt, Call
 from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
-    NoHealthyUpstream,
     PoolExhausted,
     RateLimited,
     UpstreamAuthFailed,
@@ -20,13 +18,14 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from proxy.retry_after import retry_after_seconds
+from proxy.retry_after import told_wait
 from proxy.sse import StreamReader
+from proxy.targets.board import Trial
+from proxy.targets.choosing import Chooser
 from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
-from routing.picking import candidates
-from routing.table import TargetEntry
+from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
 
@@ -40,6 +39,7 @@ class Answer:
     content_type: str
     body: bytes
     stream: bool
+    trial: Trial
     usage: Usage | None = None
 
     async def aclose(self) -> None:
@@ -47,45 +47,62 @@ class Answer:
         try:
             await self.response.aclose()
         finally:
+            self.trial.end()
             self.link.pool.release()
 
 
 class Attempts:
-    def __init__(self, upstreams: Upstreams, admission: Admission, dice: random.Random) -> None:
+    def __init__(self, upstreams: Upstreams, chooser: Chooser) -> None:
         self._upstreams = upstreams
-        self._admission = admission
-        self._dice = dice
+        self._chooser = chooser
 
-    async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        """Raises the GatewayError that the caller gets when no target answers."""
+    async def first_answer(self, call: Call) -> Answer:
+        """Starts with the target that the call's grant holds.
+
+        Raises the GatewayError that the caller gets when no target answers.
+        """
         assert call.route is not None
         deadline = call.route.route.deadline
         seconds = min(call.timeout_header or deadline, deadline)
         left = call.incoming.received + seconds - time.perf_counter()
         try:
             with Deadline(left):
-                return await self._try_all(call, targets)
+                return await self._try_all(call)
         except DeadlinePassed:
-            raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
+            late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
+            if call.trial is not None and seconds >= deadline:
+                call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
+            raise late from None
 
-    async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        assert call.route is not None
-        in_order, refused = candidates(targets, call.route.route.strategy, self._dice)
+    async def _try_all(self, call: Call) -> Answer:
+        assert call.grant is not None
+        in_order = call.order
         failures: list[GatewayError] = []
-        for position, target in enumerate(in_order):
+        while True:
+            position = call.grant.option
+            target = in_order[position]
             another = position + 1 < len(in_order)
+            if failures and another and not self._chooser.may_try(target, call):
+                call.skip(target, "its circuit opened meanwhile")
+            else:
+                try:
+                    return await self._try_target(call, target, failures, another)
+                except (UpstreamError, PoolExhausted, RateLimited) as failure:
+                    if isinstance(failure, UpstreamRejected):
+                        raise
+                    failures.append(failure)
+            if not another:
+                raise _verdict(call, failures)
             try:
-                return await self._try_target(call, target, failures, another)
-            except (UpstreamError, PoolExhausted, RateLimited) as failure:
-                if isinstance(failure, UpstreamRejected):
-                    raise
-                failures.append(failure)
-        raise _verdict(failures, refused, call.route.route.name)
+                await call.grant.move(position + 1, len(in_order))
+            except RateLimited as failure:
+                raise _verdict(call, [*failures, failure]) from None
 
     async def _try_target(
         self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
     ) -> Answer:
         """Tries one target and its retries. Raises the last failure."""
+        assert call.grant is not None
         provider = target.provider
         wanted = call.retries_header
         retries = provider.retries if wanted is None else wanted
@@ -95,29 +112,38 @@ class Attempts:
             except UpstreamError as failure:
                 if number == retries or not _worth_a_retry(failure, another):
                     raise
+                if another and not self._chooser.may_try(target, call):
+                    raise
                 failures.append(failure)
                 await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
+            # A retry is a further request: it counts against the target's limits.
+            position = call.grant.option
+            await call.grant.move(position, position + 1)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _attempt(self, call: Call, target: TargetEntry) -> Answer:
         assert call.route is not None
         assert call.ask is not None
-        grant = await self._admission.admit(_claims(target), call.ask.worst_tokens)
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        call.trial = trial = self._chooser.board.begin(
+            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+        )
         try:
-            answer = await self._ask(call, attempt)
+            answer = await self._ask(call, attempt, trial)
         except BaseException as error:
-            grant.settle(0)
             attempt.result = _result(error)
+            if isinstance(error, GatewayError):
+                trial.failed(error)
+            trial.end()
             raise
         finally:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
-        call.target, call.target_grant = target, grant
+        call.target = target
         return answer
 
-    async def _ask(self, call: Call, attempt: Attempt) -> Answer:
+    async def _ask(self, call: Call, attempt: Attempt, trial: Trial) -> Answer:
         """One request to one target, up to the whole answer or its first chunk."""
         provider = attempt.target.provider
         link = self._upstreams.link(provider)
@@ -126,7 +152,7 @@ class Attempts:
         response: UpstreamResponse | None = None
         try:
             response = await self._send(call, attempt, link)
-            answer = await _read(call, link, response)
+            answer = await _read(call, link, response, trial)
         except BaseException as error:
             link.pool.release()
             if response is not None:
@@ -136,20 +162,22 @@ class Attempts:
             if isinstance(error, TransportFault | MalformedAnswer):
                 raise _failed(link, str(error)) from error
             raise
+        trial.answered()
         if not answer.stream:
+            trial.end()
             link.pool.release()  # read to its end: the connection is free again
         return answer
 
     async def _send(self, call: Call, attempt: Attempt, link: Link) -> UpstreamResponse:
         assert call.route is not None
         assert call.ask is not None
-        body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
+        body = call.ask.body(attempt.upstream_model, _defaults(call, link.provider))
         request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
 
 
-async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
+async def _read(call: Call, link: Link, response: UpstreamResponse, trial: Trial) -> Answer:
     assert call.ask is not None
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
@@ -161,10 +189,10 @@ async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
             raise _failed(link, "closed the stream before its first event")
         if b'"error"' in first and _is_error(first):
             raise _failed(link, "began the stream with an error")
-        return Answer(link, response, content_type or "text/event-stream", first, stream=True)
+        return Answer(link, response, content_type or "text/event-stream", first, True, trial)
     body = await response.read()
     usage = link.dialect.read_answer(body)
-    return Answer(link, response, content_type or "application/json", body, stream=False, usage=usage)
+    return Answer(link, response, content_type or "application/json", body, False, trial, usage)
 
 
 def _is_error(first_chunk: bytes) -> bool:
@@ -176,12 +204,14 @@ def _is_error(first_chunk: bytes) -> bool:
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
     body = await response.read()
     own_key = bool(call.caller_credential)
-    wait = retry_after_seconds(response.header("retry-after"))
+    wait = told_wait(response.header)
     credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
     # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
     for credential in credentials:
         body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
+    if isinstance(error, UpstreamRateLimited):
+        error.told_wait = wait
     # ... and again after the JSON's escapes are gone.
     for credential in credentials:
         error.message = error.message.replace(credential, "[redacted]")
@@ -196,13 +226,20 @@ def _failed(link: Link, what: str) -> UpstreamError:
     return failure
 
 
-def _claims(target: TargetEntry) -> list[Claim]:
-    claims = []
-    if target.limits:
-        claims.append(Claim("target", target.id, target.upstream_model, target.limits))
-    if target.provider.limits:
-        claims.append(Claim("provider", target.provider.id, target.provider.slug, target.provider.limits))
-    return claims
+def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
+    """What is added where the caller gave none; with a budget also the reserved answer tokens."""
+    assert call.route is not None
+    route = call.route.route
+    if not call.bounds_answer or route.limits_answers:
+        return route.default_parameters
+    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+
+
+def _bound_name(provider: ProviderEntry) -> str:
+    # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
+    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    own = host == "api.openai.com" or host.endswith(".openai.azure.com")
+    return "max_completion_tokens" if own else "max_tokens"
 
 
 def _result(error: BaseException) -> str:
@@ -235,12 +272,10 @@ async def _pause(call: Call, seconds: float) -> None:
         call.upstream_ms += (time.perf_counter() - started) * 1000
 
 
-def _verdict(failures: list[GatewayError], refused: list[TargetEntry], route: str) -> GatewayError:
+def _verdict(call: Call, failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
-    if not failures:
-        names = ", ".join(sorted({target.provider.slug for target in refused}))
-        reason = f"unhealthy: {names}" if names else "it has no enabled target"
-        return NoHealthyUpstream(f"No provider can serve {route} now ({reason}).", retry_after=5)
+    if call.grant is not None and call.need is not None and call.grant.skipped:
+        failures = [*failures, refused(call.grant.skipped, call.need)]
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

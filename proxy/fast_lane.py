@@ -29,7 +29,11 @@ LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has bee
 class FastLaneProtocol(HttpToolsProtocol):
     """One client connection."""
 
+    _between = True  # no request has begun that has not got to the end of its headers
+    _closing = False
+
     def on_message_begin(self) -> None:
+        self._between = False
         # The base class builds an ASGI scope here; only what goes to Django needs one.
         self.url = b""
         self.headers = []
@@ -37,13 +41,26 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.begun = time.perf_counter()
 
     def on_headers_complete(self) -> None:
+        self._between = True
+        self._take_request()
+        if self._closing:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server drains: a request that has begun to arrive is still served (the base class drops it)."""
+        self._closing = True
+        if self._between:
+            super().shutdown()
+
+    def _take_request(self) -> None:
         endpoint = POST_URLS.get(self.url.partition(b"?")[0])
         if endpoint is None or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             return self._hand_to_django()
         headers = dict(self.headers)
+        address = self.client[0] if self.client else ""
         if b"origin" in headers:
             return self._hand_to_django()
-        return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun)))
+        return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun, address)))
 
     def _hand_to_django(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

@@ -85,6 +85,8 @@ class Relay:
         error = kind(f"{slug}: {fault}; the answer is incomplete.", provider=slug)
         self._call.error = error
         self._call.outcome = "upstream_broken"
+        if self._answer is not None:
+            self._answer.trial.failed(error)
         await self._let_go()
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)

@@ -25,6 +25,8 @@ def form(*targets, **values):
         "strategy": "ordered",
         "deadline": "600",
         "max_messages": "",
+        "max_output_tokens": "4096",
+        "budget_period": "total",
         "default_parameters": "",
         "enabled": "on",
         "targets-TOTAL_FORMS": len(targets),
@@ -32,7 +34,7 @@ def form(*targets, **values):
         **values,
     }
     for number, target in enumerate(targets):
-        row = {"priority": "1", "weight": "1", "enabled": "on", **target}
+        row = {"priority": "1", "weight": "1", "enabled": "on", "budget_period": "total", **target}
         data |= {f"targets-{number}-{name}": value for name, value in row.items()}
     return data
 
@@ -262,10 +264,19 @@ def test_gateway_settings_are_one_row_that_is_made_when_looked_for(admin_client)
 
 def test_gateway_settings_take_origins_line_by_line(admin_client):
     row = GatewaySettings.objects.create(pk=1)
-    admin_client.post(change(row), {"cors_origins": "https://a.example\nhttp://localhost:3000"})
+    breaker = {
+        "breaker_enabled": "on",
+        "breaker_failures": "4",
+        "breaker_error_percent": "25",
+        "breaker_min_requests": "10",
+        "cooldown_seconds": "7.5",
+    }
+    origins = "https://a.example\nhttp://localhost:3000"
+    admin_client.post(change(row), breaker | {"cors_origins": origins})
     row.refresh_from_db()
+    assert (row.breaker_failures, row.breaker_error_percent, row.cooldown_seconds) == (4, 25, 7.5)
     assert row.cors_origins == ["https://a.example", "http://localhost:3000"]
-    answer = admin_client.post(change(row), {"cors_origins": "https://a.example/path"})
+    answer = admin_client.post(change(row), breaker | {"cors_origins": "https://a.example/path"})
     assert "allowed are a scheme and a host without a path" in errors(answer)["cors_origins"][0]
 
 

@@ -27,7 +27,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from routing import gateway_keys
 from routing.admin.base import (
     NOTHING,
-    SwitchAdmin,
+    TagsField,
     badge,
     change_link,
     change_url,
@@ -38,17 +38,27 @@ from routing.admin.base import (
     record,
     utc,
 )
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import ApiKey, Team
 
-_LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
+
+class TeamForm(forms.ModelForm):
+    tags = TagsField(Team)
 
 
 @admin.register(Team)
-class TeamAdmin(SwitchAdmin):
+class TeamAdmin(BudgetAdmin):
+    form = TeamForm
     list_display = ("slug", "name", "key_count", "limits", "enabled")
     list_filter = ("enabled",)
     search_fields = ("slug", "name")
-    fieldsets = ((None, {"fields": (("slug", "name"), "enabled")}), _LIMITS)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> list[tuple[Any, Any]]:
+        return [
+            (None, {"fields": [("slug", "name"), "tags", "time_zone", "enabled"]}),
+            LIMITS,
+            budget_fieldset(obj),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         keys = ApiKey.objects.filter(team=OuterRef("pk")).order_by().values("team")
@@ -66,7 +76,8 @@ class TeamAdmin(SwitchAdmin):
         return limits_text(team)
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(BudgetForm):
+    tags = TagsField(ApiKey)
     existing_key = forms.CharField(
         label="Existing key",
         required=False,
@@ -92,7 +103,7 @@ class ApiKeyForm(forms.ModelForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(SwitchAdmin):
+class ApiKeyAdmin(BudgetAdmin):
     form = ApiKeyForm
     list_display = (
         "name",
@@ -109,7 +120,14 @@ class ApiKeyAdmin(SwitchAdmin):
     search_fields = ("name", "prefix", "team__slug")
     search_help_text = "Name, first characters or team"
     autocomplete_fields = ("team", "allowed_routes")
-    readonly_fields = ("shown_prefix", "key_hash", "last_used_at", "created_at", "related_links")
+    readonly_fields = (
+        "shown_prefix",
+        "key_hash",
+        "shown_use",
+        "shown_creation",
+        "related_links",
+        "shown_spending",
+    )
     actions = ("enable", "revoke", "regenerate_selected")
     actions_detail = ("regenerate",)
 
@@ -123,13 +141,13 @@ class ApiKeyAdmin(SwitchAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> list[tuple[Any, Any]]:
         key_rows: list[Any] = ["existing_key"]
         if obj is not None:
-            key_rows = [("shown_prefix", "last_used_at", "created_at"), "key_hash", "related_links"]
+            key_rows = [("shown_prefix", "shown_use", "shown_creation"), "key_hash", "related_links"]
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
-            ("Access", {"fields": ["allowed_routes"]}),
-            _LIMITS,
-            ("Budget", {"fields": ["budget_usd"]}),
+            ("Access", {"fields": ["allowed_routes", "tags"]}),
+            LIMITS,
+            budget_fieldset(obj),
         ]
 
     @sensitive_variables("plaintext")
@@ -238,6 +256,10 @@ class ApiKeyAdmin(SwitchAdmin):
     @display(description="Last used (UTC)", ordering="last_used_at")
     def shown_use(self, key: ApiKey) -> SafeString:
         return nowrap(utc(key.last_used_at))
+
+    @display(description="Created (UTC)")
+    def shown_creation(self, key: ApiKey) -> SafeString:
+        return nowrap(utc(key.created_at))
 
     @display(description="Related")
     def related_links(self, key: ApiKey) -> SafeString:

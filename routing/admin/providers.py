@@ -22,7 +22,6 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 from routing.admin.base import (
     NOTHING,
     JsonObjectField,
-    SwitchAdmin,
     badge,
     lines,
     link,
@@ -30,15 +29,17 @@ from routing.admin.base import (
     nowrap,
     utc,
 )
+from routing.admin.budgets import BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 
 STALE_AFTER_PROBES = 3
+LONGEST_DETAIL = 32  # characters in the list; the tip has all
 _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
 _HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
 
 
-class ProviderForm(forms.ModelForm):
+class ProviderForm(BudgetForm):
     new_api_key = forms.CharField(
         label="New API key",
         required=False,
@@ -119,7 +120,7 @@ def _ago(moment: datetime) -> str:
 
 
 @admin.register(Provider)
-class ProviderAdmin(SwitchAdmin):
+class ProviderAdmin(BudgetAdmin):
     form = ProviderForm
     list_display = (
         "slug",
@@ -144,6 +145,7 @@ class ProviderAdmin(SwitchAdmin):
         "health_detail",
         "health_url",
         "related_links",
+        "shown_spending",
     )
 
     @method_decorator(sensitive_post_parameters("new_api_key"))
@@ -166,6 +168,7 @@ class ProviderAdmin(SwitchAdmin):
                 {"fields": key_rows, "description": "The account's credential, encrypted in the database."},
             ),
             *_SETTINGS,
+            budget_fieldset(obj),
         ]
         return [*fieldsets, _HEALTH_NOW] if obj is not None else fieldsets
 
@@ -184,8 +187,11 @@ class ProviderAdmin(SwitchAdmin):
         return lines([status, self._probe_text(health)] if health else [status])
 
     def _probe_text(self, health: ProviderHealth) -> SafeString:
-        latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms, "
-        return nowrap(f"{latency}{_ago(health.checked_at)}", f"{utc(health.checked_at)} UTC")
+        found = health.detail[:LONGEST_DETAIL]
+        if not found and health.latency_ms is not None:
+            found = f"{health.latency_ms:,.0f} ms"
+        text = f"{found}, {_ago(health.checked_at)}" if found else _ago(health.checked_at)
+        return nowrap(text, f"{health.detail} {utc(health.checked_at)} UTC".strip())
 
     @display(description="Targets", ordering="targets_total")
     def target_count(self, provider: Any) -> SafeString:

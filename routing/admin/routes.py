@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION
 from django.db import transaction
@@ -19,7 +18,6 @@ from routing.admin.base import (
     PLAIN_NUMBERS,
     JsonObjectField,
     NamesField,
-    SwitchAdmin,
     change_link,
     change_url,
     lines,
@@ -28,21 +26,37 @@ from routing.admin.base import (
     nowrap,
     record,
 )
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import ModelRoute, RouteTarget
+from routing.models.limits import Limited
 from routing.models.route import name_validator
+from routing.strategies import STRATEGIES
 
 TARGETS_SHOWN = 4
 _INLINE_WIDTHS = {"provider": "9rem", "upstream_model": "16rem", "enabled": "0"}
 NAME_LENGTH = ModelRoute._meta.get_field("name").max_length or 0
 
 
-class ModelRouteForm(forms.ModelForm):
+class ModelRouteForm(BudgetForm):
     aliases = NamesField(
         check_each=name_validator, help_text="Further names for the same route, one on each line."
     )
     default_parameters = JsonObjectField(
         example='{"temperature": 0.7, "max_tokens": 1000}',
         help_text=ModelRoute._meta.get_field("default_parameters").help_text,
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "strategy" in self.fields:
+            self.fields["strategy"].help_text = _strategies_help()
+
+
+def _strategies_help() -> SafeString:
+    rows = ((kind.label.split(":")[0], kind.help) for kind in STRATEGIES.values())
+    return format_html(
+        "In which order targets of the same priority are tried; a weight of 0 is a stand-in behind them.{}",
+        format_html_join("", '<div class="mt-1"><b>{}</b>: {}</div>', rows),
     )
 
 
@@ -60,6 +74,8 @@ class TargetInline(TabularInline):
         "rpm",
         "tpm",
         "parallel",
+        "budget_usd",
+        "budget_period",
         "input_price",
         "cached_input_price",
         "output_price",
@@ -81,7 +97,7 @@ class TargetInline(TabularInline):
 
 
 @admin.register(ModelRoute)
-class ModelRouteAdmin(SwitchAdmin):
+class ModelRouteAdmin(BudgetAdmin):
     form = ModelRouteForm
     inlines = (TargetInline,)
     list_display = ("name", "shown_aliases", "shown_strategy", "shown_targets", "enabled")
@@ -89,16 +105,22 @@ class ModelRouteAdmin(SwitchAdmin):
     search_fields = ("name", "aliases", "targets__upstream_model")
     search_help_text = "Name, alias or upstream model"
     actions = ("enable", "disable", "duplicate")
-    fieldsets = (
-        (None, {"fields": ("name", "aliases", "enabled")}),
-        (
-            "Serving",
-            {
-                "fields": ("strategy", ("deadline", "max_messages"), "default_parameters"),
-                "description": "How a request for this model is tried, and what is added to it.",
-            },
-        ),
-    )
+    autocomplete_fields = ("over_limit_route",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: ModelRoute | None = None) -> list[tuple[Any, Any]]:
+        return [
+            (None, {"fields": ["name", "aliases", "enabled"]}),
+            (
+                "Serving",
+                {
+                    "fields": ["strategy", ("deadline", "max_messages"), "default_parameters"],
+                    "description": "How a request for this model is tried, and what is added to it.",
+                },
+            ),
+            LIMITS,
+            budget_fieldset(obj, "max_output_tokens"),
+            ("Over a limit", {"fields": ["over_limit_route"]}),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelRoute]:
         targets = RouteTarget.objects.select_related("provider").order_by("priority", "-weight", "pk")
@@ -134,11 +156,20 @@ class ModelRouteAdmin(SwitchAdmin):
 
 def _target_line(target: RouteTarget) -> SafeString:
     state = "" if target.enabled and target.provider.enabled else " (off)"
+    state = state or _role(target)
     return link(
         change_url(target),
         f"{target.provider.slug}/{target.upstream_model}{state}",
         f"Priority {target.priority}, weight {target.weight}",
     )
+
+
+def _role(target: RouteTarget) -> str:
+    if target.canary_percent is not None:
+        return f" (canary {target.canary_percent:g} %)"
+    if target.shadow_percent is not None:
+        return f" (shadow {target.shadow_percent:g} %)"
+    return ""
 
 
 def _taken_names() -> set[str]:
@@ -155,6 +186,9 @@ def _duplicate(route: ModelRoute, taken: set[str]) -> ModelRoute:
         deadline=route.deadline,
         max_messages=route.max_messages,
         default_parameters=route.default_parameters,
+        **{field.name: getattr(route, field.name) for field in Limited._meta.fields},
+        max_output_tokens=route.max_output_tokens,
+        over_limit_route=route.over_limit_route,
         enabled=False,
     )
     taken.add(copy.name)

@@ -2,18 +2,25 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from routing.admin.base import SwitchAdmin, change_link, limits_text, nowrap
+from routing.admin.base import TagsField, change_link, limits_text, nowrap
+from routing.admin.budgets import LIMITS, BudgetAdmin, budget_fieldset
 from routing.models import RouteTarget
 
 
+class RouteTargetForm(forms.ModelForm):
+    tags = TagsField(RouteTarget)
+
+
 @admin.register(RouteTarget)
-class RouteTargetAdmin(SwitchAdmin):
+class RouteTargetAdmin(BudgetAdmin):
+    form = RouteTargetForm
     list_display = (
         "upstream_model",
         "shown_route",
@@ -29,13 +36,21 @@ class RouteTargetAdmin(SwitchAdmin):
     search_fields = ("upstream_model", "route__name", "provider__slug")
     search_help_text = "Upstream model, route or provider"
     autocomplete_fields = ("route", "provider")
-    readonly_fields = ("related_links",)
+    readonly_fields = ("related_links", "shown_spending")
 
     def get_fieldsets(self, request: HttpRequest, obj: RouteTarget | None = None) -> list[tuple[Any, Any]]:
         first: list[Any] = [("route", "provider"), "upstream_model", ("priority", "weight"), "enabled"]
         return [
             (None, {"fields": first if obj is None else [*first, "related_links"]}),
-            ("Limits", {"fields": [("rpm", "tpm", "parallel")]}),
+            (
+                "Traffic",
+                {
+                    "fields": ["tags", ("canary_percent", "shadow_percent")],
+                    "description": "For targets that serve some of the route's requests only.",
+                },
+            ),
+            LIMITS,
+            budget_fieldset(obj),
             (
                 "Prices",
                 {

@@ -5,7 +5,8 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from routing.models.fields import range_constraint, validate_names, validate_parameters
+from routing import strategies
+from routing.models.fields import range_constraint, validate_names, validate_parameters, validate_tags
 from routing.models.limits import Limited, limit_constraints
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
@@ -16,16 +17,12 @@ name_validator = RegexValidator(
 )
 
 
-class Strategy(models.TextChoices):
-    ORDERED = "ordered", "Lowest priority number first; by weight among equals"
-
-
 class ModelRouteQuerySet(RoutingQuerySet["ModelRoute"]):
     def enabled(self) -> "ModelRouteQuerySet":
         return self.filter(enabled=True)
 
 
-class ModelRoute(models.Model):
+class ModelRoute(Limited):
     name = models.CharField(
         "public model name",
         max_length=200,
@@ -41,9 +38,9 @@ class ModelRoute(models.Model):
     )
     strategy = models.CharField(
         max_length=20,
-        choices=Strategy.choices,
-        default=Strategy.ORDERED,
-        help_text="In which order the targets are tried.",
+        choices=strategies.choices,
+        default=strategies.DEFAULT,
+        help_text="In which order targets of the same priority are tried.",
     )
     deadline = models.FloatField(
         default=600,
@@ -58,6 +55,20 @@ class ModelRoute(models.Model):
         validators=[validate_parameters],
         help_text='Sent where the caller gave none, for example {"temperature": 0.7, "max_tokens": 1000}.',
     )
+    max_output_tokens = models.PositiveIntegerField(
+        default=4096,
+        help_text="Answer tokens reserved where neither the caller nor a default parameter says max_tokens, "
+        "1 to 10,000,000; where a budget applies they are sent to the provider as well.",
+    )
+    over_limit_route = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="Serves a request that a limit or budget keeps from this route, if the key may use it; "
+        "a cheaper one, for example. Blank: such a request gets 429.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -69,6 +80,8 @@ class ModelRoute(models.Model):
         constraints = [
             range_constraint("modelroute", "deadline", 0.1, 3600),
             range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
+            range_constraint("modelroute", "max_output_tokens", 1, 10_000_000),
+            *limit_constraints("modelroute"),
         ]
 
     def __str__(self) -> str:
@@ -76,6 +89,9 @@ class ModelRoute(models.Model):
 
     def clean(self) -> None:
         super().clean()
+        other = self.over_limit_route
+        if other is not None and (other.pk == self.pk or other.name.endswith("*")):
+            raise ValidationError({"over_limit_route": "Allowed is another route whose name has no *."})
         self._check_aliases(self.aliases if isinstance(self.aliases, list) else [])
 
     def _check_aliases(self, aliases: list[str]) -> None:
@@ -123,6 +139,25 @@ class RouteTarget(Limited):
     priority = models.PositiveSmallIntegerField(
         default=1, help_text="Lower numbers are tried first, 0 to 1,000."
     )
+    tags = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[validate_tags],
+        help_text="Serves only requests with one of these tags, and those before targets without tags. "
+        "A request has its key's and its team's tags and those in x-litellm-tags. Blank: serves all.",
+    )
+    canary_percent = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Canary: gets this share of the route's requests, 0 to 100, whatever the strategy says. "
+        "The others reach it only when nothing else answers. Blank: no canary.",
+    )
+    shadow_percent = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Shadow: gets a copy of this share of the route's requests, 0 to 100; its answers are "
+        "logged and thrown away, and no caller ever gets one. Blank: no shadow.",
+    )
     input_price = price_field("prompt tokens")
     cached_input_price = price_field("prompt tokens that the provider had cached")
     output_price = price_field("answer tokens")
@@ -140,6 +175,13 @@ class RouteTarget(Limited):
             ),
             range_constraint("routetarget", "weight", 0, 1000),
             range_constraint("routetarget", "priority", 0, 1000),
+            range_constraint("routetarget", "canary_percent", 0, 100, nullable=True),
+            range_constraint("routetarget", "shadow_percent", 0, 100, nullable=True),
+            models.CheckConstraint(
+                condition=Q(canary_percent__isnull=True) | Q(shadow_percent__isnull=True),
+                name="routetarget_canary_or_shadow",
+                violation_error_message="A target is a canary or a shadow: leave one of the two blank.",
+            ),
             *(
                 models.CheckConstraint(
                     condition=Q(**{f"{name}__isnull": True}) | Q(**{f"{name}__gte": 0}),
