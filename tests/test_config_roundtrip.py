@@ -14,9 +14,11 @@ from django.forms.models import model_to_dict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from routing import strategies
 from routing.config import dumper
 from routing.config.loader import load_file
 from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, Team
+from routing.models.limits import BudgetPeriod
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 
 pytestmark = pytest.mark.django_db
@@ -135,6 +137,11 @@ def test_any_upstream_model_is_found_again(tmp_path, upstream_model):
     there_and_back(tmp_path)
 
 
+def test_every_line_break_survives(tmp_path):
+    make_provider(slug="p", name="a\x85b\u2028c\u2029d\ufeffe\nf\r\ng\th ")
+    there_and_back(tmp_path)
+
+
 def test_the_commands_are_the_same(tmp_path):
     make_target(route=make_route(name="m"), provider=make_provider(slug="p", api_key="sk-secret-of-p"))
     make_key(name="k", team=make_team(slug="t"))
@@ -160,7 +167,15 @@ model_names = st.one_of(
     st.sampled_from(["${HOME}", "1", "null", "a/*", "*"]),
 )
 some = st.none() | st.integers(1, 10**6)
-limits = {"rpm": some, "tpm": some, "parallel": some}
+limits = {
+    "rpm": some,
+    "tpm": some,
+    "parallel": some,
+    "budget_usd": st.none() | st.decimals(0, 10**5, places=9),
+    "budget_period": st.sampled_from(BudgetPeriod.values),
+}
+tags = st.lists(st.sampled_from(["a", "b c", "${X}", "os.environ/HOME", "1"]), max_size=2, unique=True)
+percent = st.none() | st.floats(0, 100)
 scalars = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6) | names
 parameters = st.dictionaries(
     names.filter(lambda name: name not in ("model", "messages", "stream")),
@@ -214,7 +229,10 @@ routes = st.fixed_dictionaries(
         "deadline": seconds(0.1, 3600),
         "max_messages": st.none() | st.integers(1, 100000),
         "default_parameters": parameters,
+        "strategy": st.sampled_from([name for name, _ in strategies.choices()]),
+        "max_output_tokens": st.integers(1, 10**7),
         "enabled": st.booleans(),
+        **limits,
     }
 )
 targets = st.fixed_dictionaries(
@@ -225,21 +243,44 @@ targets = st.fixed_dictionaries(
         "input_price": price,
         "cached_input_price": price,
         "output_price": price,
+        "tags": tags,
+        "canary_percent": percent,
+        "shadow_percent": percent,
         "enabled": st.booleans(),
         **limits,
     }
 )
-teams = st.fixed_dictionaries({"slug": slugs, "name": names, "enabled": st.booleans(), **limits})
+teams = st.fixed_dictionaries(
+    {
+        "slug": slugs,
+        "name": names,
+        "tags": tags,
+        "time_zone": st.sampled_from(["UTC", "Europe/Berlin"]),
+        "enabled": st.booleans(),
+        **limits,
+    }
+)
+gateway_settings = st.fixed_dictionaries(
+    {
+        "cors_origins": st.lists(
+            st.sampled_from(["*", "http://a.example", "https://b:1"]), max_size=2, unique=True
+        ),
+        "breaker_enabled": st.booleans(),
+        "breaker_failures": st.integers(1, 1000),
+        "breaker_error_percent": st.integers(1, 100),
+        "breaker_min_requests": st.integers(1, 100000),
+        "cooldown_seconds": seconds(0.1, 3600),
+    }
+)
 keys = st.fixed_dictionaries(
     {
         "name": names,
-        "budget_usd": st.none() | st.decimals(0, 10**5, places=9),
+        "tags": tags,
         "expires_at": moment,
         "enabled": st.booleans(),
         **limits,
     }
 )
-origins = st.lists(st.sampled_from(["*", "http://a.example", "https://b:1"]), max_size=2, unique=True)
 
 
 def valid(row):
@@ -254,12 +295,15 @@ def valid(row):
 def build(data):
     """A configuration such as admins could have made it."""
     if data.draw(st.booleans()):
-        valid(GatewaySettings(pk=1, cors_origins=data.draw(origins)))
+        valid(GatewaySettings(pk=1, **data.draw(gateway_settings)))
     made = {
         model: [row for values in data.draw(st.lists(rows, max_size=3)) if (row := valid(model(**values)))]
         for model, rows in ((Team, teams), (Provider, providers), (ModelRoute, routes))
     }
     for route in made[ModelRoute]:
+        route.over_limit_route = data.draw(st.sampled_from([None, *made[ModelRoute]]))
+        if valid(route) is None:
+            route.refresh_from_db()
         for provider in made[Provider]:
             for values in data.draw(st.lists(targets, max_size=2)):
                 valid(RouteTarget(route=route, provider=provider, **values))

@@ -1,5 +1,6 @@
 """The database -> the text of a file that recreates it under the same ENCRYPTION_KEYS."""
 
+import re
 from typing import Any
 
 import yaml
@@ -24,6 +25,15 @@ class _Dumper(yaml.SafeDumper):
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Line breaks of Unicode would come back as blanks; only in double quotes are they escaped.
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def dump() -> str:
