@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NODE_CLIENTS := tests/clients
+NODE_PACKAGES := $(NODE_CLIENTS)/node_modules/installed
 
 .PHONY: serve test bench lint types format requirements
 
 serve: $(VENV)/installed
 	@exec $(BIN)/python manage.py serve
 
-# REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium) is missing.
-test: $(VENV)/installed-dev
+# REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium, Node) is missing.
+test: $(VENV)/installed-dev $(NODE_PACKAGES)
 	REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed-dev
@@ -42,3 +44,9 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
+
+# Without npm or a registry, tests/optional.py leaves Node's tests out and the last lines say so.
+$(NODE_PACKAGES): $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
+	@if command -v npm >/dev/null; then \
+		(cd $(NODE_CLIENTS) && npm ci --loglevel=error >/dev/null) && touch $@ || echo "npm ci failed in $(NODE_CLIENTS)." >&2; \
+	fi

@@ -1,8 +1,12 @@
-"""The ASGI application: the fast lane in front of Django, and what starts and ends with them."""
+"""The ASGI application: Django, and what starts and ends with a web process.
+
+Under `manage.py serve` proxy/fast_lane.py takes data-plane requests before they come here; under any
+other ASGI server they come here too, and are served by the DRF views.
+"""
 
 import gc
 import os
-from typing import cast
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
@@ -13,30 +17,31 @@ django_application = get_asgi_application()
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
-from monitoring.shipping import Shipper  # noqa: E402
-from proxy.asgi import Application, Receive, Scope, Send, fast_lane  # noqa: E402
+from gateway_project.stop_signals import on_stop  # noqa: E402
+from gateway_project.warm_up import warm_up  # noqa: E402
+from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
 from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
 
-_serve = fast_lane(cast(Application, django_application), settings.MAX_BODY_BYTES)
+data_plane = DataPlaneHandler()
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         return await _lifespan(receive, send)
-    return await _serve(scope, receive, send)
+    if scope["type"] == "http" and scope["path"] in DATA_PLANE_PATHS:
+        return await data_plane(scope, receive, send)
+    return await django_application(scope, receive, send)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
     await gateway.admission.start()
-    shipper = Shipper(gateway.journal)
-    shipper.start()
+    await warm_up(gateway, django_application)
+    on_stop(gateway.drain, notice=settings.DRAIN_NOTICE_SECONDS)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    # The server has drained: the last call is closed, so this ships all that is left.
-    await sync_to_async(shipper.stop)()
     await gateway.aclose()
     stop_gateway()
     await send({"type": "lifespan.shutdown.complete"})

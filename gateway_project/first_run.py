@@ -26,6 +26,7 @@ class FirstRun:
     config_lines: list[str] = field(default_factory=list)
 
 
+@transaction.atomic  # a start that is broken off leaves no password that nobody was shown
 def set_up() -> FirstRun:
     """Raises routing.config.loader.ConfigInvalid where LITELLM_CONFIG can't be loaded."""
     made = FirstRun(admin_password=_admin_user())
@@ -46,7 +47,6 @@ def _admin_user() -> str:
     return password
 
 
-@transaction.atomic
 def _demo() -> str:
     provider = Provider.objects.create(
         slug=DEMO,

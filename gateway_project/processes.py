@@ -1,21 +1,15 @@
-"""The commands of the processes that make up a gateway, and how they are run together."""
+"""The commands of the processes that make up a gateway, and which of them `make serve` runs."""
 
-import shlex
 import sys
 
-import honcho.manager
-from django.conf import settings
-from honcho.manager import Manager
+from gateway_project.supervisor import Part
 
-STOP_SECONDS = 4  # from Ctrl-C to the end of what has not ended by itself
+DRAIN_SECONDS = 4  # of the web process in `make serve`: open streams may end by themselves
+STOP_SECONDS = 4.6  # from Ctrl-C to the end of everything
 
 
 def web(drain_seconds: int) -> list[str]:
-    return [
-        *_granian(settings.HOST, settings.PORT, drain_seconds),
-        f"--workers={settings.WEB_WORKERS}",
-        "gateway_project.asgi:application",
-    ]
+    return [sys.executable, "-m", "gateway_project.web", f"--drain-seconds={drain_seconds}"]
 
 
 def worker() -> list[str]:
@@ -28,37 +22,15 @@ def beat() -> list[str]:
 
 
 def demo(port: int) -> list[str]:
-    return [*_granian("127.0.0.1", port, STOP_SECONDS), "--workers=1", "proxy.demo_upstream:application"]
+    options = [f"--port={port}", f"--timeout-graceful-shutdown={DRAIN_SECONDS}", "--log-level=warning"]
+    return [sys.executable, "-m", "uvicorn", *options, "proxy.demo_upstream:application"]
 
 
-def run_together(commands: dict[str, list[str]]) -> int:
-    """Run until one ends or Ctrl-C; the exit code of the first that ended."""
-    honcho.manager.KILL_WAIT = STOP_SECONDS
-    manager = Manager()
-    for name, command in commands.items():
-        # exec: signals must reach the process itself, not a shell around it.
-        manager.add_process(name, f"exec {shlex.join(command)}")
-    manager.loop()
-    return int(manager.returncode or 0)
-
-
-def _granian(host: str, port: int, drain_seconds: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "granian",
-        "--interface=asgi",
-        "--loop=uvloop",
-        "--http=1",
-        "--no-ws",
-        "--backlog=4096",
-        # Requests served at once per worker; limits and pools bound them with an answer, this one without.
-        "--backpressure=16384",
-        f"--workers-kill-timeout={drain_seconds}",
-        "--log-level=warning",
-        f"--host={host}",
-        f"--port={port}",
-    ]
+def together(demo_port: int | None) -> list[Part]:
+    """The parts of `make serve`. The demo provider ends last: the web process drains what it answers."""
+    commands = {"web": web(DRAIN_SECONDS), "worker": worker(), "beat": beat()}
+    parts = [Part(name, tuple(command)) for name, command in commands.items()]
+    return parts if demo_port is None else [*parts, Part("demo", tuple(demo(demo_port)), last=True)]
 
 
 def _celery() -> list[str]:

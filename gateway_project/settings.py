@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from gateway_project.environment import choice, env, secret, whole_number, words
@@ -25,6 +26,7 @@ WEB_WORKERS = whole_number("WEB_WORKERS", 1, 1, 512)
 if WEB_WORKERS > 1 and not REDIS_URL:
     raise ImproperlyConfigured("WEB_WORKERS above 1 needs REDIS_URL: in-process limits can't be shared.")
 DRAIN_SECONDS = whole_number("DRAIN_SECONDS", 30, 1, 1800)
+DRAIN_NOTICE_SECONDS = whole_number("DRAIN_NOTICE_SECONDS", 0, 0, 300)
 ALLOWED_HOSTS = words("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
 LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
@@ -80,7 +82,7 @@ APPEND_SLASH = True
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [],
+        "DIRS": [BASE_DIR / "gateway_project" / "templates"],  # before those of unfold
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -120,6 +122,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise warns at every start where it is missing
 # `make serve` needs no collectstatic: whitenoise finds the packages' files itself.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -138,6 +141,7 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "user-agent",
     "x-api-key",
     "x-client-info",
     "x-litellm-api-key",
@@ -184,17 +188,20 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Switchstand",
-    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API.",
+    "DESCRIPTION": "An LLM gateway with an OpenAI-compatible API. "
+    "Everything under `/v1` is also served without `/v1`, and under `/api/llm`.",
     "VERSION": (BASE_DIR / "VERSION").read_text().strip(),
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["proxy.schema.only_one_base_path"],
 }
 
 # Celery: Redis, or a broker on the file system under DATA_DIR (one machine, no server).
 _BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://")
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://localhost")
 if CELERY_BROKER_URL.startswith("filesystem:"):
+    CELERY_BROKER_TRANSPORT = "gateway_project.file_broker:Transport"
     for _part in ("messages", "processed", "control"):
         (_BROKER_DIR / _part).mkdir(parents=True, exist_ok=True)
     CELERY_BROKER_TRANSPORT_OPTIONS = {
@@ -203,6 +210,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
         "processed_folder": str(_BROKER_DIR / "processed"),
         "control_folder": str(_BROKER_DIR / "control"),
         "store_processed": False,
+        "polling_interval": 0.2,
     }
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -247,6 +255,9 @@ UNFOLD = {
     "SITE_HEADER": "Switchstand",
     "SITE_SUBHEADER": "LLM gateway",
     "SITE_SYMBOL": "alt_route",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
+    ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {

@@ -24,5 +24,6 @@ urlpatterns = [
     path("", include("proxy.urls")),
     re_path(rf"^(?!{settings.STATIC_URL.lstrip('/')})", proxy_views.unknown_endpoint),
 ]
+handler400 = proxy_views.bad_request
 handler404 = proxy_views.unknown_endpoint
 handler500 = proxy_views.server_error

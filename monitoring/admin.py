@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
@@ -110,20 +111,16 @@ class EndpointFilter(NameFilter):
 class RequestLogAdmin(ModelAdmin):
     list_display = (
         "received",
-        "shown_request_id",
-        "shown_status",
-        "shown_outcome",
+        "shown_answer",
         "shown_model",
-        "shown_route",
-        "shown_provider",
-        "shown_upstream_model",
+        "shown_target",
         "shown_key",
         "tokens",
         "cost",
         "total",
         "ttft",
         "attempts",
-        "stream",
+        "shown_request_id",
     )
     list_filter = (
         ("outcome", ChoicesDropdownFilter),
@@ -160,6 +157,8 @@ class RequestLogAdmin(ModelAdmin):
         "overhead",
         "ttft",
         "shown_tags",
+        "shown_form",
+        "shown_counter",
     )
     fieldsets = (
         (
@@ -167,7 +166,7 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("received", "request_id", "id"),
-                    ("endpoint", "model", "stream"),
+                    ("endpoint", "model", "shown_form"),
                     ("key_link", "team"),
                     ("client_info", "shown_tags"),
                 )
@@ -189,7 +188,7 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("input_tokens", "output_tokens", "cost"),
-                    ("cached_tokens", "reasoning_tokens", "tokens_estimated"),
+                    ("cached_tokens", "reasoning_tokens", "shown_counter"),
                 )
             },
         ),
@@ -229,17 +228,9 @@ class RequestLogAdmin(ModelAdmin):
     def shown_model(self, row: RequestLog) -> SafeString:
         return _short(row.model)
 
-    @display(description="Route")
-    def shown_route(self, row: RequestLog) -> SafeString:
-        return _short(row.route)
-
-    @display(description="Provider")
-    def shown_provider(self, row: RequestLog) -> SafeString:
-        return _short(row.provider)
-
-    @display(description="Upstream model")
-    def shown_upstream_model(self, row: RequestLog) -> SafeString:
-        return _short(row.upstream_model)
+    @display(description="Target")
+    def shown_target(self, row: RequestLog) -> SafeString:
+        return _short(f"{row.provider}/{row.upstream_model}" if row.provider else "")
 
     @display(description="API key")
     def shown_key(self, row: RequestLog) -> SafeString:
@@ -251,10 +242,28 @@ class RequestLogAdmin(ModelAdmin):
             return badge("none", title="No status was sent.")
         return badge(row.status, _STATUS_KIND.get(row.status // 100, ""), row.error_code)
 
+    @display(description="Answer")
+    def shown_answer(self, row: RequestLog) -> SafeString:
+        """The outcome too, where the status alone does not say it."""
+        if row.outcome == RequestLog.Outcome.ANSWERED:
+            return self.shown_status(row)
+        parts = self.shown_status(row), self.shown_outcome(row)
+        return format_html('<span class="whitespace-nowrap">{} {}</span>', *parts)
+
     @display(description="Outcome")
     def shown_outcome(self, row: RequestLog) -> SafeString:
         kind = _OUTCOME_KIND.get(row.outcome, "")  # type: ignore[call-overload]
         return badge(row.outcome.replace("_", " "), kind, row.get_outcome_display())
+
+    @display(description="Sent as")
+    def shown_form(self, row: RequestLog) -> str:
+        return "a stream" if row.stream else "one piece"
+
+    @display(description="Tokens counted by")
+    def shown_counter(self, row: RequestLog) -> str:
+        if row.input_tokens is None and row.output_tokens is None:
+            return NOTHING
+        return "an estimate, since the provider reported none" if row.tokens_estimated else "the provider"
 
     @display(description="Tokens in / out")
     def tokens(self, row: RequestLog) -> SafeString:

@@ -76,10 +76,8 @@ async def _ask(client: httpx.AsyncClient, provider: Provider) -> Result:
 def _headers(provider: Provider) -> dict[str, str]:
     """The same as live calls send, so that a probe fails where they would."""
     entry = provider_entry(provider)
-    headers = dict(DIALECTS[entry.dialect].headers(entry))
+    headers = dict(DIALECTS[entry.dialect].headers(entry, entry.credential))
     del headers["content-type"]
-    if entry.credential:
-        headers["authorization"] = f"Bearer {entry.credential}"
     return headers
 
 

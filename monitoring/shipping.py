@@ -1,87 +1,94 @@
 """Moves closed calls from the journal to the database, off the request path."""
 
+import fcntl
 import logging
 import os
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
-from django.db import close_old_connections, connection, transaction
+from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
 from django.utils import timezone
 
 from monitoring.models import RequestLog
 from proxy.journal.reader import Position, claim_dead, read_new, segments, workers
 from proxy.journal.records import Closed, Opened
-from proxy.journal.writer import JournalWriter
 from routing.models import ApiKey
 
 logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
-RESCUE_SECONDS = 30.0
-SPENT_BYTES = 1024 * 1024  # a shipped segment of this size is rotated, so that it can be deleted
+RESCUE_SECONDS = 5.0
+
+UNSTORABLE = (DataError, IntegrityError, OverflowError)
+"""Faults of a row; all others are the database's, and pass."""
 
 COLUMNS = tuple(field.attname for field in RequestLog._meta.concrete_fields)
 
 
 class Shipper:
-    """Follows one worker's segments, and takes over those of dead workers.
+    """Follows the segments of all workers of one journal directory, living and dead.
 
-    Safe to run twice over the same records: a row whose id exists is left as it is.
+    Only one ships at a time. Safe to run again over the same records: a row whose id exists stays.
     """
 
-    def __init__(self, journal: JournalWriter) -> None:
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.problem = ""
-        self._journal = journal
+        self._directory = directory
         self._positions: dict[Path, Position] = {}
-        self._open: dict[Any, Path] = {}  # id of an open call -> the segment that has its record
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
+        self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
 
-    def start(self) -> None:
-        self._thread.start()
+    def run(self, stop: threading.Event) -> None:
+        """Ship until told to stop, then once more."""
+        with self._alone(stop) as alone:
+            while alone and not stop.wait(SHIP_SECONDS):
+                self.ship()
+            self._next_rescue = 0.0
+            if alone:
+                self.ship()
+        connection.close()
 
-    def stop(self) -> None:
-        """Ship what is there, then end."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        ticks = 0
-        while True:
-            stopping = self._stop.wait(SHIP_SECONDS)
-            close_old_connections()
-            self._try(self._ship_own)
-            if ticks % int(RESCUE_SECONDS / SHIP_SECONDS) == 0:
-                self._try(self._rescue)
-            ticks += 1
-            if stopping:
-                connection.close()
-                return
-
-    def _try(self, step: Any) -> None:
-        """A database that is away costs nothing but time: the records stay where they are."""
+    def ship(self) -> None:
+        """Once. A database that is away costs nothing but time: the records stay where they are."""
+        close_old_connections()
         try:
-            step()
+            for worker in sorted(workers(self._directory)):
+                self._ship_worker(worker)
+            if time.monotonic() >= self._next_rescue:
+                self._rescue()
+                self._next_rescue = time.monotonic() + RESCUE_SECONDS
             self._note("")
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+
+    @contextmanager
+    def _alone(self, stop: threading.Event) -> Iterator[bool]:
+        """Waits while another process ships this directory; False where it was stopped meanwhile."""
+        with open(self._directory / "shipper.lock", "w") as file:
+            while not _locked(file):
+                if stop.wait(SHIP_SECONDS):
+                    yield False
+                    return
+            yield True
 
     def _note(self, problem: str) -> None:
         if problem and problem != self.problem:
             logger.error("journal not shipped, will try again: %s", problem)
         self.problem = problem
 
-    def _ship_own(self) -> None:
-        for path in segments(self._journal.directory, self._journal.worker):
-            position = self._positions.setdefault(path, Position(path))
-            self._ship_segment(position)
-        self._delete_spent()
+    def _ship_worker(self, worker: str) -> None:
+        paths = segments(self._directory, worker)
+        for path in paths:
+            self._ship_segment(self._positions.setdefault(path, Position(path)))
+        self._delete_spent(paths[:-1])  # the last one is still written to
 
     def _ship_segment(self, position: Position) -> None:
         while True:
@@ -96,50 +103,52 @@ class Shipper:
                 raise
             for record in records:
                 if isinstance(record, Opened):
-                    self._open[record.id] = position.path
+                    self._open[record.id] = (record, position.path)
                 else:
                     self._open.pop(record.id, None)
 
-    def _delete_spent(self) -> None:
-        held = set(self._open.values())
-        current = self._positions.get(self._journal.current)
-        if current is not None and current.offset >= SPENT_BYTES and current.path not in held:
-            self._journal.rotate()
-        for path, position in list(self._positions.items()):
-            over = path != self._journal.current and path not in held
-            if over and position.offset >= path.stat().st_size:
-                path.unlink()
-                del self._positions[path]
+    def _delete_spent(self, full: list[Path]) -> None:
+        """A segment stays while a call that began in it is open: a crash would need its record."""
+        if full:
+            held = {path for _, path in self._open.values()}
+            for path in full:
+                if path not in held:
+                    self._delete(path)
+
+    def _delete(self, path: Path) -> None:
+        path.unlink()
+        self._positions.pop(path, None)
 
     def _rescue(self) -> None:
-        for worker in workers(self._journal.directory) - {self._journal.worker}:
-            lock = claim_dead(self._journal.directory, worker)
+        for worker in workers(self._directory):
+            lock = claim_dead(self._directory, worker)
             if lock is not None:
                 try:
-                    rescue(self._journal.directory, worker)
+                    self._bury(worker)
                 finally:
                     os.close(lock)
 
+    def _bury(self, worker: str) -> None:
+        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown."""
+        self._ship_worker(worker)
+        paths = set(segments(self._directory, worker))
+        left = [opened for opened, path in self._open.values() if path in paths]
+        store([_unknown(opened) for opened in left])
+        if left:
+            logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
+        for opened in left:
+            del self._open[opened.id]
+        for path in paths:
+            self._delete(path)
+        (self._directory / f"{worker}.lock").unlink(missing_ok=True)
 
-def rescue(directory: Path, worker: str) -> None:
-    """Ship all that a dead worker left. Calls that it never closed get the outcome unknown."""
-    open_calls: dict[Any, Opened] = {}
-    paths = segments(directory, worker)
-    for path in paths:
-        position = Position(path)
-        while records := read_new(position):
-            store([record for record in records if isinstance(record, Closed)])
-            for record in records:
-                if isinstance(record, Opened):
-                    open_calls[record.id] = record
-                else:
-                    open_calls.pop(record.id, None)
-    store([_unknown(opened) for opened in open_calls.values()])
-    if open_calls:
-        logger.warning("journal of a dead worker shipped; %d calls had no end", len(open_calls))
-    for path in paths:
-        path.unlink()
-    (directory / f"{worker}.lock").unlink(missing_ok=True)
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _unknown(opened: Opened) -> Closed:
@@ -149,7 +158,19 @@ def _unknown(opened: Opened) -> Closed:
 
 
 def store(calls: list[Closed]) -> None:
-    """Insert rows in one transaction; a row that is there already stays."""
+    """Insert rows; one that is there already stays, and one that no column takes is logged and left out."""
+    try:
+        _insert(calls)
+    except UNSTORABLE:
+        for call in calls:  # one by one: a bad row must not stop all that come after it
+            try:
+                _insert([call])
+            except UNSTORABLE as error:
+                logger.critical("journal: row of call %s can't be stored: %s", call.id, error)
+
+
+def _insert(calls: list[Closed]) -> None:
+    """All in one transaction, or none."""
     if not calls:
         return
     with transaction.atomic(), connection.cursor() as cursor:
@@ -171,7 +192,7 @@ _encode = msgspec.json.encode
 def _row(call: Closed) -> tuple[Any, ...]:
     """In the order of COLUMNS, in the database's own types."""
     special: dict[str, Any] = {
-        "id": call.id if connection.vendor == "postgresql" else call.id.hex,
+        "id": call.id if connection.vendor == "postgresql" else call.id.replace("-", ""),
         "received_at": _moment(call.received_at_ns),
         "attempt_trail": _encode(call.attempt_trail).decode(),
         "tags": _encode(call.tags).decode(),

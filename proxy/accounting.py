@@ -25,7 +25,7 @@ class Accounting:
                 request_id=call.request_id,
                 endpoint=call.incoming.endpoint,
                 stream=ask.stream,
-                model=ask.model[:200],
+                model=_text(ask.model, 200),
                 key_id=key.id,
                 key_name=key.name,
                 team=key.team.slug if key.team else "",
@@ -37,7 +37,7 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         price_call(call)
-        self._journal.write(_closed(call))
+        self._journal.gather(_closed(call))
         if call.grant is None:
             return
         if call.target is not None:
@@ -77,7 +77,7 @@ def _closed(call: Call) -> Closed:
         outcome=call.outcome,
         endpoint=call.incoming.endpoint,
         status=call.status,
-        error_code=call.error.code[:64] if call.error else "",
+        error_code=_text(call.error.code, 64) if call.error else "",
         attempts=len(call.attempts),
         attempt_trail=[_trail(attempt) for attempt in call.attempts],
         cost_nano_usd=call.price_cost,
@@ -91,6 +91,11 @@ def _closed(call: Call) -> Closed:
     until_answer = row.ttft_ms if row.ttft_ms is not None else total_ms
     row.overhead_ms = round(max(until_answer - call.upstream_ms, 0.0), 3)
     return row
+
+
+def _text(value: str, longest: int) -> str:
+    """What a column takes: Postgres stores no NUL."""
+    return value.replace("\0", "")[:longest]
 
 
 def _add_usage(row: Closed, call: Call) -> None:
@@ -109,20 +114,20 @@ def _add_route(row: Closed, call: Call) -> None:
         row.key_id, row.key_name = call.key.id, call.key.name
         row.team = call.key.team.slug if call.key.team else ""
     if call.ask is not None:
-        row.model, row.stream = call.ask.model[:200], call.ask.stream
+        row.model, row.stream = _text(call.ask.model, 200), call.ask.stream
     if call.route is not None:
         row.route = call.route.route.name
     if call.attempts:
         last = call.attempts[-1]
         row.target_id, row.provider = last.target.id, last.target.provider.slug
-        row.upstream_model = last.upstream_model[:200]
+        row.upstream_model = _text(last.upstream_model, 200)
 
 
 def _trail(attempt: Attempt) -> dict[str, str | int | float]:
     return {
         "target": attempt.target.id,
         "provider": attempt.target.provider.slug,
-        "model": attempt.upstream_model,
-        "result": attempt.result,
+        "model": _text(attempt.upstream_model, 200),
+        "result": _text(attempt.result, 200),
         "ms": round(attempt.ms, 3),
     }

@@ -1,6 +1,7 @@
 """Step 4: what a call claims of the limits, for each target that may serve it."""
 
 from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
+from proxy.admission.refusals import message
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
 from proxy.resolve import targets_of
@@ -8,8 +9,11 @@ from proxy.usage import worst_cost
 from routing.table import Claim, Resolved, TargetEntry
 
 
-async def admit(call: Call, in_order: list[TargetEntry], admission: Admission) -> Grant:
-    """Raises RateLimited or LimitsUnavailable. Without any limits it costs next to nothing."""
+async def admit(call: Call, admission: Admission) -> Grant:
+    """For one of the targets in call.order; without any limits it costs next to nothing.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
     key, route, ask = call.key, call.route, call.ask
     assert key is not None
     assert route is not None
@@ -20,7 +24,7 @@ async def admit(call: Call, in_order: list[TargetEntry], admission: Admission) -
     given = ask.answer_limit
     answer = (route.route.answer_tokens if given is None else given) * ask.choices
     options = [
-        Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in in_order
+        Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in call.order
     ]
     call.need = Need(call.id, ask.prompt_tokens + answer, call.received_at_ns / 1e9)
     call.bounds_answer = _has_budget(shared, options)
@@ -30,6 +34,8 @@ async def admit(call: Call, in_order: list[TargetEntry], admission: Admission) -
         call.headrooms = error.headrooms
         raise
     call.headrooms = grant.headrooms
+    for target, reason in zip(call.order, grant.skipped, strict=False):
+        call.skip(target, message(reason, call.need))
     return grant
 
 

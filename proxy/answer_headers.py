@@ -1,77 +1,95 @@
-"""Headers of the gateway's answers."""
+"""Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
 from proxy.admission.base import Headroom
 from proxy.call import Call
 from proxy.errors import GatewayError
+from routing.table import RouteEntry, RoutingTable, TargetEntry
 
-Header = tuple[bytes, bytes]
-JSON = (b"content-type", b"application/json")
-PROXY = (b"x-litellm-proxy", b"true")
-
-
-def of_answer(call: Call, content_type: str) -> list[Header]:
-    target, route = call.target, call.route
-    assert target is not None
-    assert route is not None
-    overhead = max(call.elapsed_ms - call.upstream_ms, 0.0)
-    retried = _retries(call)
-    headers = [
-        (b"content-type", content_type.encode("latin-1", "replace")),
-        *_identity(call),
-        (b"x-litellm-model-id", b"%d" % target.id),
-        (b"x-litellm-model-group", _ascii(route.route.name)),
-        (b"x-litellm-attempted-retries", b"%d" % retried),
-        (b"x-litellm-attempted-fallbacks", b"%d" % (len(call.attempts) - 1 - retried)),
-        (b"x-litellm-overhead-duration-ms", b"%.3f" % overhead),
-        (b"x-proxy-provider", target.provider.slug.encode()),
-        *_rate_limits(call),
-    ]
-    if call.price_cost is not None:
-        headers.append((b"x-litellm-response-cost", b"%d.%09d" % divmod(call.price_cost, 10**9)))
-    return headers
+JSON = b"content-type: application/json\r\n"
+PROXY = b"x-litellm-proxy: true\r\n"
 
 
-def of_error(error: GatewayError, call: Call) -> list[Header]:
-    headers = [JSON, *_identity(call), *_rate_limits(call)]
-    if error.provider:
-        headers.append((b"x-proxy-provider", error.provider.encode()))
-    if error.status in (429, 503) and error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(-(-error.retry_after // 1), 1)))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return headers
+class AnswerHeaders:
+    """Keeps the lines that are the same for all answers of a target, for as long as its table serves."""
+
+    def __init__(self) -> None:
+        self._table: RoutingTable | None = None
+        self._of_target: dict[TargetEntry, bytes] = {}
+
+    def of_answer(self, call: Call, content_type: str) -> bytes:
+        assert call.target is not None
+        assert call.route is not None
+        retried = _retries(call) if len(call.attempts) > 1 else 0
+        lines = b"content-type: %b\r\n%b%bx-litellm-attempted-retries: %d\r\n" % (
+            content_type.encode("latin-1", "replace"),
+            self._target_lines(call.table, call.route.route, call.target),
+            _identity(call),
+            retried,
+        ) + b"x-litellm-attempted-fallbacks: %d\r\nx-litellm-overhead-duration-ms: %.3f\r\n" % (
+            len(call.attempts) - 1 - retried,
+            max(call.elapsed_ms - call.upstream_ms, 0.0),
+        )
+        if call.price_cost is not None:
+            lines += b"x-litellm-response-cost: %d.%09d\r\n" % divmod(call.price_cost, 10**9)
+        return lines + _rate_limits(call)
+
+    def of_error(self, error: GatewayError, call: Call) -> bytes:
+        lines = JSON + PROXY + _identity(call) + _rate_limits(call)
+        if error.provider:
+            lines += b"x-proxy-provider: %b\r\n" % error.provider.encode()
+        if error.status in (429, 503) and error.retry_after is not None:
+            lines += b"retry-after: %d\r\n" % max(-(-error.retry_after // 1), 1)
+        if error.status == 401:
+            lines += b"www-authenticate: Bearer\r\n"
+        return lines
+
+    def _target_lines(self, table: RoutingTable, route: RouteEntry, target: TargetEntry) -> bytes:
+        if table is not self._table:
+            self._table, self._of_target = table, {}
+        lines = self._of_target.get(target)
+        if lines is None:
+            lines = self._of_target[target] = PROXY + (
+                b"x-litellm-model-id: %d\r\nx-litellm-model-group: %b\r\nx-proxy-provider: %b\r\n"
+                % (target.id, _ascii(route.name), target.provider.slug.encode())
+            )
+        return lines
 
 
-def _identity(call: Call) -> tuple[Header, ...]:
-    return (
-        (b"x-request-id", call.request_id.encode()),
-        (b"x-litellm-call-id", str(call.id).encode()),
-        PROXY,
-    )
+def pairs(lines: bytes) -> list[tuple[str, str]]:
+    """Names and values of header lines, for a door that wants them apart."""
+    parted = (line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1])
+    return [(name, value) for name, _, value in parted]
+
+
+def _identity(call: Call) -> bytes:
+    return f"x-request-id: {call.request_id}\r\nx-litellm-call-id: {call.id}\r\n".encode("ascii")
 
 
 def _retries(call: Call) -> int:
     """Attempts that went to the same target as the one before; the others were fallbacks."""
-    pairs = zip(call.attempts, call.attempts[1:], strict=False)
-    return sum(before.target is after.target for before, after in pairs)
+    attempts = zip(call.attempts, call.attempts[1:], strict=False)
+    return sum(before.target is after.target for before, after in attempts)
 
 
-def _rate_limits(call: Call) -> list[Header]:
+def _rate_limits(call: Call) -> bytes:
     """Of the key, or of its team or the route where the key itself has no limit."""
     requests, tokens = call.headrooms
     if requests is None and tokens is None:
-        return []
+        return b""
     return _headroom(b"requests", requests) + _headroom(b"tokens", tokens)
 
 
-def _headroom(kind: bytes, left: Headroom | None) -> list[Header]:
+def _headroom(kind: bytes, left: Headroom | None) -> bytes:
     if left is None:
-        return []
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % left.limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % left.remaining),
-        (b"x-ratelimit-reset-" + kind, b"%.3fs" % left.reset),
-    ]
+        return b""
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs\r\n" % (
+        kind,
+        left.limit,
+        kind,
+        left.remaining,
+        kind,
+        left.reset,
+    )
 
 
 def _ascii(text: str) -> bytes:

@@ -1,128 +1,91 @@
-"""The fast lane: data-plane POSTs go straight to the engine, everything else to Django."""
+"""The DRF door without what only pages need: no sessions, no CSRF, no signals, no thread between.
+
+A data-plane request that comes through Django (from a browser, or under another server than ours)
+meets django-cors-headers and its view, nothing else. Figures: docs/decisions.md.
+"""
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Awaitable, Callable
+from io import BytesIO
 from typing import Any
 
-from proxy.call import Incoming
-from proxy.endpoints import POST_PATHS
-from proxy.engine import Refusal
-from proxy.errors import RequestTooLarge
-from proxy.gateway import running_gateway
-from proxy.relay import Relay
+from corsheaders.middleware import CorsMiddleware
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import HttpRequest, HttpResponseBase
 
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from proxy.endpoints import POST_URLS
+from proxy.views import VIEWS
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 WATCH_AFTER = 0.2  # seconds; a shorter call isn't worth a task that waits for its client to hang up
+DATA_PLANE_PATHS = {url.decode(): endpoint for url, endpoint in POST_URLS.items()}
 
 
 class ClientGone(Exception):
     """The client hung up before its request was whole."""
 
 
-def fast_lane(django: Application, max_body_bytes: int) -> Application:
-    """An ASGI application that serves data-plane POSTs without an Origin header itself."""
+class DataPlaneHandler(ASGIHandler):
+    """Django's handler with a chain of one middleware."""
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = POST_PATHS.get(scope["path"])
-            if endpoint is not None:
-                headers = dict(scope["headers"])
-                if b"origin" not in headers:
-                    return await _serve(endpoint, headers, scope, receive, send, max_body_bytes)
-        return await django(scope, receive, send)
+    def load_middleware(self, is_async: bool = True) -> None:
+        async def view(request: HttpRequest) -> HttpResponseBase:
+            response: HttpResponseBase = await VIEWS[DATA_PLANE_PATHS[request.path_info]](request)
+            return response
 
-    return application
+        self._middleware_chain: Any = CorsMiddleware(view)
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(ClientGone):
+            request = await _request(scope, receive)
+            await self._answer(request, receive, send)
 
-async def _serve(
-    endpoint: str,
-    headers: dict[bytes, bytes],
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    max_body_bytes: int,
-) -> None:
-    received = time.perf_counter()
-    client = scope.get("client")
-    try:
-        body = await _body(headers, receive, max_body_bytes)
-    except ClientGone:
-        return None
-    except RequestTooLarge as error:
-        refusal = running_gateway().engine.refuse(Incoming(endpoint, headers, b"", received), error)
-        return await _respond(send, refusal.status, refusal.headers, refusal.body)
-    watch = HangUpWatch(receive)
-    try:
-        relay = await running_gateway().engine.serve(
-            Incoming(endpoint, headers, body, received, client[0] if client else "")
-        )
-    except Refusal as refusal:
-        watch.stop()
-        await _respond(send, refusal.status, refusal.headers, refusal.body)
-    except asyncio.CancelledError:
-        if not watch.hung_up:
-            raise
-    else:
-        await _relay(relay, watch, send)
-    finally:
-        watch.stop()
-
-
-async def _relay(relay: Relay, watch: "HangUpWatch", send: Send) -> None:
-    try:
-        if relay.stream:
-            await _stream(relay, send)
-        else:
+    async def _answer(self, request: ASGIRequest, receive: Receive, send: Any) -> None:
+        watch = HangUpWatch(receive)
+        try:
+            response = await self._middleware_chain(request)
+            await self.send_response(response, send)
+        except asyncio.CancelledError:
+            if not watch.hung_up:
+                raise
+        finally:
             watch.stop()
-            await _respond(send, relay.status, relay.headers, relay.body)
-            relay.answered()
-    except asyncio.CancelledError:
-        if not watch.hung_up:
-            raise
-    finally:
-        await relay.aclose(hung_up=watch.hung_up)
 
 
-async def _stream(relay: Relay, send: Send) -> None:
-    await send({"type": "http.response.start", "status": relay.status, "headers": relay.headers})
-    while chunk := await relay.next_chunk():
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+class _TooLarge(BytesIO):
+    """Stands for a body over the limit: the view finds out when it reads it."""
+
+    def read(self, *_: Any) -> bytes:
+        raise RequestDataTooBig
 
 
-async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+async def _request(scope: Any, receive: Receive) -> ASGIRequest:
+    """Raises ClientGone."""
+    body = await _body(receive, settings.MAX_BODY_BYTES)
+    if body is None:
+        return ASGIRequest(scope, _TooLarge())
+    request = ASGIRequest(scope, BytesIO())
+    request._body = body
+    return request
 
 
-async def _body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises RequestTooLarge as soon as that is certain, or ClientGone."""
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large(limit)
-    message = await receive()
-    parts = [message.get("body", b"")]
-    size = len(parts[0])
-    while message.get("more_body"):
+async def _body(receive: Receive, limit: int) -> bytes | None:
+    """The whole body, None as soon as it is over the limit. Raises ClientGone."""
+    parts, size, more = [], 0, True
+    while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+        more = message.get("more_body", False)
         if size > limit:
-            raise too_large(limit)
-    if message["type"] == "http.disconnect":
-        raise ClientGone
+            return None
     return b"".join(parts) if len(parts) > 1 else parts[0]
-
-
-def too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The body is larger than the {limit:,} bytes allowed.")
 
 
 class HangUpWatch:

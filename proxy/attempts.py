@@ -1,16 +1,15 @@
 """Step 5: try targets in order until one answers or the deadline passes."""
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass
 
 from proxy.admission.refusals import refused
 from proxy.call import Attempt, Call
+from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
-    NoHealthyUpstream,
     PoolExhausted,
     RateLimited,
     UpstreamAuthFailed,
@@ -19,11 +18,13 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from proxy.retry_after import retry_after_seconds
-from proxy.transports.base import TransportFault, TransportTimeout, UpstreamResponse
+from proxy.retry_after import told_wait
+from proxy.sse import StreamReader
+from proxy.targets.board import Trial
+from proxy.targets.choosing import Chooser
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
-from routing.picking import candidates
 from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
@@ -38,6 +39,7 @@ class Answer:
     content_type: str
     body: bytes
     stream: bool
+    trial: Trial
     usage: Usage | None = None
 
     async def aclose(self) -> None:
@@ -45,63 +47,74 @@ class Answer:
         try:
             await self.response.aclose()
         finally:
+            self.trial.end()
             self.link.pool.release()
 
 
 class Attempts:
-    def __init__(self, upstreams: Upstreams, dice: random.Random) -> None:
+    def __init__(self, upstreams: Upstreams, chooser: Chooser) -> None:
         self._upstreams = upstreams
-        self._dice = dice
+        self._chooser = chooser
 
     def order(self, call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
-        """In the order of the route's strategy. Raises NoHealthyUpstream where none may be tried."""
-        assert call.route is not None
-        in_order, unhealthy = candidates(targets, call.route.route.strategy, self._dice)
-        if in_order:
-            return in_order
-        names = ", ".join(sorted({target.provider.slug for target in unhealthy}))
-        reason = f"unhealthy: {names}" if names else "it has no enabled target"
-        raise NoHealthyUpstream(
-            f"No provider can serve {call.route.route.name} now ({reason}).", retry_after=5
-        )
+        """In which targets are tried. Raises the caller's error where none may be."""
+        return self._chooser.order(call, targets)
 
-    async def first_answer(self, call: Call, in_order: list[TargetEntry]) -> Answer:
+    async def first_answer(self, call: Call) -> Answer:
         """Starts with the target that the call's grant holds.
 
         Raises the GatewayError that the caller gets when no target answers.
         """
         assert call.route is not None
-        seconds = call.timeout_header or call.route.route.deadline
-        left = call.incoming.received + min(seconds, call.route.route.deadline) - time.perf_counter()
+        deadline = call.route.route.deadline
+        seconds = min(call.timeout_header or deadline, deadline)
+        left = call.incoming.received + seconds - time.perf_counter()
         try:
-            async with asyncio.timeout(left):
-                return await self._try_all(call, in_order)
-        except TimeoutError:
-            raise UpstreamTimeout(f"No provider answered within {seconds:g} s.") from None
+            with Deadline(left):
+                return await self._try_all(call)
+        except DeadlinePassed:
+            late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
+            if call.trial is not None and seconds >= deadline:
+                call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
+            raise late from None
 
-    async def _try_all(self, call: Call, in_order: list[TargetEntry]) -> Answer:
+    async def _try_all(self, call: Call) -> Answer:
         assert call.grant is not None
         failures: list[GatewayError] = []
+        last = len(call.order) - 1
         while True:
             position = call.grant.option
-            another = position + 1 < len(in_order)
+            target = call.order[position]
             try:
-                return await self._try_target(call, in_order[position], failures, another)
+                return await self._try_target(call, target, failures, another=position < last)
             except (UpstreamError, PoolExhausted, RateLimited) as failure:
                 if isinstance(failure, UpstreamRejected):
                     raise
                 failures.append(failure)
-            if not another:
-                raise self._verdict(call, failures)
-            try:
-                await call.grant.move(position + 1, len(in_order))
-            except RateLimited as failure:
-                raise self._verdict(call, [*failures, failure]) from None
+                if type(failure) is RateLimited:
+                    call.skip(target, failure.message)
+            await self._go_on(call, position + 1, failures)
+
+    async def _go_on(self, call: Call, position: int, failures: list[GatewayError]) -> None:
+        """Let the grant hold the next target that may be tried. Raises the verdict where there is none."""
+        assert call.grant is not None
+        last = len(call.order) - 1
+        while position < last and not self._chooser.may_try(call.order[position], call):
+            call.skip(call.order[position], "its circuit opened meanwhile")
+            position += 1
+        if position > last:
+            raise self._verdict(call, failures)
+        try:
+            await call.grant.move(position, last + 1)
+        except RateLimited as failure:
+            raise self._verdict(call, [*failures, failure]) from None
+        held = call.grant.option
+        if position < held < last and not self._chooser.may_try(call.order[held], call):
+            await self._go_on(call, held, failures)
 
     def _verdict(self, call: Call, failures: list[GatewayError]) -> GatewayError:
         assert call.grant is not None
-        assert call.need is not None
-        if call.grant.skipped:
+        if call.grant.skipped and call.need is not None:
             failures = [*failures, refused(call.grant.skipped, call.need)]
         return _verdict(failures)
 
@@ -119,6 +132,8 @@ class Attempts:
             except UpstreamError as failure:
                 if number == retries or not _worth_a_retry(failure, another):
                     raise
+                if another and not self._chooser.may_try(target, call):
+                    raise
                 failures.append(failure)
                 await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
             # A retry is a further request: it counts against the target's limits.
@@ -128,11 +143,18 @@ class Attempts:
 
     async def _attempt(self, call: Call, target: TargetEntry) -> Answer:
         assert call.route is not None
+        assert call.ask is not None
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        call.trial = trial = self._chooser.board.begin(
+            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+        )
         try:
-            answer = await self._ask(call, attempt)
+            answer = await self._ask(call, attempt, trial)
         except BaseException as error:
             attempt.result = _result(error)
+            if isinstance(error, GatewayError):
+                trial.failed(error)
+            trial.end()
             raise
         finally:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
@@ -141,15 +163,16 @@ class Attempts:
         call.target = target
         return answer
 
-    async def _ask(self, call: Call, attempt: Attempt) -> Answer:
+    async def _ask(self, call: Call, attempt: Attempt, trial: Trial) -> Answer:
         """One request to one target, up to the whole answer or its first chunk."""
         provider = attempt.target.provider
         link = self._upstreams.link(provider)
-        await link.pool.acquire(provider.slug)
+        if not link.pool.take_free():
+            await link.pool.wait_for_free(provider.slug)
         response: UpstreamResponse | None = None
         try:
             response = await self._send(call, attempt, link)
-            answer = await _read(call, link, response)
+            answer = await _read(call, link, response, trial)
         except BaseException as error:
             link.pool.release()
             if response is not None:
@@ -159,7 +182,9 @@ class Attempts:
             if isinstance(error, TransportFault | MalformedAnswer):
                 raise _failed(link, str(error)) from error
             raise
+        trial.answered()
         if not answer.stream:
+            trial.end()
             link.pool.release()  # read to its end: the connection is free again
         return answer
 
@@ -167,36 +192,51 @@ class Attempts:
         assert call.route is not None
         assert call.ask is not None
         body = call.ask.body(attempt.upstream_model, _defaults(call, link.provider))
-        credential = call.caller_credential or link.provider.credential
-        request = link.dialect.chat_request(link.provider, link.headers, call.ask, body, credential)
+        request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
 
 
-async def _read(call: Call, link: Link, response: UpstreamResponse) -> Answer:
+async def _read(call: Call, link: Link, response: UpstreamResponse, trial: Trial) -> Answer:
     assert call.ask is not None
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     content_type = response.header("content-type") or ""
-    if call.ask.stream:
+    # Some providers answer a stream's request with a whole JSON answer, or an error in one.
+    if call.ask.stream and not content_type.startswith("application/json"):
         first = await response.next_chunk()
         if not first:
             raise _failed(link, "closed the stream before its first event")
-        return Answer(link, response, content_type or "text/event-stream", first, stream=True)
+        if b'"error"' in first and _is_error(first):
+            raise _failed(link, "began the stream with an error")
+        return Answer(link, response, content_type or "text/event-stream", first, True, trial)
     body = await response.read()
     usage = link.dialect.read_answer(body)
-    return Answer(link, response, content_type or "application/json", body, stream=False, usage=usage)
+    return Answer(link, response, content_type or "application/json", body, False, trial, usage)
+
+
+def _is_error(first_chunk: bytes) -> bool:
+    reader = StreamReader()
+    reader.feed(first_chunk)
+    return reader.failed
 
 
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
     body = await response.read()
     own_key = bool(call.caller_credential)
-    wait = retry_after_seconds(response.header("retry-after"))
+    wait = told_wait(response.header)
+    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
+    for credential in credentials:
+        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
-    # Some providers repeat the key that they refuse.
-    for credential in (link.provider.credential, call.caller_credential):
-        if credential:
-            error.message = error.message.replace(credential, "[redacted]")
+    if isinstance(error, UpstreamRateLimited):
+        error.told_wait = wait
+    # ... and again after the JSON's escapes are gone.
+    for credential in credentials:
+        error.message = error.message.replace(credential, "[redacted]")
+        error.code = error.code.replace(credential, "[redacted]")
+        error.param = error.param and error.param.replace(credential, "[redacted]")
     return error
 
 

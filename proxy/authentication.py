@@ -43,6 +43,9 @@ class GatewayKeyAuthentication(BaseAuthentication):
 
 def header_bytes(request: Any) -> dict[bytes, bytes]:
     """A Django or DRF request's headers as ASGI has them."""
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        return dict(scope["headers"])
     return {
         name.lower().encode("latin-1"): value.encode("latin-1", "replace")
         for name, value in request.headers.items()

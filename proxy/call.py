@@ -4,7 +4,6 @@ import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.ids import uuid7
@@ -13,10 +12,16 @@ from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need
     from proxy.ask import ChatAsk
+    from proxy.targets.board import Trial
     from proxy.usage import Usage
 
 MOST_TAGS = 20
 _REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+
+
+def given_request_id(value: bytes | None) -> str | None:
+    """A caller's x-request-id, None where there is none that may be echoed."""
+    return value.decode("ascii") if value is not None and _REQUEST_ID.match(value) else None
 
 
 @dataclass(slots=True)
@@ -63,14 +68,18 @@ class Call:
         "key",
         "need",
         "opened",
+        "order",
         "outcome",
         "price_cost",
         "received_at_ns",
         "request_id",
         "route",
+        "shadow",
+        "skipped",
         "status",
         "table",
         "target",
+        "trial",
         "upstream_ms",
         "usage",
     )
@@ -78,9 +87,9 @@ class Call:
     def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
         self.incoming = incoming
         self.table = table  # one snapshot: an edit half-way can't mix two tables
-        self.id: UUID = uuid7()
+        self.id = uuid7()
         self.received_at_ns = time.time_ns()
-        self.request_id: str = str(self.id)
+        self.request_id = self.id
         self.key: KeyEntry | None = None
         self.caller_credential = ""
         self.ask: ChatAsk | None = None
@@ -89,8 +98,12 @@ class Call:
         self.grant: Grant | None = None
         self.headrooms: Headrooms = (None, None)
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
+        self.trial: Trial | None = None  # of the last attempt
         self.opened = False
         self.attempts: list[Attempt] = []
+        self.order: list[TargetEntry] = []  # in which targets are tried
+        self.skipped: list[tuple[TargetEntry, str]] = []  # and why
+        self.shadow = False
         self.target: TargetEntry | None = None
         self.usage: Usage | None = None
         self.answer_bytes = 0
@@ -106,12 +119,16 @@ class Call:
         given = self.incoming.headers.get(b"x-request-id")
         if given is None:
             return
-        if not _REQUEST_ID.match(given):
+        request_id = given_request_id(given)
+        if request_id is None:
             raise InvalidRequest(
                 "x-request-id must be 1 to 128 printable ASCII characters without blanks.",
                 param="x-request-id",
             )
-        self.request_id = given.decode("ascii")
+        self.request_id = request_id
+
+    def skip(self, target: TargetEntry, why: str) -> None:
+        self.skipped.append((target, why))
 
     @property
     def elapsed_ms(self) -> float:

@@ -2,21 +2,21 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping
 
-from proxy import answer_headers
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
 from proxy.admitting import admit, over_limit_route
+from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
-from proxy.call import Call, Incoming
+from proxy.call import Call, Incoming, given_request_id
 from proxy.errors import GatewayError, InvalidApiKey, RateLimited, UpstreamError
 from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Refusal(Exception):
     """The request is over: a door renders this as a JSON error."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def __init__(self, status: int, headers: bytes, body: bytes) -> None:
         super().__init__(status)
         self.status = status
         self.headers = headers
@@ -41,13 +41,15 @@ class Engine:
         upstreams: Upstreams,
         admission: Admission,
         accounting: Accounting,
+        chooser: Chooser,
         failed_auth: FailedAuth,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
+        self._headers = AnswerHeaders()
+        self._attempts = Attempts(upstreams, chooser)
         self._failed_auth = failed_auth
-        self._attempts = Attempts(upstreams, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -58,13 +60,13 @@ class Engine:
             call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
             call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
             call.route, targets = resolve(call)
-            in_order = await self._admit(call, targets)
+            await self._admit(call, targets)
             self._accounting.open(call)
-            answer = await self._attempts.first_answer(call, in_order)
+            answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
             if not answer.stream:
                 price_call(call)
-            headers = answer_headers.of_answer(call, answer.content_type)
+            headers = self._headers.of_answer(call, answer.content_type)
             return Relay(call, answer, headers, account=self._accounting.close)
         except GatewayError as error:
             raise self._refused(call, error) from error
@@ -89,21 +91,22 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        return self._refused(Call(incoming, table=self._keeper.table), error)
+        call = Call(incoming, table=self._keeper.table)
+        call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
+        return self._refused(call, error)
 
-    async def _admit(self, call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
-        """The targets in the order in which they are tried; the call's grant holds one of them."""
-        in_order = self._attempts.order(call, targets)
+    async def _admit(self, call: Call, targets: list[TargetEntry]) -> None:
+        """Sets the order in which targets are tried, and the grant that holds one of them."""
         try:
-            call.grant = await admit(call, in_order, self._admission)
+            call.order = self._attempts.order(call, targets)
+            call.grant = await admit(call, self._admission)
         except RateLimited:
             other = over_limit_route(call)
             if other is None:
                 raise
             call.route, targets = other
-            in_order = self._attempts.order(call, targets)
-            call.grant = await admit(call, in_order, self._admission)
-        return in_order
+            call.order = self._attempts.order(call, targets)
+            call.grant = await admit(call, self._admission)
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status
@@ -111,6 +114,6 @@ class Engine:
             call.outcome = "failed"
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
-        headers = answer_headers.of_error(error, call)
+        headers = self._headers.of_error(error, call)
         self._accounting.close(call)
         return Refusal(error.status, headers, error.body(call.request_id))

@@ -94,6 +94,10 @@ class RequestTooLarge(GatewayError):
     status, type, code, gateway_code = 413, "invalid_request_error", "request_too_large", "VALIDATION_ERROR"
     cause = "a body over MAX_BODY_BYTES"
 
+    @classmethod
+    def over(cls, limit: int) -> "RequestTooLarge":
+        return cls(f"The body is larger than the {limit:,} bytes allowed.")
+
 
 class RateLimited(GatewayError):
     status, type, code, gateway_code = 429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMIT_ERROR"
@@ -127,6 +131,7 @@ class UpstreamRejected(UpstreamError):
 class UpstreamRateLimited(UpstreamError):
     status, type, code, gateway_code = 429, "rate_limit_error", "upstream_rate_limited", "RATE_LIMIT_ERROR"
     cause = "upstream 429 from every target, with its Retry-After"
+    told_wait: float | None = None  # seconds that the provider itself said to wait
 
 
 class UpstreamAuthFailed(UpstreamError):

@@ -1,5 +1,6 @@
 """Builds the engine and all that it runs on; one per web process."""
 
+import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,10 @@ from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
+from proxy.targets.board import Board
+from proxy.targets.choosing import Chooser
+from proxy.targets.exchange import make_exchange
+from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
 from routing import notices
 from routing.live import TableKeeper
@@ -28,11 +33,18 @@ class Gateway:
     upstreams: Upstreams
     admission: Admission
     journal: JournalWriter
+    chooser: Chooser
+    sharing: Sharing
     draining: bool = False
 
-    async def aclose(self) -> None:
+    def drain(self) -> None:
+        """Told to stop: readiness says so from now on, while open calls are served to their end."""
         self.draining = True
+
+    async def aclose(self) -> None:
+        self.drain()
         self.keeper.stop()
+        self.sharing.stop()
         await self.upstreams.aclose()
         await self.admission.aclose()
         self.journal.close()
@@ -45,8 +57,17 @@ def build_gateway() -> Gateway:
     failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
-    engine = Engine(keeper, upstreams, admission, Accounting(journal), failed_auth)
-    return Gateway(keeper=keeper, engine=engine, upstreams=upstreams, admission=admission, journal=journal)
+    chooser = Chooser(Board(), random.Random())
+    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser, failed_auth)
+    return Gateway(
+        keeper=keeper,
+        engine=engine,
+        upstreams=upstreams,
+        admission=admission,
+        journal=journal,
+        chooser=chooser,
+        sharing=Sharing(chooser.board, make_exchange(), keeper),
+    )
 
 
 def _admission() -> Admission:
@@ -89,6 +110,7 @@ def running_gateway() -> Gateway:
     if _Running.gateway is None:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
+        _Running.gateway.sharing.start()
     return _Running.gateway
 
 

@@ -2,13 +2,15 @@
 
 import random
 import time
-from uuid import UUID
 
-_dice = random.Random()  # ids are unique, not secret
+_bits = random.Random().getrandbits  # ids are unique, not secret
 
 
-def uuid7() -> UUID:
-    """A version 7 UUID: 48 bits of Unix milliseconds, then 74 random bits. Source: RFC 9562, 5.7."""
-    value = (time.time_ns() // 1_000_000) << 80 | _dice.getrandbits(80)
-    value = value & ~(0xF000 << 64) | 0x7000 << 64
-    return UUID(int=value & ~(0xC000 << 48) | 0x8000 << 48)
+def uuid7() -> str:
+    """A version 7 UUID in its usual spelling: 48 bits of Unix milliseconds, 74 random bits.
+
+    Source: RFC 9562, 5.7.
+    """
+    digits = f"{time.time_ns() // 1_000_000:012x}{_bits(76):019x}"
+    variant = "89ab"[int(digits[15], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-7{digits[12:15]}-{variant}{digits[16:19]}-{digits[19:31]}"

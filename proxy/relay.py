@@ -11,7 +11,14 @@ from proxy.sse import StreamReader
 from proxy.transports.base import TransportFault, TransportTimeout
 from proxy.usage import estimate
 
-Header = tuple[bytes, bytes]
+
+def redacted(error_event: bytes, call: Call) -> bytes:
+    """Some providers repeat the key that they refuse."""
+    stored = call.target.provider.credential if call.target else ""
+    for credential in (stored, call.caller_credential):
+        if credential:
+            error_event = error_event.replace(credential.encode("latin-1", "replace"), b"[redacted]")
+    return error_event
 
 
 class Relay:
@@ -33,9 +40,7 @@ class Relay:
         "stream",
     )
 
-    def __init__(
-        self, call: Call, answer: Answer, headers: list[Header], account: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
         self.status = answer.response.status
         self.headers = headers
         self.stream = answer.stream
@@ -58,11 +63,11 @@ class Relay:
             try:
                 chunk = await self._answer.response.next_chunk()
             except TransportFault as fault:
-                return await self._broken(fault)
+                return await (self._ended() if self._reader.done else self._broken(fault))
             if not chunk:
                 return await self._ended()
         self._reader.feed(chunk)
-        return chunk
+        return redacted(chunk, self._call) if self._reader.failed else chunk
 
     async def _ended(self) -> bytes:
         self._reader.end()
@@ -80,6 +85,8 @@ class Relay:
         error = kind(f"{slug}: {fault}; the answer is incomplete.", provider=slug)
         self._call.error = error
         self._call.outcome = "upstream_broken"
+        if self._answer is not None:
+            self._answer.trial.failed(error)
         await self._let_go()
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)

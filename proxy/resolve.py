@@ -1,8 +1,11 @@
 """Step 3: the requested model name -> a route that the key may use, and its targets."""
 
+from collections.abc import Callable
+
 from proxy.ask import check_message_count
 from proxy.call import Call
 from proxy.errors import AccessForbidden, ModelNotFound
+from proxy.targets.tags import open_to, tags_of
 from routing.table import Resolved, TargetEntry
 
 
@@ -41,23 +44,49 @@ def _targets(
 ) -> list[TargetEntry]:
     targets = list(found.route.targets)
     if provider is not None:
-        targets = [
-            target
-            for target in targets
-            if target.provider.slug == provider and upstream_model in (None, target.upstream_model)
-        ]
+        targets = _of_provider(call, targets, provider, upstream_model)
         if not targets:
             raise ModelNotFound(
                 f"The provider {provider} (x-litellm-route) does not serve {found.route.name}.",
                 param="x-litellm-route",
             )
     if call.caller_credential:
-        allowing = [target for target in targets if target.provider.allow_caller_key]
-        if targets and not allowing:
-            raise AccessForbidden(
-                f"No provider of {found.route.name} accepts a caller's own key (x-litellm-api-key).",
-                param="x-litellm-api-key",
-                code="caller_key_not_allowed",
-            )
-        targets = allowing
-    return targets
+        targets = _taking_caller_keys(call, targets, found.route.name)
+    return open_to(call, targets, tags_of(call)) if found.route.tagged else targets
+
+
+def _of_provider(
+    call: Call, targets: list[TargetEntry], provider: str, upstream_model: str | None
+) -> list[TargetEntry]:
+    def wanted(target: TargetEntry) -> bool:
+        return target.provider.slug == provider and upstream_model in (None, target.upstream_model)
+
+    return _keep(call, targets, wanted, "x-litellm-route asks for another provider or model")
+
+
+def _taking_caller_keys(call: Call, targets: list[TargetEntry], route: str) -> list[TargetEntry]:
+    allowing = _keep(
+        call,
+        targets,
+        lambda target: target.provider.allow_caller_key,
+        "its provider takes no caller's own key",
+    )
+    if targets and not allowing:
+        raise AccessForbidden(
+            f"No provider of {route} accepts a caller's own key (x-litellm-api-key).",
+            param="x-litellm-api-key",
+            code="caller_key_not_allowed",
+        )
+    return allowing
+
+
+def _keep(
+    call: Call, targets: list[TargetEntry], wanted: Callable[[TargetEntry], bool], why_not: str
+) -> list[TargetEntry]:
+    kept = []
+    for target in targets:
+        if wanted(target):
+            kept.append(target)
+        else:
+            call.skip(target, why_not)
+    return kept

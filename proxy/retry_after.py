@@ -1,9 +1,39 @@
-"""The Retry-After header."""
+"""How long a provider asks to be left alone."""
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 LONGEST = 3600.0  # seconds; a provider that asks for more is treated as asking for this
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_KINDS = ("requests", "tokens")
+
+
+def told_wait(header: Callable[[str], str | None]) -> float | None:
+    """Seconds to wait, 0 to 3,600; None where no header says so.
+
+    Retry-After counts first, then the time at which a used-up rate limit is reset.
+    """
+    wait = retry_after_seconds(header("retry-after"))
+    return _until_reset(header) if wait is None else wait
+
+
+def _until_reset(header: Callable[[str], str | None]) -> float | None:
+    """OpenAI's x-ratelimit-reset-requests and -tokens. The longest of those that are used up.
+
+    Where the headers don't say which one is, the shortest: the caller may be back too early, never too late.
+    """
+    waits = {kind: duration_seconds(header(f"x-ratelimit-reset-{kind}")) for kind in _KINDS}
+    known = {kind: wait for kind, wait in waits.items() if wait is not None}
+    used_up = [
+        wait
+        for kind, wait in known.items()
+        if (header(f"x-ratelimit-remaining-{kind}") or "").strip() in ("0", "0.0")
+    ]
+    return max(used_up) if used_up else min(known.values(), default=None)
 
 
 def retry_after_seconds(value: str | None) -> float | None:
@@ -20,6 +50,14 @@ def retry_after_seconds(value: str | None) -> float | None:
     if not seconds >= 0:  # also not-a-number
         return None
     return min(seconds, LONGEST)
+
+
+def duration_seconds(value: str | None) -> float | None:
+    """1s, 6m0s, 20ms, 1h2m3.5s, or plain seconds; None for anything else."""
+    text = (value or "").strip().lower()
+    if not _DURATION.fullmatch(text):
+        return retry_after_seconds(text)
+    return min(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)), LONGEST)
 
 
 def _until(value: str) -> float:

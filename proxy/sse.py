@@ -1,9 +1,14 @@
 """Reads what accounting needs from a stream while its bytes pass by unchanged."""
 
+import re
+
 import msgspec
 
 from proxy.usage import OpenAIUsage, Usage
 
+_DONE = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
+# Some providers send "finish_reason": "" with each chunk. Inside a text the quotes would be escaped.
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 LONGEST_LINE = 1024 * 1024  # bytes kept of an unfinished line
 
 
@@ -54,10 +59,10 @@ class StreamReader:
     def _look(self, lines: bytes) -> None:
         # One delta is about one token, and about four bytes.
         self.size += 4 * lines.count(b"data:")
-        if b"[DONE]" in lines:
+        if b"[DONE]" in lines and _DONE.search(lines):
             self.done = True
         if b'"finish_reason"' in lines and not self.finished:
-            self.finished = _has_finish(lines)
+            self.finished = _FINISH.search(lines) is not None
         if b'"usage"' in lines or b'"error"' in lines:
             for line in lines.splitlines():
                 self._read(line)
@@ -73,12 +78,3 @@ class StreamReader:
             self.usage = event.usage.tokens() or self.usage
         if bytes(event.error) != b"null":
             self.failed = True
-
-
-def _has_finish(lines: bytes) -> bool:
-    start = 0
-    while (at := lines.find(b'"finish_reason"', start)) >= 0:
-        start = at + 15
-        if lines[start : start + 4].lstrip(b" :").startswith(b'"'):
-            return True
-    return False

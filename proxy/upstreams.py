@@ -5,8 +5,8 @@ from collections import deque
 
 from proxy.dialects import Dialect, dialect_of
 from proxy.errors import PoolExhausted
-from proxy.transports import make_transport
-from proxy.transports.base import Transport
+from proxy.transports import make_transport, transport_for
+from proxy.transports.base import RequestHead, Transport
 from routing.table import Connection, ProviderEntry, RoutingTable
 
 
@@ -15,16 +15,21 @@ class Pool:
 
     def __init__(self, transport_name: str, connection: Connection) -> None:
         self.connection = connection
+        self.transport_name = transport_name
         self.transport: Transport = make_transport(transport_name, connection)
         self.in_use = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._retired = False
 
-    async def acquire(self, provider: str) -> None:
-        """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
+    def take_free(self) -> bool:
+        """Take a slot if one is free."""
         if self.in_use < self.connection.max_connections:
             self.in_use += 1
-            return
+            return True
+        return False
+
+    async def wait_for_free(self, provider: str) -> None:
+        """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -73,13 +78,17 @@ _closing: set[asyncio.Future[None]] = set()  # the loop keeps only weak referenc
 class Link:
     """What is the same for every call to one provider under one table."""
 
-    __slots__ = ("dialect", "headers", "pool", "provider")
+    __slots__ = ("_head", "dialect", "pool", "provider")
 
     def __init__(self, provider: ProviderEntry, pool: Pool) -> None:
         self.provider = provider
         self.pool = pool
         self.dialect: Dialect = dialect_of(provider)
-        self.headers = self.dialect.headers(provider)
+        self._head = self.dialect.head(provider, provider.credential)
+
+    def head(self, caller_credential: str) -> RequestHead:
+        """With the caller's own credential where there is one, else the provider's stored one."""
+        return self.dialect.head(self.provider, caller_credential) if caller_credential else self._head
 
 
 class Upstreams:
@@ -94,11 +103,12 @@ class Upstreams:
         return link
 
     def _renewed(self, provider: ProviderEntry, old: Link | None) -> Link:
-        if old is not None and old.pool.connection == provider.connection:
-            return Link(provider, old.pool)
+        name = transport_for(self._transport_name, provider.base_url)
         if old is not None:
+            if (old.pool.connection, old.pool.transport_name) == (provider.connection, name):
+                return Link(provider, old.pool)
             old.pool.retire()
-        return Link(provider, Pool(self._transport_name, provider.connection))
+        return Link(provider, Pool(name, provider.connection))
 
     def forget_missing(self, table: RoutingTable) -> None:
         """Retire the pools of providers that the table no longer has."""

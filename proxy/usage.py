@@ -7,6 +7,8 @@ import msgspec
 from routing.table import Price
 
 MILLION = 1_000_000
+MOST_TOKENS = 10**9  # far above any model's; a number beyond it is a fault, and might fit no column
+MOST_COST = 2**63 - 1  # nano-USD that a column holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,18 @@ class OpenAIUsage(msgspec.Struct):
     completion_tokens_details: _OutputDetails | None = None
 
     def tokens(self) -> Usage | None:
+        """None where nothing that can be true was reported; the tokens are then estimated."""
         if self.prompt_tokens is None and self.completion_tokens is None:
             return None
         given, made = self.prompt_tokens_details, self.completion_tokens_details
-        return Usage(
-            input=max(self.prompt_tokens or 0, 0),
-            output=max(self.completion_tokens or 0, 0),
-            cached=max((given and given.cached_tokens) or 0, 0),
-            reasoning=max((made and made.reasoning_tokens) or 0, 0),
+        usage = Usage(
+            input=self.prompt_tokens or 0,
+            output=self.completion_tokens or 0,
+            cached=(given and given.cached_tokens) or 0,
+            reasoning=(made and made.reasoning_tokens) or 0,
         )
+        counts = (usage.input, usage.output, usage.cached, usage.reasoning)
+        return usage if min(counts) >= 0 and max(counts) <= MOST_TOKENS else None
 
 
 def estimate(request_bytes: int, answer_bytes: int) -> Usage:
@@ -62,7 +67,7 @@ def cost(usage: Usage, price: Price) -> int:
     cached = min(usage.cached, usage.input)
     cached_price = price.input if price.cached_input is None else price.cached_input
     total = (usage.input - cached) * price.input + cached * cached_price + usage.output * price.output
-    return (total + MILLION // 2) // MILLION
+    return min((total + MILLION // 2) // MILLION, MOST_COST)
 
 
 def worst_cost(prompt_tokens: int, answer_tokens: int, price: Price | None) -> int | None:
@@ -70,4 +75,4 @@ def worst_cost(prompt_tokens: int, answer_tokens: int, price: Price | None) -> i
     if price is None:
         return None
     dearest = max(price.input, price.cached_input or 0)
-    return -(-(prompt_tokens * dearest + answer_tokens * price.output) // MILLION)
+    return min(-(-(prompt_tokens * dearest + answer_tokens * price.output) // MILLION), MOST_COST)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from asgiref.sync import markcoroutinefunction
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.decorators import classonlymethod
 from django.views.decorators.csrf import csrf_exempt
@@ -16,20 +16,29 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from proxy import schema
-from proxy.asgi import too_large
+from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
-from proxy.call import Incoming
+from proxy.call import Incoming, given_request_id
 from proxy.endpoints import CHAT_COMPLETIONS
 from proxy.engine import Refusal
-from proxy.errors import EndpointNotFound, GatewayError, InvalidApiKey, MethodNotAllowed, ModelNotFound
+from proxy.errors import (
+    EndpointNotFound,
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    RequestTooLarge,
+)
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
 from proxy.relay import Relay
 from routing.table import RouteEntry
 
 
-def error_response(error: GatewayError) -> HttpResponse:
-    request_id = str(uuid7())
+def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpResponse:
+    """For what never reaches the engine, and so leaves no row."""
+    request_id = given_request_id(request.headers.get("x-request-id", "").encode()) or uuid7()
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
@@ -47,9 +56,10 @@ class GatewayView(APIView):
 
     def handle_exception(self, exc: Exception) -> Any:
         if isinstance(exc, GatewayError):
-            return error_response(exc)
+            return error_response(exc, self.request)
         if isinstance(exc, exceptions.MethodNotAllowed):
-            return error_response(not_allowed(self.request.method or "", self.allowed_methods))
+            refused = not_allowed(self.request.method or "", self.allowed_methods)
+            return error_response(refused, self.request)
         return super().handle_exception(exc)
 
 
@@ -75,7 +85,10 @@ class ChatCompletionsView(GatewayView):
             return await serve(request, CHAT_COMPLETIONS)
         if request.method == "OPTIONS":
             return HttpResponse(status=204, headers={"Allow": "POST, OPTIONS"})
-        return error_response(not_allowed(request.method or "", ["POST", "OPTIONS"]))
+        allowed = ["POST", "OPTIONS"]
+        response = error_response(not_allowed(request.method or "", allowed), request)
+        response["Allow"] = ", ".join(allowed)
+        return response
 
     @extend_schema(
         summary="Create a chat completion",
@@ -99,7 +112,7 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
         except RequestDataTooBig:
             from django.conf import settings
 
-            raise engine.refuse(incoming, too_large(settings.MAX_BODY_BYTES)) from None
+            raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:
         return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)
@@ -118,10 +131,14 @@ async def _chunks(relay: Relay) -> AsyncIterator[bytes]:
         await relay.aclose()
 
 
-def _with_headers(response: Any, headers: list[tuple[bytes, bytes]]) -> HttpResponseBase:
-    for name, value in headers:
-        response[name.decode()] = value.decode("latin-1")
+def _with_headers(response: Any, headers: bytes) -> HttpResponseBase:
+    for name, value in pairs(headers):
+        response[name] = value
     return response
+
+
+VIEWS = {CHAT_COMPLETIONS: ChatCompletionsView.as_view()}
+"""By endpoint; for the door that knows the path already."""
 
 
 class ModelsView(GatewayView):
@@ -151,10 +168,19 @@ def _model(name: str, route: RouteEntry) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": route.created, "owned_by": ", ".join(owners)}
 
 
+@csrf_exempt
 def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    """404 as JSON for every path that no one else serves."""
-    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."))
+    """404 as JSON for every path that no one else serves, whatever the method."""
+    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."), request)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What Django itself refuses before any view, in the API's shape."""
+    if isinstance(exception, DisallowedHost):
+        message = "The Host header names a host that is not in ALLOWED_HOSTS."
+        return error_response(InvalidRequest(message, param="host", code="invalid_host"), request)
+    return error_response(InvalidRequest("The request is malformed."), request)
 
 
 def server_error(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    return error_response(GatewayError())
+    return error_response(GatewayError(), request)

@@ -1,12 +1,13 @@
 """Database -> RoutingTable: five queries, whatever the number of rows."""
 
+import logging
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from django.conf import settings
 
-from routing import gateway_keys, prices
+from routing import gateway_keys, prices, strategies
 from routing.models import (
     ApiKey,
     GatewaySettings,
@@ -18,6 +19,7 @@ from routing.models import (
     Team,
 )
 from routing.table import (
+    BreakerRules,
     Budget,
     Claim,
     Connection,
@@ -29,7 +31,10 @@ from routing.table import (
     RoutingTable,
     TargetEntry,
     TeamEntry,
+    rank_of,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def current_version() -> int:
@@ -56,9 +61,9 @@ def _compile(version: int) -> RoutingTable:
     for row in RouteTarget.objects.serving().select_related("provider", "route"):
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
     routes = [
-        (row, _route(row, tuple(targets.get(row.pk, ()))))
-        for row in ModelRoute.objects.enabled().order_by("name")
+        (row, _route(row, targets.get(row.pk, []))) for row in ModelRoute.objects.enabled().order_by("name")
     ]
+    gateway = GatewaySettings.load()
     return RoutingTable(
         version=version,
         keys=MappingProxyType(_keys()),
@@ -66,7 +71,18 @@ def _compile(version: int) -> RoutingTable:
         wildcards=_wildcards(routes),
         upstream_models=MappingProxyType(_upstream_models(entry for _, entry in routes)),
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
-        cors_origins=frozenset(GatewaySettings.load().cors_origins),
+        cors_origins=frozenset(gateway.cors_origins),
+        breaker=_breaker(gateway),
+    )
+
+
+def _breaker(row: GatewaySettings) -> BreakerRules:
+    return BreakerRules(
+        enabled=row.breaker_enabled,
+        failures=row.breaker_failures,
+        error_share=row.breaker_error_percent / 100,
+        min_requests=row.breaker_min_requests,
+        cooldown=row.cooldown_seconds,
     )
 
 
@@ -129,16 +145,22 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
         upstream_model=row.upstream_model,
         weight=row.weight,
         priority=row.priority,
+        rank=rank_of(row.priority, row.weight),
         claims=claims_of(row) + provider.claims,
         price=prices.price_of(row),
+        tags=frozenset(row.tags),
+        canary_share=None if row.canary_percent is None else row.canary_percent / 100,
+        shadow_share=None if row.shadow_percent is None else row.shadow_percent / 100,
     )
 
 
-def _route(row: ModelRoute, targets: tuple[TargetEntry, ...]) -> RouteEntry:
+def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
+    serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
+    targets = tuple(target for target in serving if target.shadow_share is None)
     return RouteEntry(
         id=row.pk,
         name=row.name,
-        strategy=row.strategy,
+        strategy=_strategy(row),
         deadline=row.deadline,
         max_messages=row.max_messages,
         default_parameters=tuple(
@@ -149,7 +171,10 @@ def _route(row: ModelRoute, targets: tuple[TargetEntry, ...]) -> RouteEntry:
         claims=claims_of(row),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
+        shadows=tuple(target for target in serving if target.shadow_share),
         created=int(row.created_at.timestamp()),
+        tagged=any(target.tags for target in serving),
+        canaries=any(target.canary_share is not None for target in targets),
     )
 
 
@@ -157,6 +182,13 @@ def _answer_limit(row: ModelRoute) -> int | None:
     """max_tokens as the route's default parameters say it."""
     said = [row.default_parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
     return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
+
+
+def _strategy(row: ModelRoute) -> str:
+    if row.strategy in strategies.STRATEGIES:
+        return row.strategy
+    logger.error("route %s: there is no strategy %r, using %s", row.name, row.strategy, strategies.DEFAULT)
+    return strategies.DEFAULT
 
 
 def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:
@@ -198,7 +230,9 @@ MASTER = KeyEntry(id=None, name="master", team=None, route_ids=None, claims=(), 
 def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
     team = row.team
     if team is not None and team.pk not in teams:
-        teams[team.pk] = TeamEntry(id=team.pk, slug=team.slug, claims=claims_of(team))
+        teams[team.pk] = TeamEntry(
+            id=team.pk, slug=team.slug, claims=claims_of(team), tags=frozenset(team.tags)
+        )
     return KeyEntry(
         id=row.pk,
         name=row.name,
@@ -207,4 +241,5 @@ def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> 
         claims=claims_of(row) + (teams[team.pk].claims if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
+        tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),
     )

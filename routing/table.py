@@ -57,6 +57,22 @@ class Connection:
     keep_alive: float
 
 
+def rank_of(priority: int, weight: int) -> int:
+    """Lower numbers first; a weight of 0 is a stand-in behind the others of its priority."""
+    return 2 * priority + (weight == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerRules:
+    """When a target is left out, and for how long."""
+
+    enabled: bool = True
+    failures: int = 3  # in a row
+    error_share: float = 0.5  # of the last minute's requests, 0 to 1
+    min_requests: int = 20  # of the last minute, below which the share doesn't count
+    cooldown: float = 30.0  # seconds
+
+
 # Entries compare by identity: two tables never share one, and hashing one must be cheap.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProviderEntry:
@@ -84,7 +100,16 @@ class TargetEntry:
     weight: int
     priority: int
     claims: tuple[Claim, ...]  # the target's and its provider's
+    rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
     price: Price | None
+    tags: frozenset[str] = frozenset()
+    canary_share: float | None = None  # of the route's requests, 0 to 1
+    shadow_share: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.provider.slug}/{self.upstream_model}"
 
     def model_for(self, wildcard_part: str) -> str:
         """The upstream's model name; `wildcard_part` is what the route's * stood for."""
@@ -99,12 +124,15 @@ class RouteEntry:
     deadline: float
     max_messages: int | None
     default_parameters: tuple[tuple[str, bytes], ...]
-    answer_tokens: int  # reserved where the caller says nothing
-    limits_answers: bool  # whether default_parameters bound the answer
-    claims: tuple[Claim, ...]
-    over_limit_route: int | None
-    targets: tuple[TargetEntry, ...]
+    answer_tokens: int = 4096  # reserved where the caller says nothing
+    limits_answers: bool = False  # whether default_parameters bound the answer
+    claims: tuple[Claim, ...] = ()
+    over_limit_route: int | None = None
+    targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
+    shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
+    tagged: bool = False  # whether any target has tags
+    canaries: bool = False
 
     @property
     def limited(self) -> bool:
@@ -117,6 +145,7 @@ class TeamEntry:
     id: int
     slug: str
     claims: tuple[Claim, ...]
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,6 +157,7 @@ class KeyEntry:
     claims: tuple[Claim, ...]  # the key's and its team's
     expires_at: float | None  # Unix seconds
     enabled: bool
+    tags: frozenset[str] = frozenset()  # its own and its team's
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids
@@ -150,6 +180,7 @@ class RoutingTable:
     upstream_models: Mapping[tuple[str, str], RouteEntry]  # by provider slug and its own model name
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
+    breaker: BreakerRules = BreakerRules()
 
     def resolve(self, name: str) -> Resolved | None:
         """Exact name or alias first, then the longest wildcard."""

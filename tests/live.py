@@ -1,4 +1,4 @@
-"""A gateway as users run it: granian in a process of its own, beside the test's database."""
+"""A gateway as users run it: its web server in a process of its own, beside the test's database."""
 
 import contextlib
 import json
@@ -54,8 +54,7 @@ class LiveGateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "LiveGateway":
-        command = processes.web(30)
-        command = [part for part in command if not part.startswith("--port=")] + [f"--port={self.port}"]
+        command = [*processes.web(30), f"--port={self.port}"]
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True

@@ -2,9 +2,14 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+NODE_MAJOR = 18
+NODE_PACKAGES = Path(__file__).parent / "clients" / "node_modules" / "installed"
+"""Where the Makefile says that `npm ci` came to its end."""
 
 
 def _postgres() -> str | None:
@@ -14,11 +19,21 @@ def _postgres() -> str | None:
     return str(Path(path).parent) if path else None
 
 
+def _node() -> str | None:
+    """node, once `make test` has installed tests/clients; the clients need NODE_MAJOR or newer."""
+    path = shutil.which("node")
+    if path is None or not NODE_PACKAGES.exists():
+        return None
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    return path if int(version.lstrip("v").split(".")[0]) >= NODE_MAJOR else None
+
+
 PARTS = {
     "Postgres": _postgres(),
     "Redis": shutil.which("redis-server"),
     "nginx": shutil.which("nginx"),
     "Chromium": shutil.which("chromium") or shutil.which("chromium-browser"),
+    "Node": _node(),
 }
 
 

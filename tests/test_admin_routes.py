@@ -264,10 +264,19 @@ def test_gateway_settings_are_one_row_that_is_made_when_looked_for(admin_client)
 
 def test_gateway_settings_take_origins_line_by_line(admin_client):
     row = GatewaySettings.objects.create(pk=1)
-    admin_client.post(change(row), {"cors_origins": "https://a.example\nhttp://localhost:3000"})
+    breaker = {
+        "breaker_enabled": "on",
+        "breaker_failures": "4",
+        "breaker_error_percent": "25",
+        "breaker_min_requests": "10",
+        "cooldown_seconds": "7.5",
+    }
+    origins = "https://a.example\nhttp://localhost:3000"
+    admin_client.post(change(row), breaker | {"cors_origins": origins})
     row.refresh_from_db()
+    assert (row.breaker_failures, row.breaker_error_percent, row.cooldown_seconds) == (4, 25, 7.5)
     assert row.cors_origins == ["https://a.example", "http://localhost:3000"]
-    answer = admin_client.post(change(row), {"cors_origins": "https://a.example/path"})
+    answer = admin_client.post(change(row), breaker | {"cors_origins": "https://a.example/path"})
     assert "allowed are a scheme and a host without a path" in errors(answer)["cors_origins"][0]
 
 

@@ -56,6 +56,7 @@ class Answer:
     reset: bool = False  # a cut is a TCP reset
     garbage: bytes = b""  # sent instead of HTTP
     stall: float = 0.0  # after the chunks, before the end
+    tail: bytes = b""  # sent instead of the last chunk's end, as it is
 
 
 @dataclass
@@ -76,7 +77,9 @@ class Seen:
 class FakeUpstream:
     """Serves any number of providers: the first part of the path is the provider's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._wanted_port = port
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -110,6 +113,8 @@ class FakeUpstream:
         self._thread.join(5)
 
     async def _end(self) -> None:
+        self._closed = True  # a cancellation can be lost between two answers
+        self._server.close()  # or its backlog would take connections that nobody answers
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -118,21 +123,23 @@ class FakeUpstream:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=4096)
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._connection, "127.0.0.1", self._wanted_port, backlog=4096)
         )
-        self.port = server.sockets[0].getsockname()[1]
+        self.port = self._server.sockets[0].getsockname()[1]
         self._started.set()
         self._loop.run_forever()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open_connections += 1
         try:
-            while (seen := await _request(reader)) is not None:
+            while not self._closed and (seen := await _request(reader)) is not None:
                 name = seen.path.split("/")[1]
                 self.seen.setdefault(name, []).append(seen)
                 if not await self._answer(self._next(name, seen), seen, reader, writer):
                     break
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the server was closed
         except (ConnectionError, asyncio.IncompleteReadError):
             self.hang_ups.append(time.monotonic())
         finally:
@@ -199,9 +206,9 @@ class FakeUpstream:
         await self._sleep(answer.stall, gone)
         if answer.cut == "after_chunks":
             return self._cut(answer, writer)
-        writer.write(b"0\r\n\r\n")
+        writer.write(answer.tail or b"0\r\n\r\n")
         await writer.drain()
-        return True
+        return not answer.tail
 
     async def _sleep(self, seconds: float, gone: "asyncio.Future[bytes]") -> None:
         """Sleep, unless the client hangs up meanwhile."""

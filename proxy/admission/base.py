@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
 
 from routing.table import Claim
 
@@ -16,7 +15,7 @@ NEVER = float("inf")
 class Need:
     """What one request asks for: tokens in the worst case, and when it came (Unix seconds)."""
 
-    id: UUID  # the call's: its row in the log has the same
+    id: str  # the call's: its row in the log has the same
     tokens: int
     at: float
 
@@ -107,7 +106,7 @@ class Admission(Protocol):
         """Write down what is not written yet."""
 
 
-Spent = Callable[[Claim, float | None, float | None, Collection[UUID]], int]
+Spent = Callable[[Claim, float | None, float | None, Collection[str]], int]
 """(owner, from, until, calls to leave out) -> nano-USD that the log says it spent; may block.
 
 From and until are Unix seconds of a call's arrival; None is open.

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from uuid import UUID
 
 from proxy.admission.base import (
     NEVER,
@@ -86,7 +85,7 @@ class RedisGrant:
         self._headrooms: Headrooms = (None, None)
         self._held = False
         self._settled = False
-        self.call = need.id.hex
+        self.call = need.id
         self.local: Grant | None = None  # of the in-process limits, while Redis is away
         self.told = True  # whether Redis knows what is held, or will by the ledger
         self.recent: _Recent | None = None
@@ -391,7 +390,7 @@ class RedisAdmission:
             if not pending:
                 return
             calls = [call.decode() for call in pending if call]
-            spent = await self._seeding.spent(claim, start, end, [UUID(call) for call in calls])
+            spent = await self._seeding.spent(claim, start, end, calls)
             insist = "" if tries_left else "1"
             pending = await self.line.run(SEED, keys, ends, spent, insist, *calls)
 

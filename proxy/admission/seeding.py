@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
-from uuid import UUID
 
 from proxy.admission.base import Spent
 from proxy.errors import GatewayError, LimitsUnavailable
@@ -31,7 +30,7 @@ class Seeding:
         await asyncio.shield(task)
 
     async def spent(
-        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[UUID] = ()
+        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()
     ) -> int:
         """Nano-USD. Raises LimitsUnavailable: spending that is not known never counts as none."""
         try:

@@ -2,9 +2,8 @@
 
 from typing import Protocol
 
-from proxy.ask import ChatAsk
 from proxy.errors import GatewayError
-from proxy.transports.base import UpstreamRequest
+from proxy.transports.base import RequestHead
 from proxy.usage import Usage
 from routing.table import ProviderEntry
 
@@ -16,17 +15,11 @@ class MalformedAnswer(Exception):
 class Dialect(Protocol):
     name: str
 
-    def headers(self, provider: ProviderEntry) -> list[tuple[str, str]]:
-        """Sent with every call, without the credential."""
+    def head(self, provider: ProviderEntry, credential: str) -> RequestHead:
+        """Where a chat completion goes, and its headers; made once for all calls that share it."""
 
-    def chat_request(
-        self,
-        provider: ProviderEntry,
-        headers: list[tuple[str, str]],
-        ask: ChatAsk,
-        body: bytes,
-        credential: str,
-    ) -> UpstreamRequest: ...
+    def headers(self, provider: ProviderEntry, credential: str) -> list[tuple[str, str]]:
+        """Sent with every call."""
 
     def read_answer(self, body: bytes) -> Usage | None:
         """The usage in a whole answer, None where it has none. Raises MalformedAnswer."""

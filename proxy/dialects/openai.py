@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from proxy.ask import ChatAsk
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
     GatewayError,
@@ -15,7 +14,7 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from proxy.transports.base import UpstreamRequest
+from proxy.transports.base import RequestHead
 from proxy.usage import OpenAIUsage, Usage
 from proxy.version import USER_AGENT
 from routing.table import ProviderEntry
@@ -36,25 +35,17 @@ class OpenAIDialect:
     failure_code = UpstreamError.gateway_code
     """gateway_code of faults that are neither the caller's nor the gateway's."""
 
-    def headers(self, provider: ProviderEntry) -> list[tuple[str, str]]:
+    def head(self, provider: ProviderEntry, credential: str) -> RequestHead:
+        return RequestHead(f"{provider.base_url}/chat/completions", self.headers(provider, credential))
+
+    def headers(self, provider: ProviderEntry, credential: str) -> list[tuple[str, str]]:
         common = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": USER_AGENT}
         own = {name.lower(): value for name, value in (*self.dialect_headers(provider), *provider.headers)}
-        return list((common | own).items())
+        key = {"authorization": f"Bearer {credential}"} if credential else {}
+        return list((common | own | key).items())
 
     def dialect_headers(self, provider: ProviderEntry) -> list[tuple[str, str]]:
         return []
-
-    def chat_request(
-        self,
-        provider: ProviderEntry,
-        headers: list[tuple[str, str]],
-        ask: ChatAsk,
-        body: bytes,
-        credential: str,
-    ) -> UpstreamRequest:
-        if credential:
-            headers = [*headers, ("authorization", f"Bearer {credential}")]
-        return UpstreamRequest(f"{provider.base_url}/chat/completions", headers, body, ask.stream)
 
     def read_answer(self, body: bytes) -> Usage | None:
         try:

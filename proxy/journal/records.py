@@ -1,7 +1,6 @@
 """The two records of a call, and the line each is written as."""
 
 import zlib
-from uuid import UUID
 
 import msgspec
 
@@ -9,7 +8,7 @@ import msgspec
 class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
     """Written before the provider is called."""
 
-    id: UUID
+    id: str
     received_at_ns: int  # Unix time
     request_id: str
     endpoint: str
@@ -25,7 +24,7 @@ class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
 class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
     """Written when the call is over, however it ended. Times in milliseconds; the row in full."""
 
-    id: UUID
+    id: str
     received_at_ns: int
     request_id: str
     outcome: str

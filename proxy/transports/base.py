@@ -4,10 +4,23 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """Where a request goes, and its headers; the same object for every call that shares them.
+
+    `wire` is for the transport: what it makes of the head once, instead of per call.
+    """
+
+    __slots__ = ("headers", "url", "wire")
+
+    def __init__(self, url: str, headers: list[tuple[str, str]]) -> None:
+        self.url = url
+        self.headers = headers  # holds the credential: there is no repr
+        self.wire: object = None
+
+
+@dataclass(slots=True)
 class UpstreamRequest:
-    url: str
-    headers: list[tuple[str, str]] = field(repr=False)  # holds the credential
+    head: RequestHead
     body: bytes = field(repr=False)
     stream: bool
 
@@ -49,6 +62,9 @@ class UpstreamResponse(Protocol):
 
 class Transport(Protocol):
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """POST, without following redirects. Raises TransportFault."""
+        """POST, without following redirects. A cancelled call closes its connection at once.
+
+        Raises TransportFault.
+        """
 
     async def aclose(self) -> None: ...

@@ -1,162 +1,141 @@
-"""The fast transport: pyreqwest for whole answers, aiohttp for streams (figures: docs/decisions.md)."""
+"""The fast transport: HTTP/1.1 on the event loop itself, no thread and no scan per call.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+Figures beside the libraries it stands in for: docs/decisions.md.
+"""
 
-import aiohttp
-from pyreqwest import exceptions as pyreqwest_errors
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.response import Response
+import asyncio
+import os
+import ssl
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import certifi
 
 from proxy.transports.base import (
     ConnectFailed,
-    ConnectionBroken,
-    TransportFault,
+    RequestHead,
     TransportTimeout,
     UpstreamRequest,
     UpstreamResponse,
 )
+from proxy.transports.http1 import Http1Connection
 from routing.table import Connection
 
-FAULTS: tuple[tuple[type[Exception], type[TransportFault], str], ...] = (
-    (pyreqwest_errors.ConnectTimeoutError, TransportTimeout, "timed out"),
-    (pyreqwest_errors.RequestTimeoutError, TransportTimeout, "timed out"),
-    (pyreqwest_errors.ConnectError, ConnectFailed, "connection failed"),
-    (pyreqwest_errors.PyreqwestError, ConnectionBroken, "connection broken"),
-    (aiohttp.ServerTimeoutError, TransportTimeout, "timed out"),
-    (aiohttp.ClientConnectorError, ConnectFailed, "connection failed"),
-    (aiohttp.InvalidURL, ConnectFailed, "connection failed"),
-    (aiohttp.ClientError, ConnectionBroken, "connection broken"),
-    (ConnectionError, ConnectionBroken, "connection broken"),
-)
-"""Narrow first. Messages are our own: the libraries' may hold a URL."""
+MOST_TICKS_A_SECOND = 20
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _fault(error) from error
+class Wire:
+    """A request head as bytes, and the place that it goes to."""
+
+    __slots__ = ("head", "place")
+
+    def __init__(self, head: RequestHead) -> None:
+        parts = urlsplit(head.url)
+        secure = parts.scheme == "https"
+        if not parts.hostname:
+            raise ConnectFailed("connection failed: the URL has no host")
+        self.place = (parts.hostname, parts.port or (443 if secure else 80), secure)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = [f"POST {target} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}"]
+        lines += [f"{name}: {value}" for name, value in head.headers]
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ConnectFailed("a header for the provider has a line break in it")
+        self.head = ("\r\n".join(lines) + "\r\ncontent-length: ").encode("latin-1", "replace")
 
 
-def _fault(error: Exception) -> Exception:
-    for foreign, ours, text in FAULTS:
-        if isinstance(error, foreign):
-            return ours(text)
-    return error
-
-
-class WholeResponse:
-    """An answer that was read in full before we saw it."""
-
-    __slots__ = ("_body", "_response", "status")
-
-    def __init__(self, response: Response, body: bytes) -> None:
-        self._response = response
-        self._body = body
-        self.status = response.status
-
-    def header(self, name: str) -> str | None:
-        return self._response.get_header(name)
-
-    async def read(self) -> bytes:
-        return self._body
-
-    async def next_chunk(self) -> bytes:
-        body, self._body = self._body, b""
-        return body
-
-    async def aclose(self) -> None:
-        return None
-
-
-class StreamedResponse:
-    __slots__ = ("_response", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-
-    def header(self, name: str) -> str | None:
-        return self._response.headers.get(name)
-
-    async def read(self) -> bytes:
-        with _mapped():
-            return await self._response.read()
-
-    async def next_chunk(self) -> bytes:
-        try:
-            return await self._response.content.readany()
-        except Exception as error:
-            raise _fault(error) from error
-
-    async def aclose(self) -> None:
-        self._response.close()
+Place = tuple[str, int, bool]
 
 
 class FastTransport:
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._whole = _pyreqwest_client(connection)
-        self._streams: aiohttp.ClientSession | None = None
+        self._settings = connection
+        self._idle: dict[Place, list[Http1Connection]] = {}
+        self._all: set[Http1Connection] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        return await (self._send_stream(request) if request.stream else self._send_whole(request))
-
-    async def _send_whole(self, request: UpstreamRequest) -> WholeResponse:
+        wire = request.head.wire
+        if not isinstance(wire, Wire):
+            wire = request.head.wire = Wire(request.head)
+        connection = self._from_pool(wire.place) or await self._connect(wire.place)
+        body = request.body
+        response = connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
         try:
-            call = self._whole.post(request.url).headers(request.headers).body_bytes(request.body).build()
-            response = await call.send()
-            return WholeResponse(response, bytes(await response.bytes()))
-        except Exception as error:
-            raise _fault(error) from error
-
-    async def _send_stream(self, request: UpstreamRequest) -> StreamedResponse:
-        if self._streams is None:
-            self._streams = _aiohttp_session(self._connection)  # needs a running loop
-        with _mapped():
-            response = await self._streams.post(
-                request.url, data=request.body, headers=request.headers, allow_redirects=False
-            )
-        return StreamedResponse(response)
+            await response.head()
+        except BaseException:
+            response.abandon()
+            raise
+        return response
 
     async def aclose(self) -> None:
-        await self._whole.close()
-        if self._streams is not None:
-            await self._streams.close()
+        self._closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for connection in list(self._all):
+            connection.abort()
+
+    def _from_pool(self, place: Place) -> Http1Connection | None:
+        """The connection that was used last: the others may grow old and go."""
+        idle = self._idle.get(place)
+        while idle:
+            connection = idle.pop()
+            if not connection.lost:
+                return connection
+        return None
+
+    async def _connect(self, place: Place) -> Http1Connection:
+        host, port, secure = place
+        loop = asyncio.get_running_loop()
+        context = tls_context() if secure else None
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: Http1Connection(loop, place, self._freed, self._all.discard),
+                    host,
+                    port,
+                    ssl=context,
+                )
+        except TimeoutError:
+            raise TransportTimeout("timed out while connecting") from None
+        except ssl.SSLError as error:
+            raise ConnectFailed(f"TLS failed: {error.reason or 'handshake'}") from error
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed("connection failed") from error
+        self._all.add(connection)
+        if self._ticker is None:
+            self._tick(loop)
+        return connection
+
+    def _freed(self, connection: Http1Connection) -> None:
+        if self._settings.keep_alive and not self._closed:
+            self._idle.setdefault(connection.place, []).append(connection)
+        else:
+            connection.abort()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at all connections now and then: a timer per call would cost more."""
+        now = loop.time()
+        for connection in list(self._all):
+            quiet = now - connection.active_at
+            if not connection.busy:
+                if quiet > self._settings.keep_alive:
+                    connection.abort()
+            elif quiet > self._settings.read_timeout and not connection.held_back:
+                connection.time_out("timed out")
+        self._idle = {place: kept for place, idle in self._idle.items() if (kept := _living(idle))}
+        shortest = min(self._settings.read_timeout, self._settings.keep_alive or 1.0)
+        pause = max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
+        self._ticker = loop.call_later(pause, self._tick, loop) if self._all else None
 
 
-def _pyreqwest_client(connection: Connection) -> Client:
-    builder = (
-        ClientBuilder()
-        .connect_timeout(timedelta(seconds=connection.connect_timeout))
-        .read_timeout(timedelta(seconds=connection.read_timeout))
-        .pool_idle_timeout(timedelta(seconds=connection.keep_alive))
-        .follow_redirects(False)
-        .referer(False)
-    )
-    if not connection.keep_alive:
-        builder = builder.pool_max_idle_per_host(0)
-    return builder.build()
+def _living(idle: list[Http1Connection]) -> list[Http1Connection]:
+    return [connection for connection in idle if not connection.lost]
 
 
-def _aiohttp_session(connection: Connection) -> aiohttp.ClientSession:
-    # No limit here: upstreams.py bounds the connections, for all transports alike.
-    pool = (
-        aiohttp.TCPConnector(limit=0, keepalive_timeout=connection.keep_alive)
-        if connection.keep_alive
-        else aiohttp.TCPConnector(limit=0, force_close=True)
-    )
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=connection.connect_timeout, sock_read=connection.read_timeout
-    )
-    return aiohttp.ClientSession(
-        connector=pool,
-        timeout=timeout,
-        trust_env=True,
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent", "Accept-Encoding"),
-    )
+@lru_cache(maxsize=1)
+def tls_context() -> ssl.SSLContext:
+    """SSL_CERT_FILE where it is set, else the certificates that httpx uses too."""
+    context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context

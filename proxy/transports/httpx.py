@@ -72,7 +72,7 @@ class HttpxTransport:
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
         with _mapped():
             prepared = self._client.build_request(
-                "POST", request.url, content=request.body, headers=request.headers
+                "POST", request.head.url, content=request.body, headers=request.head.headers
             )
             response = await self._client.send(prepared, stream=True)
         return HttpxResponse(response)

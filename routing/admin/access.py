@@ -27,6 +27,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from routing import gateway_keys
 from routing.admin.base import (
     NOTHING,
+    TagsField,
     badge,
     change_link,
     change_url,
@@ -41,15 +42,20 @@ from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fields
 from routing.models import ApiKey, Team
 
 
+class TeamForm(BudgetForm):
+    tags = TagsField(Team)
+
+
 @admin.register(Team)
 class TeamAdmin(BudgetAdmin):
+    form = TeamForm
     list_display = ("slug", "name", "key_count", "limits", "enabled")
     list_filter = ("enabled",)
     search_fields = ("slug", "name")
 
     def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> list[tuple[Any, Any]]:
         return [
-            (None, {"fields": [("slug", "name"), "time_zone", "enabled"]}),
+            (None, {"fields": [("slug", "name"), "time_zone", "tags", "enabled"]}),
             LIMITS,
             budget_fieldset(obj),
         ]
@@ -71,6 +77,7 @@ class TeamAdmin(BudgetAdmin):
 
 
 class ApiKeyForm(BudgetForm):
+    tags = TagsField(ApiKey)
     existing_key = forms.CharField(
         label="Existing key",
         required=False,
@@ -116,8 +123,8 @@ class ApiKeyAdmin(BudgetAdmin):
     readonly_fields = (
         "shown_prefix",
         "key_hash",
-        "last_used_at",
-        "created_at",
+        "shown_use",
+        "shown_creation",
         "related_links",
         "shown_spending",
     )
@@ -134,11 +141,11 @@ class ApiKeyAdmin(BudgetAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> list[tuple[Any, Any]]:
         key_rows: list[Any] = ["existing_key"]
         if obj is not None:
-            key_rows = [("shown_prefix", "last_used_at", "created_at"), "key_hash", "related_links"]
+            key_rows = [("shown_prefix", "shown_use", "shown_creation"), "key_hash", "related_links"]
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
-            ("Access", {"fields": ["allowed_routes"]}),
+            ("Access", {"fields": ["allowed_routes", "tags"]}),
             LIMITS,
             budget_fieldset(obj),
         ]
@@ -249,6 +256,10 @@ class ApiKeyAdmin(BudgetAdmin):
     @display(description="Last used (UTC)", ordering="last_used_at")
     def shown_use(self, key: ApiKey) -> SafeString:
         return nowrap(utc(key.last_used_at))
+
+    @display(description="Created (UTC)")
+    def shown_creation(self, key: ApiKey) -> SafeString:
+        return nowrap(utc(key.created_at))
 
     @display(description="Related")
     def related_links(self, key: ApiKey) -> SafeString:

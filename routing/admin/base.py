@@ -209,3 +209,11 @@ class NamesField(forms.Field):
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+class TagsField(NamesField):
+    """Of a model's field `tags`, with that field's help text."""
+
+    def __init__(self, model: type[models.Model]) -> None:
+        help_text = str(model._meta.get_field("tags").help_text)  # type: ignore[union-attr]
+        super().__init__(help_text=f"{help_text} One on each line.")

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
 from routing import notices
-from routing.admin.base import NamesField, change_url
+from routing.admin.base import PLAIN_NUMBERS, NamesField, change_url
 from routing.models import GatewaySettings
 
 
@@ -21,11 +21,27 @@ class GatewaySettingsForm(forms.ModelForm):
     )
 
 
+_BREAKER = (
+    "Failing targets",
+    {
+        "fields": [
+            "breaker_enabled",
+            ("breaker_failures", "breaker_error_percent", "breaker_min_requests"),
+            "cooldown_seconds",
+        ],
+        "description": "When a target is left out (its circuit opens), and for how long. Each web process "
+        "judges by what it sees itself, and tells the others through Redis.",
+    },
+)
+
+
 @admin.register(GatewaySettings)
 class GatewaySettingsAdmin(ModelAdmin):
     form = GatewaySettingsForm
     warn_unsaved_form = True
     compressed_fields = False
+    formfield_overrides = PLAIN_NUMBERS
+    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER)
 
     def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         for text in notices.current() if request.method == "GET" else ():

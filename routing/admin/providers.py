@@ -34,6 +34,7 @@ from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 
 STALE_AFTER_PROBES = 3
+LONGEST_DETAIL = 32  # characters in the list; the tip has all
 _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
 _HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
 
@@ -186,8 +187,11 @@ class ProviderAdmin(BudgetAdmin):
         return lines([status, self._probe_text(health)] if health else [status])
 
     def _probe_text(self, health: ProviderHealth) -> SafeString:
-        latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms, "
-        return nowrap(f"{latency}{_ago(health.checked_at)}", f"{utc(health.checked_at)} UTC")
+        found = health.detail[:LONGEST_DETAIL]
+        if not found and health.latency_ms is not None:
+            found = f"{health.latency_ms:,.0f} ms"
+        text = f"{found}, {_ago(health.checked_at)}" if found else _ago(health.checked_at)
+        return nowrap(text, f"{health.detail} {utc(health.checked_at)} UTC".strip())
 
     @display(description="Targets", ordering="targets_total")
     def target_count(self, provider: Any) -> SafeString:

@@ -30,6 +30,7 @@ from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fields
 from routing.models import ModelRoute, RouteTarget
 from routing.models.limits import Limited
 from routing.models.route import name_validator
+from routing.strategies import STRATEGIES
 
 TARGETS_SHOWN = 4
 _INLINE_WIDTHS = {"provider": "9rem", "upstream_model": "16rem", "enabled": "0"}
@@ -43,6 +44,19 @@ class ModelRouteForm(BudgetForm):
     default_parameters = JsonObjectField(
         example='{"temperature": 0.7, "max_tokens": 1000}',
         help_text=ModelRoute._meta.get_field("default_parameters").help_text,
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "strategy" in self.fields:
+            self.fields["strategy"].help_text = _strategies_help()
+
+
+def _strategies_help() -> SafeString:
+    rows = ((kind.label.split(":")[0], kind.help) for kind in STRATEGIES.values())
+    return format_html(
+        "In which order targets of the same priority are tried; a weight of 0 is a stand-in behind them.{}",
+        format_html_join("", '<div class="mt-1"><b>{}</b>: {}</div>', rows),
     )
 
 
@@ -142,11 +156,20 @@ class ModelRouteAdmin(BudgetAdmin):
 
 def _target_line(target: RouteTarget) -> SafeString:
     state = "" if target.enabled and target.provider.enabled else " (off)"
+    state = state or _role(target)
     return link(
         change_url(target),
         f"{target.provider.slug}/{target.upstream_model}{state}",
         f"Priority {target.priority}, weight {target.weight}",
     )
+
+
+def _role(target: RouteTarget) -> str:
+    if target.canary_percent is not None:
+        return f" (canary {target.canary_percent:g} %)"
+    if target.shadow_percent is not None:
+        return f" (shadow {target.shadow_percent:g} %)"
+    return ""
 
 
 def _taken_names() -> set[str]:

@@ -8,13 +8,18 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from routing.admin.base import change_link, limits_text, nowrap
-from routing.admin.budgets import LIMITS, BudgetAdmin, budget_fieldset
+from routing.admin.base import TagsField, change_link, limits_text, nowrap
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import RouteTarget
+
+
+class RouteTargetForm(BudgetForm):
+    tags = TagsField(RouteTarget)
 
 
 @admin.register(RouteTarget)
 class RouteTargetAdmin(BudgetAdmin):
+    form = RouteTargetForm
     list_display = (
         "upstream_model",
         "shown_route",
@@ -36,6 +41,13 @@ class RouteTargetAdmin(BudgetAdmin):
         first: list[Any] = [("route", "provider"), "upstream_model", ("priority", "weight"), "enabled"]
         return [
             (None, {"fields": first if obj is None else [*first, "related_links"]}),
+            (
+                "Traffic",
+                {
+                    "fields": ["tags", ("canary_percent", "shadow_percent")],
+                    "description": "For targets that serve some of the route's requests only.",
+                },
+            ),
             LIMITS,
             budget_fieldset(obj),
             (

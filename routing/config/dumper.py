@@ -53,9 +53,16 @@ def _entry(row: RouteTarget) -> dict[str, Any]:
         "input_cost_per_token": _per_token(row.input_price),
         "output_cost_per_token": _per_token(row.output_price),
         "cache_read_input_token_cost": _per_token(row.cached_input_price),
+        "tags": escape_all(row.tags) or None,
     }
-    said = {word: value for word, value in words.items() if value is not None}
-    return {"model_name": escape_all(row.route.name), "litellm_params": said}
+    # LiteLLM has no word for these: it keeps what stands in model_info, and goes by none of it.
+    info = {"canary_percent": row.canary_percent, "shadow_percent": row.shadow_percent}
+    entry = {"model_name": escape_all(row.route.name), "litellm_params": _said(words)}
+    return entry | ({"model_info": _said(info)} if _said(info) else {})
+
+
+def _said(words: dict[str, Any]) -> dict[str, Any]:
+    return {word: value for word, value in words.items() if value is not None}
 
 
 def _plain(amount: Any) -> str | None:

@@ -3,7 +3,7 @@
 _ENVIRONMENT = "comes from the environment; set {}"
 _LOG = "each request gets one row in the request log"
 _CACHE = "answers are not cached"
-_COOLDOWN = "providers are judged by health checks, and failing targets aren't paused yet"
+_POLICY = "one number of failures holds for all errors; use allowed_fails"
 _ALERTS = "there are no alerts yet"
 _FALLBACK = "fallbacks don't depend on the kind of error; use router_settings.fallbacks"
 _BUDGET = "budgets belong to keys, teams, routes, targets and providers"
@@ -28,7 +28,6 @@ MODEL_PARAMETERS = {
     "cache_creation_input_token_cost": "writing to a provider's cache has no price of its own yet",
     "input_cost_per_second": "prices are per token",
     "output_cost_per_second": "prices are per token",
-    "tags": "targets aren't chosen by tags",
     "region_name": "targets aren't chosen by region",
     "mock_response": "each request goes to its provider",
 }
@@ -56,10 +55,7 @@ GENERAL = {
 }
 
 ROUTER = {
-    "cooldown_time": _COOLDOWN,
-    "allowed_fails": _COOLDOWN,
-    "allowed_fails_policy": _COOLDOWN,
-    "disable_cooldowns": _COOLDOWN,
+    "allowed_fails_policy": _POLICY,
     "retry_policy": "one number of retries holds for all errors; use num_retries",
     "retry_after": "the delay is the provider's retry_delay, doubled each time, or its Retry-After",
     "default_fallbacks": "each route names its own fallbacks",
@@ -71,7 +67,7 @@ ROUTER = {
     "redis_url": _REDIS,
     "enable_pre_call_checks": "a provider checks its model's context window itself",
     "routing_strategy_args": "the strategy takes no settings",
-    "enable_tag_filtering": "targets aren't chosen by tags",
+    "enable_tag_filtering": "always so: a target with tags serves only requests with one of them",
 }
 
 LITELLM = {
@@ -80,7 +76,6 @@ LITELLM = {
     "default_fallbacks": "each route names its own fallbacks",
     "context_window_fallbacks": _FALLBACK,
     "content_policy_fallbacks": _FALLBACK,
-    "allowed_fails": _COOLDOWN,
     "callbacks": _LOG,
     "success_callback": _LOG,
     "failure_callback": _LOG,
@@ -97,5 +92,4 @@ LITELLM = {
     "max_parallel_requests": "parallel limits belong to providers, targets, routes, teams and keys",
 }
 
-MODEL_INFO = "a model's description isn't kept, except for its prices"
-STRATEGY = "only simple-shuffle is there yet: targets by order, then by weight"
+MODEL_INFO = "a model's description isn't kept, except for its prices and its canary or shadow percentage"

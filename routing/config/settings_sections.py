@@ -9,6 +9,13 @@ from routing.config.plan import GatewaySecret, PlannedRow
 from routing.config.section import ABSENT, Section
 
 PROXY_KEY, MASTER_KEY = "proxy", "master"
+STRATEGIES_HERE = {
+    "simple-shuffle": "weighted",
+    "least-busy": "least_busy",
+    "latency-based-routing": "lowest_latency",
+    "cost-based-routing": "lowest_cost",
+}
+"""LiteLLM's routing_strategy -> ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +55,48 @@ def _router_settings(section: Section, settings: Settings) -> None:
     settings.aliases += _aliases(section)
     _unless_said(settings.every_provider, "retries", section, "num_retries", section.whole("num_retries"))
     _unless_said(settings.every_route, "deadline", section, "timeout", section.number("timeout"))
-    if section.text("routing_strategy") not in (ABSENT, "simple-shuffle"):
-        section.notes.warn(section.at("routing_strategy"), f"no effect: {reasons.STRATEGY}")
+    _strategy(section, settings)
+    _breaker(section, settings)
     section.finish(reasons.ROUTER)
 
 
 def _litellm_settings(section: Section, settings: Settings) -> None:
     settings.fallbacks += _fallbacks(section)
     _unless_said(settings.every_provider, "retries", section, "num_retries", section.whole("num_retries"))
+    _allowed_fails(section, settings)
     seconds = section.number("request_timeout")
     _unless_said(settings.every_route, "deadline", section, "request_timeout", seconds)
     section.finish(reasons.LITELLM)
+
+
+def _strategy(section: Section, settings: Settings) -> None:
+    word = section.text("routing_strategy")
+    if word is ABSENT:
+        return
+    if word in STRATEGIES_HERE:
+        settings.every_route.say("strategy", STRATEGIES_HERE[word], section.at("routing_strategy"))
+    else:
+        known = ", ".join(STRATEGIES_HERE)
+        section.notes.warn(section.at("routing_strategy"), f"no effect: known are {known}")
+
+
+def _breaker(section: Section, settings: Settings) -> None:
+    _gateway(settings, "cooldown_seconds", section, "cooldown_time", section.number("cooldown_time"))
+    if (off := section.flag("disable_cooldowns")) is not ABSENT:
+        _gateway(settings, "breaker_enabled", section, "disable_cooldowns", not off)
+    _allowed_fails(section, settings)
+
+
+def _allowed_fails(section: Section, settings: Settings) -> None:
+    """LiteLLM's number is of failures that are forgiven: the next one counts."""
+    if (forgiven := section.whole("allowed_fails")) is not ABSENT:
+        _gateway(settings, "breaker_failures", section, "allowed_fails", forgiven + 1)
+
+
+def _gateway(settings: Settings, name: str, section: Section, word: str, value: Any) -> None:
+    if value is not ABSENT:
+        settings.gateway = settings.gateway or PlannedRow(section.path)
+        _unless_said(settings.gateway, name, section, word, value)
 
 
 def _general_settings(section: Section, settings: Settings) -> None:
@@ -82,8 +120,7 @@ def _top_parameters(section: Section, settings: Settings) -> None:
     if (headers := section.mapping("custom_headers")) is not ABSENT:
         settings.headers, settings.headers_path = headers, section.at("custom_headers")
     if (origins := section.texts("cors_origins")) is not ABSENT:
-        settings.gateway = PlannedRow(section.path)
-        settings.gateway.say("cors_origins", origins, section.at("cors_origins"))
+        _gateway(settings, "cors_origins", section, "cors_origins", origins)
     section.finish(reasons.TOP_PARAMETERS)
 
 

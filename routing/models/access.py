@@ -3,15 +3,25 @@
 from django.db import models
 
 from routing import gateway_keys
-from routing.models.fields import slug_validator
+from routing.models.fields import slug_validator, validate_tags
 from routing.models.limits import Limited, limit_constraints, validate_time_zone
 from routing.models.route import ModelRoute
 from routing.publishing import RoutingQuerySet
 
 
+def tags_field(whose: str) -> models.JSONField:
+    return models.JSONField(
+        default=list,
+        blank=True,
+        validators=[validate_tags],
+        help_text=f"Tags that each request of {whose} has; they open targets with the same tags.",
+    )
+
+
 class Team(Limited):
     slug = models.CharField(max_length=64, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=100)
+    tags = tags_field("the team's keys")
     enabled = models.BooleanField(default=True, help_text="Off: all keys of the team are refused.")
     time_zone = models.CharField(
         max_length=64,
@@ -47,6 +57,7 @@ class ApiKey(Limited):
         editable=False,
         help_text="Whether routes were chosen; stays so when the chosen routes are deleted.",
     )
+    tags = tags_field("the key")
     expires_at = models.DateTimeField(
         null=True, blank=True, help_text="Refused from then on (UTC). Blank: never."
     )

@@ -16,6 +16,7 @@ slug_validator = RegexValidator(
 )
 
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")
+_TAG = re.compile(r"^(?! )[ -+\--~]{1,64}(?<! )\Z")
 # What the transport or the credential owns can't be set by hand.
 _RESERVED_HEADERS = {"authorization", "connection", "content-length", "host", "transfer-encoding"}
 
@@ -56,6 +57,17 @@ def validate_names(value: Any) -> None:
         raise ValidationError('Allowed is a JSON list of names, for example ["gpt-4", "best"].')
     if len(set(value)) != len(value):
         raise ValidationError("A name is listed twice: list each one once.")
+
+
+def validate_tags(value: Any) -> None:
+    """A JSON list of different tags that fit into the x-litellm-tags header."""
+    validate_names(value)
+    for tag in value:
+        if not _TAG.match(tag):
+            raise ValidationError(
+                f"{tag!r} is not a tag: allowed are up to 64 printable ASCII characters without commas, "
+                "no blank at either end."
+            )
 
 
 def validate_origins(value: Any) -> None:

@@ -5,7 +5,8 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from routing.models.fields import range_constraint, validate_names, validate_parameters
+from routing import strategies
+from routing.models.fields import range_constraint, validate_names, validate_parameters, validate_tags
 from routing.models.limits import Limited, limit_constraints
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
@@ -14,10 +15,6 @@ name_validator = RegexValidator(
     r"^[^\s*]+\*?\Z|^\*\Z",
     "Allowed are names without blanks; a * may stand at the end only (openai/*).",
 )
-
-
-class Strategy(models.TextChoices):
-    ORDERED = "ordered", "Lowest priority number first; by weight among equals"
 
 
 class ModelRouteQuerySet(RoutingQuerySet["ModelRoute"]):
@@ -41,9 +38,9 @@ class ModelRoute(Limited):
     )
     strategy = models.CharField(
         max_length=20,
-        choices=Strategy.choices,
-        default=Strategy.ORDERED,
-        help_text="In which order the targets are tried.",
+        choices=strategies.choices,
+        default=strategies.DEFAULT,
+        help_text="In which order targets of the same priority are tried.",
     )
     deadline = models.FloatField(
         default=600,
@@ -142,6 +139,25 @@ class RouteTarget(Limited):
     priority = models.PositiveSmallIntegerField(
         default=1, help_text="Lower numbers are tried first, 0 to 1,000."
     )
+    tags = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[validate_tags],
+        help_text="Serves only requests with one of these tags, and those before targets without tags. "
+        "A request has its key's and its team's tags and those in x-litellm-tags. Blank: serves all.",
+    )
+    canary_percent = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Canary: gets this share of the route's requests, 0 to 100, whatever the strategy says. "
+        "The others reach it only when nothing else answers. Blank: no canary.",
+    )
+    shadow_percent = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Shadow: gets a copy of this share of the route's requests, 0 to 100; its answers are "
+        "logged and thrown away, and no caller ever gets one. Blank: no shadow.",
+    )
     input_price = price_field("prompt tokens")
     cached_input_price = price_field("prompt tokens that the provider had cached")
     output_price = price_field("answer tokens")
@@ -159,6 +175,13 @@ class RouteTarget(Limited):
             ),
             range_constraint("routetarget", "weight", 0, 1000),
             range_constraint("routetarget", "priority", 0, 1000),
+            range_constraint("routetarget", "canary_percent", 0, 100, nullable=True),
+            range_constraint("routetarget", "shadow_percent", 0, 100, nullable=True),
+            models.CheckConstraint(
+                condition=Q(canary_percent__isnull=True) | Q(shadow_percent__isnull=True),
+                name="routetarget_canary_or_shadow",
+                violation_error_message="A target is a canary or a shadow: leave one of the two blank.",
+            ),
             *(
                 models.CheckConstraint(
                     condition=Q(**{f"{name}__isnull": True}) | Q(**{f"{name}__gte": 0}),

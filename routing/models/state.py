@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from routing.models.fields import validate_origins
+from routing.models.fields import range_constraint, validate_origins
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
 
@@ -19,11 +19,42 @@ class GatewaySettings(models.Model):
         'for example ["https://app.example.com"].',
     )
 
+    breaker_enabled = models.BooleanField(
+        "circuit breaker",
+        default=True,
+        help_text="Whether targets that fail are left out for a while. Off: each request tries them again.",
+    )
+    breaker_failures = models.PositiveSmallIntegerField(
+        "failures in a row", default=3, help_text="Failures in a row that take a target out, 1 to 1,000."
+    )
+    breaker_error_percent = models.PositiveSmallIntegerField(
+        "error rate",
+        default=50,
+        help_text="Percentage of failed requests in the last minute that takes a target out, 1 to 100.",
+    )
+    breaker_min_requests = models.PositiveIntegerField(
+        "requests for the error rate",
+        default=20,
+        help_text="Requests in the last minute below which the error rate doesn't count, 1 to 100,000.",
+    )
+    cooldown_seconds = models.FloatField(
+        "cooldown",
+        default=30,
+        help_text="Seconds that a failing target is left out before one request tries it again, 0.1 to "
+        "3,600. Also the longest pause after a 429 that doesn't say how long to wait.",
+    )
+
     objects = RoutingQuerySet["GatewaySettings"].as_manager()
 
     class Meta:
         verbose_name = verbose_name_plural = "gateway settings"
-        constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="gatewaysettings_single_row")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(pk=1), name="gatewaysettings_single_row"),
+            range_constraint("gatewaysettings", "breaker_failures", 1, 1000),
+            range_constraint("gatewaysettings", "breaker_error_percent", 1, 100),
+            range_constraint("gatewaysettings", "breaker_min_requests", 1, 100000),
+            range_constraint("gatewaysettings", "cooldown_seconds", 0.1, 3600),
+        ]
 
     def __str__(self) -> str:
         return "Gateway settings"

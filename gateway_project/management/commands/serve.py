@@ -1,7 +1,14 @@
 """The main job: web, Celery worker and beat, in one command."""
 
+import errno
 import os
+import signal
+import socket
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 from django.conf import settings
@@ -10,6 +17,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from gateway_project import processes
 from gateway_project.first_run import DEMO_MODEL, FirstRun, demo_port, set_up
+from gateway_project.supervisor import Supervisor
 from routing.config.loader import ConfigInvalid
 
 CURL = """curl http://{host}:{port}/v1/chat/completions \\
@@ -29,38 +37,79 @@ class Command(BaseCommand):
         if options["web_only"]:
             command = processes.web(settings.DRAIN_SECONDS)
             os.execv(command[0], command)
+        try:
+            sys.exit(self._serve())
+        except KeyboardInterrupt:  # during the set-up, which then changed nothing
+            sys.exit(128 + signal.SIGINT)
+
+    def _serve(self) -> int:
+        self._check_port()
         call_command("migrate", verbosity=0, interactive=False)
         try:
             made = set_up()
         except ConfigInvalid as error:
             raise CommandError(str(error)) from error
-        self._print(made)
-        commands = {
-            "web": processes.web(processes.STOP_SECONDS),
-            "worker": processes.worker(),
-            "beat": processes.beat(),
-        }
-        if (port := demo_port()) is not None:
-            commands["demo"] = processes.demo(port)
-        sys.exit(processes.run_together(commands))
+        self._say([*made.config_lines, *admin_lines(made)])
+        parts = processes.together(demo_port())
+        threading.Thread(target=self._say_when_ready, args=(try_lines(made),), daemon=True).start()
+        return Supervisor(processes.STOP_SECONDS, self.stdout.write).run(parts)
 
-    def _print(self, made: FirstRun) -> None:
-        host = "localhost" if settings.HOST in ("127.0.0.1", "0.0.0.0") else settings.HOST  # noqa: S104
-        lines = [*made.config_lines, "", f"Admin:  http://{host}:{settings.PORT}/admin/"]
-        if made.admin_password:
-            lines.append(f"        user admin, password {made.admin_password}   (shown once)")
-        else:
-            lines.append("        forgot the password? manage.py changepassword admin")
-        if made.demo_key:
-            curl = CURL.format(host=host, port=settings.PORT, key=made.demo_key, model=DEMO_MODEL)
-            lines += [
-                f"Key:    {made.demo_key}   (shown once)",
-                "",
-                'Try it (add "stream": true to stream):',
-                "",
-                curl,
-            ]
-        else:
-            lines.append("Keys:   manage.py create_key NAME prints a new one")
-        self.stdout.write("\n".join([*lines, ""]))
+    def _check_port(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.HOST, settings.PORT))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise CommandError(
+                        f"HOST={settings.HOST} PORT={settings.PORT}: {error.strerror}."
+                    ) from error
+                raise CommandError(
+                    f"Port {settings.PORT} is taken. Another one: make serve PORT={settings.PORT + 10}"
+                ) from error
+
+    def _say_when_ready(self, lines: list[str]) -> None:
+        while not answers():
+            time.sleep(0.1)
+        self._say(lines)
+
+    def _say(self, lines: list[str]) -> None:
+        self.stdout.write("\n".join(["", *lines, ""]))
         self.stdout.flush()
+
+
+def answers() -> bool:
+    """Whether the web process answers HTTP, with whatever status."""
+    try:
+        urllib.request.urlopen(f"http://{shown_host()}:{settings.PORT}/health/liveliness", timeout=5)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def shown_host() -> str:
+    host = settings.HOST
+    if host in ("127.0.0.1", "0.0.0.0", "::"):  # noqa: S104 compares only
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def admin_lines(made: FirstRun) -> list[str]:
+    lines = [f"Admin:  http://{shown_host()}:{settings.PORT}/admin/"]
+    if made.admin_password:
+        lines.append(f"        user admin, password {made.admin_password}   (shown once)")
+    else:
+        lines.append("        forgot the password? manage.py changepassword admin")
+    if made.demo_key:
+        return [*lines, f"Key:    {made.demo_key}   (shown once)"]
+    return [*lines, "Keys:   manage.py create_key NAME prints a new one"]
+
+
+def try_lines(made: FirstRun) -> list[str]:
+    ready = f"Ready: http://{shown_host()}:{settings.PORT}"
+    if not made.demo_key:
+        return [ready]
+    curl = CURL.format(host=shown_host(), port=settings.PORT, key=made.demo_key, model=DEMO_MODEL)
+    return [f'{ready}   Try it (add "stream": true to stream):', "", curl]

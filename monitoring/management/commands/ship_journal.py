@@ -1,0 +1,28 @@
+"""The process that moves the journal to the database; the web server starts and ends it."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from monitoring.shipping import Shipper
+
+NICENESS = 10  # rows may wait where requests want the core
+
+
+class Command(BaseCommand):
+    help = "Move the journal's records to the database until standard input ends."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        os.nice(NICENESS)
+        stop = threading.Event()
+        shipping = threading.Thread(target=Shipper(Path(settings.JOURNAL_DIR)).run, args=(stop,))
+        shipping.start()
+        # Not a signal: the pipe also ends when the web server is killed, and only then.
+        sys.stdin.buffer.read()
+        stop.set()
+        shipping.join()

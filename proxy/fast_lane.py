@@ -1,0 +1,265 @@
+"""The fast lane: data-plane POSTs go from the HTTP parser straight to the engine.
+
+It is a protocol class for uvicorn, which stays the server: it parses, keeps connections alive, drains,
+and serves everything else (browsers, admin, REST, docs) through Django as ever.
+"""
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from proxy.call import Incoming
+from proxy.endpoints import POST_URLS
+from proxy.engine import Engine, Refusal
+from proxy.errors import RequestTooLarge
+from proxy.gateway import running_gateway
+from proxy.relay import Relay
+
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+}
+CHUNKED = b"transfer-encoding: chunked\r\n"
+LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has been refused
+
+
+class FastLaneProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    _between = True  # no request has begun that has not got to the end of its headers
+    _closing = False
+
+    def on_message_begin(self) -> None:
+        self._between = False
+        # The base class builds an ASGI scope here; only what goes to Django needs one.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self.begun = time.perf_counter()
+
+    def on_headers_complete(self) -> None:
+        self._between = True
+        self._take_request()
+        if self._closing:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server drains: a request that has begun to arrive is still served (the base class drops it)."""
+        self._closing = True
+        if self._between:
+            super().shutdown()
+
+    def _take_request(self) -> None:
+        endpoint = POST_URLS.get(self.url.partition(b"?")[0])
+        if endpoint is None or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+            return self._hand_to_django()
+        headers = dict(self.headers)
+        if b"origin" in headers:
+            return self._hand_to_django()
+        address = self.client[0] if self.client else ""
+        return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun, address)))
+
+    def _hand_to_django(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
+    def _begin(self, exchange: "Exchange") -> None:
+        before: Any = self.cycle
+        self.cycle = exchange  # type: ignore[assignment] # has what the base class looks at
+        if before is None or before.response_complete:
+            exchange.take_turn()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        if isinstance(self.cycle, Exchange):
+            return self.cycle.take_body(body)
+        return super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if isinstance(self.cycle, Exchange):
+            return self.cycle.take_end()
+        return super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Called for a pipelined request when its turn has come, and for every one of Django's."""
+        if isinstance(cycle, Exchange):
+            return cycle.take_turn()
+        return super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cycle: Any = self.cycle
+        super().connection_lost(exc)
+        if isinstance(cycle, Exchange):
+            cycle.hang_up()
+
+
+class _NoEvent:
+    """Stands where the base class wakes an ASGI application; an exchange waits for nothing."""
+
+    def set(self) -> None:
+        return None
+
+
+class Exchange:
+    """One request and its answer. The attributes without underscore are what the base class looks at."""
+
+    __slots__ = (
+        "_body",
+        "_incoming",
+        "_limit",
+        "_linger",
+        "_my_turn",
+        "_protocol",
+        "_refused",
+        "_size",
+        "_task",
+        "_whole",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    )
+    message_event = _NoEvent()
+
+    def __init__(self, protocol: FastLaneProtocol, incoming: Incoming) -> None:
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = protocol.parser.should_keep_alive()
+        self._protocol = protocol
+        self._incoming = incoming
+        self._limit: int = settings.MAX_BODY_BYTES
+        self._body: list[bytes] = []
+        self._size = 0
+        self._whole = False
+        self._my_turn = False
+        self._refused = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def take_turn(self) -> None:
+        """All earlier answers of this connection are sent."""
+        self._my_turn = True
+        announced = self._incoming.headers.get(b"content-length", b"0")
+        if int(announced) > self._limit:
+            self._refuse_body()
+        elif self._whole:
+            self._start()
+        elif self._protocol.expect_100_continue:
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def take_body(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size <= self._limit:
+            self._body.append(part)
+        elif self._my_turn:
+            self._refuse_body()
+
+    def take_end(self) -> None:
+        self._whole = True
+        if self._linger is not None:
+            self._linger.cancel()
+            self._complete()
+        elif self._my_turn:
+            self._start()
+
+    def hang_up(self) -> None:
+        """The client is gone: nobody waits for the answer any more."""
+        self.disconnected = True
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        if self._size > self._limit:
+            self._refuse_body()
+        if self._refused:
+            return
+        parts, self._body = self._body, []
+        self._incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._task = task = self._protocol.loop.create_task(self._serve(running_gateway().engine))
+        tasks = self._protocol.tasks  # the server waits for these when it drains
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _refuse_body(self) -> None:
+        """Answer before the body is whole; close once it is, or after LINGER_SECONDS.
+
+        Closing at once would reset the connection under a client that is still sending: it would
+        see a broken connection, and most clients would send the whole body again.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        self.keep_alive = False
+        refusal = running_gateway().engine.refuse(self._incoming, RequestTooLarge.over(self._limit))
+        self._write(refusal.status, refusal.headers, refusal.body)
+        if self._whole:
+            self._complete()
+        else:
+            self._linger = self._protocol.loop.call_later(LINGER_SECONDS, self._complete)
+
+    async def _serve(self, engine: Engine) -> None:
+        try:
+            relay = await engine.serve(self._incoming)
+        except Refusal as refusal:
+            self._respond(refusal.status, refusal.headers, refusal.body)
+        except asyncio.CancelledError:
+            if not self.disconnected:
+                raise
+        else:
+            await self._relay(relay)
+
+    async def _relay(self, relay: Relay) -> None:
+        try:
+            if relay.stream:
+                await self._stream(relay)
+            else:
+                self._respond(relay.status, relay.headers, relay.body)
+                relay.answered()
+        except asyncio.CancelledError:
+            if not self.disconnected:
+                raise
+        finally:
+            await relay.aclose(hung_up=self.disconnected)
+
+    async def _stream(self, relay: Relay) -> None:
+        write, flow = self._protocol.transport.write, self._protocol.flow
+        write(self._head(relay.status, relay.headers) + CHUNKED + b"\r\n")
+        while chunk := await relay.next_chunk():
+            write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            if flow.write_paused:
+                await flow.drain()
+        write(b"0\r\n\r\n")
+        self._complete()
+
+    def _respond(self, status: int, headers: bytes, body: bytes) -> None:
+        if not self.disconnected:
+            self._write(status, headers, body)
+            self._complete()
+
+    def _write(self, status: int, headers: bytes, body: bytes) -> None:
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self._protocol.transport.write(b"".join((self._head(status, headers), length, body)))
+
+    def _head(self, status: int, headers: bytes) -> bytes:
+        """Status line and headers, without the blank line at the end."""
+        line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        common = b"".join([b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers])
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%b%b%b" % (line, common, headers, closing)
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()

@@ -1,0 +1,30 @@
+"""Which session a request belongs to, for strategies that keep sessions together."""
+
+import msgspec
+
+from proxy.call import Call
+
+LONGEST = 512  # bytes; what is longer is cut
+
+
+def session_of(call: Call) -> str:
+    """x-session-id, else the body's user, else the key; apart for each route."""
+    assert call.route is not None
+    return f"{call.route.route.id}:{_named(call)}"
+
+
+def _named(call: Call) -> str:
+    if header := call.incoming.text(b"x-session-id"):
+        return f"session:{header[:LONGEST]}"
+    raw = call.ask.fields.get("user") if call.ask is not None else None
+    if raw is not None and (user := _text(bytes(raw))):
+        return f"user:{user[:LONGEST]}"
+    return f"key:{call.key.id if call.key is not None else ''}"
+
+
+def _text(raw: bytes) -> str:
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,262 @@
+"""One HTTP/1.1 connection to a provider, parsed by llhttp (httptools). Source: RFC 9112."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+
+from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
+
+HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back
+LONGEST_ANSWER = 512 * 1024 * 1024  # bytes of an answer that is collected whole
+LONGEST_HEAD = 256 * 1024  # bytes of status line and headers
+
+
+class Http1Response:
+    """Status, headers and body as they arrive. One task reads; the connection writes."""
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_fault",
+        "_headers",
+        "_size",
+        "_waiter",
+        "complete",
+        "started",
+        "status",
+        "stream",
+    )
+
+    def __init__(self, connection: "Http1Connection", stream: bool) -> None:
+        self.status = 0
+        self.stream = stream
+        self.started = False  # status and headers are here
+        self.complete = False
+        self._connection = connection
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._fault: TransportFault | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def header(self, name: str) -> str | None:
+        wanted = name.encode("ascii")
+        for found, value in self._headers:
+            if found.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    async def head(self) -> None:
+        """Returns when the head of a stream, or the whole of another answer, is here."""
+        while not (self.complete or (self.started and self.stream)):
+            await self._more()
+
+    async def read(self) -> bytes:
+        while not self.complete:
+            await self._more()
+        return self._taken()
+
+    async def next_chunk(self) -> bytes:
+        while not self._chunks:
+            if self.complete:
+                return b""
+            await self._more()
+        return self._taken()
+
+    async def aclose(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        if not self.complete:
+            self._connection.abort()
+
+    def take_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+        self._size += len(name) + len(value)
+        if self._size > LONGEST_HEAD:
+            raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
+
+    def take_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER:
+            if self.stream:
+                self._connection.hold_back()
+            elif self._size > LONGEST_ANSWER:
+                raise ConnectionBroken(f"sent an answer of more than {LONGEST_ANSWER:,} bytes")
+
+    def begin_body(self, status: int) -> None:
+        self.status = status
+        self.started = True
+        self._size = 0
+
+    def fail(self, fault: TransportFault) -> None:
+        self._fault = fault
+        self.wake()
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _more(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._fault is not None and not self._chunks:
+            raise self._fault
+
+    def _taken(self) -> bytes:
+        chunks = self._chunks
+        taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        if self._size > HIGH_WATER:
+            self._connection.go_on()
+        self._size = 0
+        return taken
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Neither a length nor chunks: the body is all that comes until the connection is closed."""
+        names = {name.lower() for name, _ in self._headers}
+        return self.started and not names & {b"content-length", b"transfer-encoding"}
+
+
+class Http1Connection(asyncio.Protocol):
+    """Sends one request at a time. `on_free` is called when the next may be sent, `on_lost` at the end."""
+
+    __slots__ = (
+        "_held_back",
+        "_on_free",
+        "_on_lost",
+        "_parser",
+        "_response",
+        "_transport",
+        "active_at",
+        "loop",
+        "lost",
+        "place",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        place: Any,
+        on_free: Callable[["Http1Connection"], None],
+        on_lost: Callable[["Http1Connection"], None],
+    ) -> None:
+        self.loop = loop
+        self.place = place  # whose connection this is; the pool's business
+        self.lost = False
+        self.active_at = loop.time()  # when bytes last went in either direction
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._held_back = False
+        self._response: Http1Response | None = None
+        self._parser = httptools.HttpResponseParser(self)
+
+    def request(self, data: bytes, stream: bool) -> Http1Response:
+        self.active_at = self.loop.time()
+        response = self._response = Http1Response(self, stream)
+        self._transport.write(data)
+        return response
+
+    @property
+    def busy(self) -> bool:
+        return self._response is not None
+
+    def time_out(self, message: str) -> None:
+        """Fail the request under way; the connection is of no more use."""
+        self._end(TransportTimeout(message))
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self.lost = True
+        self._response = None
+        self._transport.abort()
+
+    def hold_back(self) -> None:
+        if not self._held_back:
+            self._held_back = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self._held_back:
+            self._held_back = False
+            self.active_at = self.loop.time()
+            self._transport.resume_reading()
+
+    @property
+    def held_back(self) -> bool:
+        return self._held_back
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.active_at = self.loop.time()
+        response = self._response
+        if response is None:
+            return self.abort()  # nobody asked: never let it answer the next request
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return self._end(ConnectionBroken("answered with malformed HTTP"))
+        except ConnectionBroken as fault:
+            return self._end(fault)
+        return response.wake() if response.stream or response.complete else None
+
+    def eof_received(self) -> bool:
+        return False  # close: HTTP has no half-open connections
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        self._on_lost(self)
+        response, self._response = self._response, None
+        if response is None:
+            return
+        if error is None and response.ends_with_connection:
+            response.complete = True
+            response.wake()
+        else:
+            response.fail(ConnectionBroken("connection broken"))
+
+    # What httptools calls, in this order.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._response is not None:
+            self._response.take_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._response is not None and status >= 200:
+            self._response.begin_body(status)
+
+    def on_body(self, data: bytes) -> None:
+        if self._response is not None:
+            self._response.take_body(data)
+
+    def on_message_complete(self) -> None:
+        response = self._response
+        if response is None or not response.started:
+            return  # 1xx: the answer itself comes yet
+        response.complete = True
+        self._response = None
+        if self._parser.should_keep_alive() and not self.lost:
+            self.go_on()
+            self._on_free(self)
+        else:
+            self.abort()
+
+    def _end(self, fault: TransportFault) -> None:
+        response, self._response = self._response, None
+        self.lost = True
+        self._transport.abort()
+        if response is not None:
+            response.fail(fault)

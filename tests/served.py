@@ -1,0 +1,111 @@
+"""`make serve`'s command in an empty DATA_DIR, as a newcomer runs it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+
+from tests.live import ROOT, free_port, until
+
+OURS = ("DATABASE_URL", "SECRET_KEY", "ENCRYPTION_KEYS", "DJANGO_SETTINGS_MODULE")
+"""Set for the tests' own process; a newcomer has none of them."""
+
+
+class Served:
+    def __init__(self, data_dir: Path, port: int | None = None, **env: str) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        kept = {name: value for name, value in os.environ.items() if name not in OURS}
+        self.env = kept | {"DATA_DIR": str(data_dir), "PORT": str(self.port)} | env
+        self.output = ""
+        self.process: subprocess.Popen[str] | None = None
+
+    def begin(self) -> "Served":
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def _read(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+    def start(self) -> "Served":
+        self.begin()
+        return self.wait_until_ready()
+
+    def wait_until_ready(self) -> "Served":
+        until(lambda: "\nReady: " in self.output, lambda: f"serve is ready:\n{self.output}", 40)
+        return self
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/readiness").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def password(self) -> str:
+        found = re.search(r"user admin, password (\S+)", self.output)
+        return found[1] if found else ""
+
+    @property
+    def curl(self) -> str:
+        """The printed command, as one would copy it."""
+        until(lambda: re.search(r"}'$", self.output, re.MULTILINE), "the curl line is printed")
+        found = re.search(r"^curl .*?}'$", self.output, re.MULTILINE | re.DOTALL)
+        assert found, self.output
+        return found[0]
+
+    @property
+    def key(self) -> str:
+        found = re.search(r"Bearer (sk-[^\"]+)", self.curl)
+        assert found
+        return found[1]
+
+    def stop(self, sign: int = signal.SIGINT, seconds: float = 10) -> int:
+        """The exit code. Fails where it takes longer than `seconds`."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(sign)
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+    def processes(self) -> dict[int, str]:
+        """All that were started with this DATA_DIR and still run: their numbers and command lines."""
+        mark = f"DATA_DIR={self.data_dir}\0".encode()
+        return {
+            int(entry.name): _read(entry / "cmdline").replace(b"\0", b" ").decode()
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and mark in _read(entry / "environ")
+        }
+
+    def kill(self) -> None:
+        """The end of a test, whatever became of it."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.stop(signal.SIGTERM)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""

@@ -1,0 +1,322 @@
+"""`make serve` from an empty directory to its end, as a newcomer meets it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import free_port, until
+from tests.served import Served
+from tests.upstream import Answer, FakeUpstream
+
+PARTS = ("gateway_project.web", "ship_journal", "celery", "proxy.demo_upstream")
+HELLO = "This is the demo provider of Switchstand"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One that is left running by the tests that use it."""
+    gateway = Served(tmp_path_factory.mktemp("serve")).start()
+    yield gateway
+    gateway.kill()
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts one in the test's own directory; the test ends it."""
+    started: list[Served] = []
+
+    def make(**options: Any) -> Served:
+        started.append(Served(tmp_path / "data", **options).begin())
+        return started[-1]
+
+    yield make
+    for gateway in started:
+        gateway.kill()
+
+
+@pytest.fixture
+def start(begin: Callable[..., Served]) -> Callable[..., Served]:
+    def make(**options: Any) -> Served:
+        gateway: Served = begin(**options).wait_until_ready()
+        return gateway
+
+    return make
+
+
+def shell(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Browser:
+    """Logs in as a person does: the form, its token, its cookies."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.Client(base_url=url, follow_redirects=True)
+
+    def log_in(self, password: str) -> httpx.Response:
+        return self.submit("/admin/login/", username="admin", password=password)
+
+    def submit(self, path: str, **values: str) -> httpx.Response:
+        """Fill in the form of this page and send it."""
+        page = self.client.get(path)
+        return self.client.post(
+            path, data=form_values(page.text) | values, headers={"referer": str(page.url)}
+        )
+
+
+def form_values(page: str) -> dict[str, str]:
+    """What a browser would send of the page's inputs and selections without any change."""
+    found = {}
+    for tag in re.findall(r"<input[^>]*>", page):
+        attributes = dict(re.findall(r'(\w+)="([^"]*)"', tag))
+        kind = attributes.get("type", "text")
+        if kind in ("submit", "button", "file") or "name" not in attributes:
+            continue
+        if kind in ("checkbox", "radio") and not re.search(r"\schecked", tag):
+            continue
+        found[attributes["name"]] = unescape(attributes.get("value", "on" if kind == "checkbox" else ""))
+    for name, options in re.findall(r'<select name="([^"]+)".*?>(.*?)</select>', page, re.DOTALL):
+        if chosen := re.search(r'<option value="([^"]*)"[^>]*\sselected', options):
+            found[name] = unescape(chosen[1])
+    for name, text in re.findall(r'<textarea name="([^"]+)".*?>\s*(.*?)</textarea>', page, re.DOTALL):
+        found[name] = unescape(text)
+    return found
+
+
+def test_the_printed_curl_line_answers(served: Served) -> None:
+    answer = json.loads(shell(served.curl.replace("curl ", "curl -sS --fail ", 1)))
+    assert answer["choices"][0]["message"]["content"].startswith(HELLO)
+    assert answer["usage"]["total_tokens"] > 0
+
+
+def test_the_printed_curl_line_streams_as_its_hint_says(served: Served) -> None:
+    assert 'add "stream": true to stream' in served.output
+    command = served.curl.replace('"messages"', '"stream": true, "messages"').replace(
+        "curl ", "curl -sSN ", 1
+    )
+    lines = [line for line in shell(command).splitlines() if line]
+    assert lines[-1] == "data: [DONE]"
+    deltas = [json.loads(line.removeprefix("data: "))["choices"] for line in lines[:-1]]
+    text = "".join(choices[0]["delta"].get("content", "") for choices in deltas if choices)
+    assert text.startswith(HELLO)
+
+
+def test_the_printed_user_and_password_log_in(served: Served) -> None:
+    assert served.password
+    browser = Browser(served.url)
+    refused = browser.log_in("not-" + served.password)
+    assert refused.url.path == "/admin/login/"
+    page = browser.log_in(served.password)
+    assert page.url.path == "/admin/"
+    assert "Model routes" in page.text
+
+
+def test_an_edit_in_the_admin_is_live_a_second_later(served: Served) -> None:
+    browser = Browser(served.url)
+    browser.log_in(served.password)
+    listed = browser.client.get("/admin/routing/routetarget/").text
+    path = re.search(r'"(/admin/routing/routetarget/\d+/change/)', listed)
+    assert path, listed
+    try:
+        saved = browser.submit(path[1], upstream_model="echo-two")
+        time.sleep(1)
+        answer = ask(served)
+        assert saved.url.path == "/admin/routing/routetarget/", saved.text
+        # The demo provider says the model that it was asked for.
+        assert answer.json()["model"] == "echo-two"
+        assert answer.headers["x-proxy-provider"] == "demo"
+    finally:
+        browser.submit(path[1], upstream_model="echo")
+
+
+def ask(served: Served, words: int = 1, **body: Any) -> httpx.Response:
+    content = " ".join(["word"] * words)
+    body = {"model": "demo-echo", "messages": [{"role": "user", "content": content}]} | body
+    headers = {"authorization": f"Bearer {served.key}"}
+    return httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+
+def test_no_secret_is_readable_by_others(served: Served) -> None:
+    for file in served.data_dir.glob("*.secret"):
+        assert file.stat().st_mode & 0o077 == 0
+    assert list(served.data_dir.glob("*.secret"))
+
+
+def test_a_second_start_takes_seconds_and_prints_no_secret(start: Callable[..., Served]) -> None:
+    first = start()
+    key, password = first.key, first.password
+    first.stop()
+    begun = time.monotonic()
+    second = start()
+    assert time.monotonic() - begun < 10
+    assert not second.password
+    assert "sk-" not in second.output
+    headers = {"authorization": f"Bearer {key}"}
+    body = {"model": "demo-echo", "messages": [{"role": "user", "content": "Hello"}]}
+    until(
+        lambda: httpx.post(f"{second.url}/v1/chat/completions", json=body, headers=headers).is_success,
+        "the first start's key works",
+    )
+    assert Browser(second.url).log_in(password).url.path == "/admin/"
+
+
+class Streaming(threading.Thread):
+    """Asks for a stream in the background and keeps all of it."""
+
+    def __init__(self, served: Served, words: int) -> None:
+        super().__init__(daemon=True)
+        self._served, self._words = served, words
+        self.lines: list[str] = []
+        self.problem: Exception | None = None
+        self.start()
+        until(lambda: len(self.lines) > 3, "the stream has begun")
+
+    def run(self) -> None:
+        messages = [{"role": "user", "content": " ".join(["word"] * self._words)}]
+        body = {"model": "demo-echo", "stream": True, "messages": messages}
+        headers = {"authorization": f"Bearer {self._served.key}"}
+        url = f"{self._served.url}/v1/chat/completions"
+        try:
+            with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as response:
+                for line in filter(None, response.iter_lines()):
+                    self.lines.append(line)
+        except httpx.TransportError as error:
+            self.problem = error
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Served], sign: int) -> None:
+    served = start()
+    until(
+        lambda: all(any(part in line for line in served.processes().values()) for part in PARTS),
+        "all parts run",
+    )
+    stream = Streaming(served, words=35)  # with the greeting about 2.5 s
+    begun = time.monotonic()
+    code = served.stop(sign, seconds=5)
+    took = time.monotonic() - begun
+    assert served.processes() == {}
+    assert took > 1, "the stream was in flight"
+    assert code == 128 + sign
+    stream.join(1)
+    assert stream.problem is None
+    assert stream.lines[-1] == "data: [DONE]"
+    assert sum('"word "' in line for line in stream.lines) == 35
+    assert "Killing" not in served.output
+    assert "Unexpected exit" not in served.output
+
+
+def test_a_stream_longer_than_the_drain_delays_no_stop(start: Callable[..., Served]) -> None:
+    served = start()
+    stream = Streaming(served, words=400)
+    served.stop(seconds=5)
+    assert served.processes() == {}
+    stream.join(2)
+    assert stream.lines[-1] != "data: [DONE]"
+
+
+def test_a_second_signal_ends_all_at_once(start: Callable[..., Served]) -> None:
+    served = start()
+    Streaming(served, words=400)
+    assert served.process is not None
+    served.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    served.stop(seconds=1)
+    assert served.processes() == {}
+
+
+@pytest.mark.parametrize("moment", ["printed", "first process", "all processes", "table", "answers"])
+def test_a_stop_during_start_up_ends_everything(begin: Callable[..., Served], moment: str) -> None:
+    served = begin()
+    moments: dict[str, Callable[[], Any]] = {
+        "printed": lambda: "Admin:" in served.output,
+        "first process": lambda: len(served.processes()) > 1,
+        "all processes": lambda: all(
+            any(part in line for line in served.processes().values()) for part in PARTS
+        ),
+        "table": lambda: "routing table" in served.output,
+        "answers": served.ready,
+    }
+    until(moments[moment], lambda: f"{moment}:\n{served.output}", 40)
+    begun = time.monotonic()
+    served.stop(signal.SIGTERM, seconds=5)
+    assert served.processes() == {}
+    assert time.monotonic() - begun < 4
+    assert "Traceback" not in served.output
+    assert "Killing" not in served.output
+
+
+def test_a_part_that_dies_ends_the_others(start: Callable[..., Served]) -> None:
+    served = start()
+    [beat] = [number for number, line in served.processes().items() if " beat" in line]
+    os.kill(beat, signal.SIGKILL)
+    assert served.process is not None
+    assert served.process.wait(6) != 0
+    assert served.processes() == {}
+    assert "beat   | ended by itself" in served.output
+
+
+def test_a_taken_port_is_said_plainly(begin: Callable[..., Served]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        port = taken.getsockname()[1]
+        served = begin(port=port)
+        assert served.process is not None
+        assert served.process.wait(20) == 1
+    assert f"Port {port} is taken" in served.output
+    assert "Traceback" not in served.output
+    assert not served.password, "a password that scrolls by with an error is lost"
+
+
+def health_in_admin(browser: Browser) -> str:
+    """The demo provider's status in the list of providers."""
+    page = browser.client.get("/admin/routing/provider/").text
+    [row] = [row for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if "/v1" in row]
+    found = re.search(r"unhealthy|healthy|unknown", row)
+    assert found, row
+    return found[0]
+
+
+def test_probes_find_an_ill_provider_and_its_recovery(
+    start: Callable[..., Served], upstream: FakeUpstream
+) -> None:
+    served = start()
+    browser = Browser(served.url)
+    browser.log_in(served.password)
+    values = {
+        "base_url": upstream.url("watched"),
+        "health_interval": "5",
+        "health_threshold": "1",
+        "when_unhealthy": "refuse",
+    }
+    browser.submit("/admin/routing/provider/1/change/", **values)
+    until(lambda: health_in_admin(browser) == "healthy", "the provider is healthy", 15)
+    assert ask(served).status_code == 200
+
+    upstream.always("watched", Answer(status=500, body={"error": {"message": "down"}}))
+    until(lambda: health_in_admin(browser) == "unhealthy", "the provider is unhealthy", 5 + 4)
+    until(lambda: ask(served).status_code == 503, "requests are refused", 2)
+    refused, before = ask(served), len(upstream.calls("watched"))
+    assert refused.json()["error"]["code"] == "no_healthy_upstream"
+    assert ask(served).status_code == 503
+    assert len(upstream.calls("watched")) == before, "nothing reached the provider"
+    assert httpx.get(f"{served.url}/health").json()["providers"] == {"demo": "unhealthy"}
+
+    upstream.always("watched", Answer())
+    until(lambda: health_in_admin(browser) == "healthy", "the provider has recovered", 5 + 4)
+    until(lambda: ask(served).status_code == 200, "requests are served again", 2)
