@@ -71,7 +71,7 @@ def test_the_command_tells_each_step_in_words(db):
     assert "ok  target: openai/gpt-4o is asked first, 0 more after it" in lines
     assert "limit of key app: 1,000 tokens per minute" in lines
     assert any(line.startswith("1.  openai/gpt-4o (target ") for line in lines)
-    assert "    limit of target openai/gpt-4o: 9 requests per minute" in lines
+    assert "    limit of target gpt → openai/gpt-4o: 9 requests per minute" in lines
     assert lines[-1].startswith("(no web process has reported live state")
 
 
