@@ -74,6 +74,15 @@ class Attempts:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None
 
+    async def only_answer(self, call: Call, target: TargetEntry) -> Answer:
+        """One target's answer, asked once. Raises its GatewayError."""
+        assert call.route is not None
+        try:
+            with Deadline(call.route.route.deadline):
+                return await self._attempt(call, target)
+        except DeadlinePassed:
+            raise UpstreamTimeout(provider=target.provider.slug) from None
+
     async def _try_all(self, call: Call) -> Answer:
         assert call.grant is not None
         in_order = call.order

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Mapping
 
 from proxy.accounting import Accounting, price_call
@@ -16,6 +17,7 @@ from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
@@ -51,6 +53,7 @@ class Engine:
         self._failed_auth = failed_auth
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, chooser)
+        self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -63,6 +66,8 @@ class Engine:
             call.route, targets = resolve(call)
             await self._admit(call, targets)
             self._accounting.open(call)
+            if call.route.route.shadows:
+                self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
             if not answer.stream:

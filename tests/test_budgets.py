@@ -32,7 +32,7 @@ def priced(upstream):
         make_target(
             route=route,
             provider=make_provider(
-                slug=f"{provider}-{uuid7().hex[-8:]}", base_url=upstream.url(provider), retries=0
+                slug=f"{provider}-{uuid7()[-8:]}", base_url=upstream.url(provider), retries=0
             ),
             upstream_model=f"own-{name}",
             input_price="0",
