@@ -86,7 +86,7 @@ class ProviderEntry:
     connection: Connection
     retries: int
     retry_delay: float
-    claims: tuple[Claim, ...]  # one; none where it has no limits
+    claims: tuple[Claim, ...] = ()  # one; none where it has no limits
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
@@ -99,7 +99,7 @@ class TargetEntry:
     upstream_model: str
     weight: int
     priority: int
-    claims: tuple[Claim, ...]  # the target's and its provider's
+    claims: tuple[Claim, ...] = ()  # the target's and its provider's
     rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
     price: Price | None
     tags: frozenset[str] = frozenset()
