@@ -228,7 +228,7 @@ def _last_error(view: TargetView) -> SafeString:
 
 def _steps_table(found: Explanation) -> dict[str, Any]:
     rows: list[Any] = [
-        [badge("yes", "success") if step.passed else badge("no", "danger"), step.step, step.text]
+        [badge("ok", "success") if step.passed else badge("no", "danger"), step.step, step.text]
         for step in found.steps
     ]
     rows += [["", "limit", _limit(limit)] for limit in found.limits]

@@ -169,7 +169,8 @@ class _Explaining:
             return []
         route = self.call.route.route
         found = [self._candidate(target) for target in route.targets]
-        found.sort(key=lambda candidate: candidate.place or len(found) + 1)
+        last = len(found) + 1  # sort() empties the list while it works
+        found.sort(key=lambda candidate: candidate.place or last)
         return found + [self._candidate(target) for target in route.shadows]
 
     def _candidate(self, target: TargetEntry) -> Candidate:
@@ -193,12 +194,12 @@ class _Explaining:
 
     def _why(self, target: TargetEntry) -> str:
         if target.shadow_share is not None:
-            return f"shadow: gets a copy of {target.shadow_share:.1%} of the requests, answers nobody"
+            return f"shadow: gets a copy of {_percent(target.shadow_share)} of the requests, answers nobody"
         reasons = [why for skipped, why in self.call.skipped if skipped is target]
         if not reasons and target.provider.unhealthy:
             reasons = ["its provider is unhealthy: after the healthy ones"]
         if target.canary_share is not None:
-            reasons.insert(0, f"canary: {target.canary_share:.1%} of the requests, drawn anew each time")
+            reasons.insert(0, f"canary: gets {_percent(target.canary_share)} of the requests by chance")
         if not reasons and target in self.call.order:
             assert self.call.route is not None
             strategy = self.chooser.strategies[self.call.route.route.strategy]
@@ -227,6 +228,10 @@ class _Explaining:
             for limit, unit, left in shown
             if limit is not None
         ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _incoming(question: Question) -> Incoming:

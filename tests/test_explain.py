@@ -80,7 +80,9 @@ def test_every_target_says_why_it_is_where_it_is(gpt):
     assert (found["status"], found["error"]) == (200, "")
     assert order(found) == ["a", "b", "c"]
     assert why(found, "a") == "priority 1, weight 1"
-    assert why(found, "c") == "canary: 0.0% of the requests, drawn anew each time"
+    assert why(found, "c") == "canary: gets 0 % of the requests by chance"
+    assert why(found, "s") == "shadow: gets a copy of 0 % of the requests, answers nobody"
+    assert [target["provider"] for target in found["targets"]] == ["a", "b", "c", "t", "s"]
     assert why(found, "t") == "serves only requests tagged vip"
     assert order(explained("gpt", "--key-name", "app", "--tags", "vip"))[0] == "t"
     only_b = explained("gpt", "--key-name", "app", "--provider", "b")
