@@ -36,6 +36,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     gateway = await sync_to_async(running_gateway)()
+    await gateway.admission.start()
     await warm_up(gateway, django_application)
     on_stop(gateway.drain, notice=settings.DRAIN_NOTICE_SECONDS)
     _calm_garbage_collector()

@@ -37,6 +37,13 @@ MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 JOURNAL_DIR = DATA_DIR / "journal"
 
+# Limits and budgets
+SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
+REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
+LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")
+LIMITS_LEASE_SECONDS = whole_number("LIMITS_LEASE_SECONDS", 30, 2, 3600)
+
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",

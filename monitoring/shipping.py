@@ -153,6 +153,7 @@ def _locked(file: IO[str]) -> bool:
 
 def _unknown(opened: Opened) -> Closed:
     fields = msgspec.structs.asdict(opened)
+    del fields["reserved_nano_usd"]  # given back to the budgets when the dead worker's lease ended
     return Closed(outcome=RequestLog.Outcome.UNKNOWN.value, tokens_estimated=True, **fields)
 
 

@@ -52,6 +52,7 @@ def readiness(request: HttpRequest) -> JsonResponse:
         else None,
         # The full text may name hosts: it is in the log.
         "table_problem": keeper.problem.split(":", 1)[0] or None,
+        "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
     }
     return JsonResponse(content, status=200 if ready else 503)

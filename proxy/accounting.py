@@ -31,6 +31,7 @@ class Accounting:
                 key_name=key.name,
                 team=key.team.slug if key.team else "",
                 route=route.route.name,
+                reserved_nano_usd=call.grant.reserved_nano if call.grant is not None else None,
             )
         )
 
@@ -38,22 +39,33 @@ class Accounting:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         price_call(call)
         self._journal.gather(_closed(call))
-        used = call.usage.total if call.usage is not None else None
-        if call.grant is not None:
-            call.grant.settle(used if call.target is not None else _unanswered(call))
-        if call.target_grant is not None:
-            call.target_grant.settle(used)
+        if call.grant is None:
+            return
+        if call.target is not None:
+            call.grant.settle(call.usage.total if call.usage is not None else None, call.price_cost)
+        elif _abandoned(call):
+            call.grant.settle(None, call.price_cost)
+        else:
+            call.grant.settle(0, 0)
 
 
-def _unanswered(call: Call) -> int | None:
-    """No provider answered, so no tokens were used; unless one still works on an answer nobody waits for."""
-    return None if call.attempts and call.outcome == "client_gone" else 0
+def _abandoned(call: Call) -> bool:
+    """A provider still works on an answer that nobody waits for."""
+    return call.target is None and bool(call.attempts) and call.attempts[-1].result == "cancelled"
 
 
 def price_call(call: Call) -> None:
-    """Sets price_cost in nano-USD; it stays None where the price or the usage is unknown."""
+    """Sets price_cost in nano-USD; it stays None where the price or the usage is unknown.
+
+    An abandoned call counts at what was reserved for it, and an estimate never at more.
+    """
+    reserved = call.grant.reserved_nano if call.grant is not None else None
     if call.target is not None and call.target.price is not None and call.usage is not None:
         call.price_cost = cost(call.usage, call.target.price)
+        if call.usage.estimated and reserved is not None:
+            call.price_cost = min(call.price_cost, reserved)
+    elif _abandoned(call):
+        call.price_cost = reserved
 
 
 def _closed(call: Call) -> Closed:
@@ -91,6 +103,7 @@ def _text(value: str, longest: int) -> str:
 def _add_usage(row: Closed, call: Call) -> None:
     usage = call.usage
     if usage is None:
+        row.tokens_estimated = call.price_cost is not None
         return
     row.input_tokens, row.output_tokens = usage.input, usage.output
     row.tokens_estimated = usage.estimated

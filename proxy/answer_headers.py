@@ -1,6 +1,6 @@
 """Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
-from proxy.admission.base import Admission, Claim, Headroom
+from proxy.admission.base import Headroom
 from proxy.call import Call
 from proxy.errors import GatewayError
 from routing.table import RouteEntry, RoutingTable, TargetEntry
@@ -12,8 +12,7 @@ PROXY = b"x-litellm-proxy: true\r\n"
 class AnswerHeaders:
     """Keeps the lines that are the same for all answers of a target, for as long as its table serves."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self) -> None:
         self._table: RoutingTable | None = None
         self._of_target: dict[TargetEntry, bytes] = {}
 
@@ -32,10 +31,10 @@ class AnswerHeaders:
         )
         if call.price_cost is not None:
             lines += b"x-litellm-response-cost: %d.%09d\r\n" % divmod(call.price_cost, 10**9)
-        return lines + self._rate_limits(call) if call.claims else lines
+        return lines + _rate_limits(call)
 
     def of_error(self, error: GatewayError, call: Call) -> bytes:
-        lines = JSON + PROXY + _identity(call) + self._rate_limits(call)
+        lines = JSON + PROXY + _identity(call) + _rate_limits(call)
         if error.provider:
             lines += b"x-proxy-provider: %b\r\n" % error.provider.encode()
         if error.status in (429, 503) and error.retry_after is not None:
@@ -55,17 +54,6 @@ class AnswerHeaders:
             )
         return lines
 
-    def _rate_limits(self, call: Call) -> bytes:
-        """Of the key, or of its team where the key itself has no limit."""
-        for claim in call.claims:
-            if claim.limits.rpm is not None or claim.limits.tpm is not None:
-                return self._of_claim(claim)
-        return b""
-
-    def _of_claim(self, claim: Claim) -> bytes:
-        requests, tokens = self._admission.headroom(claim)
-        return _headroom(b"requests", requests) + _headroom(b"tokens", tokens)
-
 
 def pairs(lines: bytes) -> list[tuple[str, str]]:
     """Names and values of header lines, for a door that wants them apart."""
@@ -81,6 +69,14 @@ def _retries(call: Call) -> int:
     """Attempts that went to the same target as the one before; the others were fallbacks."""
     attempts = zip(call.attempts, call.attempts[1:], strict=False)
     return sum(before.target is after.target for before, after in attempts)
+
+
+def _rate_limits(call: Call) -> bytes:
+    """Of the key, or of its team or the route where the key itself has no limit."""
+    requests, tokens = call.headrooms
+    if requests is None and tokens is None:
+        return b""
+    return _headroom(b"requests", requests) + _headroom(b"tokens", tokens)
 
 
 def _headroom(kind: bytes, left: Headroom | None) -> bytes:

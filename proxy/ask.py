@@ -23,6 +23,7 @@ class _Message(msgspec.Struct):
 
 
 _messages = msgspec.json.Decoder(list[_Message])
+_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
@@ -37,17 +38,27 @@ class ChatAsk:
     size: int  # bytes of the whole body
 
     @property
-    def worst_tokens(self) -> int:
-        """Tokens to reserve: one per 3 bytes of prompt (an estimate, high on purpose) plus answer_limit."""
-        return self.size // 3 + 1 + self.answer_limit
+    def prompt_tokens(self) -> int:
+        """One token per 3 bytes of the body: an estimate, high on purpose."""
+        return self.size // 3 + 1
 
     @property
-    def answer_limit(self) -> int:
-        """max_completion_tokens or max_tokens; 0 where the caller gave none."""
-        for name in ("max_completion_tokens", "max_tokens"):
-            if raw := self.fields.get(name):
-                return _decode(_count, raw, name, "a whole number") or 0
-        return 0
+    def answer_limit(self) -> int | None:
+        """The larger of max_completion_tokens and max_tokens; None where the caller gave neither."""
+        given = [self._whole(name) for name in ("max_completion_tokens", "max_tokens")]
+        return max((tokens for tokens in given if tokens is not None), default=None)
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for with n."""
+        return self._whole("n") or 1
+
+    def _whole(self, name: str) -> int | None:
+        raw = self.fields.get(name)
+        found: int | None = _decode(_count, raw, name, "a whole number of 0 or more") if raw else None
+        if found is not None and found < 0:
+            raise InvalidRequest(f"{name} must be a whole number of 0 or more.", param=name)
+        return found
 
     def body(self, upstream_model: str, defaults: tuple[tuple[str, bytes], ...]) -> bytes:
         """The body for the upstream: the model replaced, defaults added where the caller gave none."""
@@ -58,9 +69,14 @@ class ChatAsk:
         return _encode(fields)
 
     def _lacks(self, name: str) -> bool:
-        if name == "max_tokens" and "max_completion_tokens" in self.fields:
-            return False  # the same limit under its newer name
-        return bytes(self.fields.get(name, b"null")) == b"null"
+        twin = _TWINS.get(name)
+        if twin is not None and not _is_null(self.fields.get(twin)):
+            return False  # the same limit under its other name
+        return _is_null(self.fields.get(name))
+
+
+def _is_null(raw: msgspec.Raw | None) -> bool:
+    return raw is None or bytes(raw) == b"null"
 
 
 def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:

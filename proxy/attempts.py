@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from proxy.admission.base import Admission, Claim
+from proxy.admission.refusals import refused
 from proxy.call import Attempt, Call
 from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
@@ -25,7 +25,7 @@ from proxy.targets.choosing import Chooser
 from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
-from routing.table import TargetEntry
+from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
 
@@ -52,20 +52,22 @@ class Answer:
 
 
 class Attempts:
-    def __init__(self, upstreams: Upstreams, admission: Admission, chooser: Chooser) -> None:
+    def __init__(self, upstreams: Upstreams, chooser: Chooser) -> None:
         self._upstreams = upstreams
-        self._admission = admission
         self._chooser = chooser
 
-    async def first_answer(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        """Raises the GatewayError that the caller gets when no target answers."""
+    async def first_answer(self, call: Call) -> Answer:
+        """Starts with the target that the call's grant holds.
+
+        Raises the GatewayError that the caller gets when no target answers.
+        """
         assert call.route is not None
         deadline = call.route.route.deadline
         seconds = min(call.timeout_header or deadline, deadline)
         left = call.incoming.received + seconds - time.perf_counter()
         try:
             with Deadline(left):
-                return await self._try_all(call, targets)
+                return await self._try_all(call)
         except DeadlinePassed:
             late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
             if call.trial is not None and seconds >= deadline:
@@ -76,34 +78,40 @@ class Attempts:
         """One target's answer, asked once. Raises its GatewayError."""
         assert call.route is not None
         try:
-            async with asyncio.timeout(call.route.route.deadline):
+            with Deadline(call.route.route.deadline):
                 return await self._attempt(call, target)
-        except TimeoutError:
+        except DeadlinePassed:
             raise UpstreamTimeout(provider=target.provider.slug) from None
 
-    async def _try_all(self, call: Call, targets: list[TargetEntry]) -> Answer:
-        assert call.route is not None
-        call.order = in_order = self._chooser.order(call, targets)
+    async def _try_all(self, call: Call) -> Answer:
+        assert call.grant is not None
+        in_order = call.order
         failures: list[GatewayError] = []
-        for position, target in enumerate(in_order):
+        while True:
+            position = call.grant.option
+            target = in_order[position]
             another = position + 1 < len(in_order)
-            if another and position and not self._chooser.may_try(target, call):
+            if failures and another and not self._chooser.may_try(target, call):
                 call.skip(target, "its circuit opened meanwhile")
-                continue
+            else:
+                try:
+                    return await self._try_target(call, target, failures, another)
+                except (UpstreamError, PoolExhausted, RateLimited) as failure:
+                    if isinstance(failure, UpstreamRejected):
+                        raise
+                    failures.append(failure)
+            if not another:
+                raise _verdict(call, failures)
             try:
-                return await self._try_target(call, target, failures, another)
-            except (UpstreamError, PoolExhausted, RateLimited) as failure:
-                if isinstance(failure, UpstreamRejected):
-                    raise
-                failures.append(failure)
-                if type(failure) is RateLimited:
-                    call.skip(target, failure.message)
-        raise _verdict(failures)
+                await call.grant.move(position + 1, len(in_order))
+            except RateLimited as failure:
+                raise _verdict(call, [*failures, failure]) from None
 
     async def _try_target(
         self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
     ) -> Answer:
         """Tries one target and its retries. Raises the last failure."""
+        assert call.grant is not None
         provider = target.provider
         wanted = call.retries_header
         retries = provider.retries if wanted is None else wanted
@@ -117,12 +125,14 @@ class Attempts:
                     raise
                 failures.append(failure)
                 await _pause(call, backoff(provider.retry_delay, number, failure.retry_after))
+            # A retry is a further request: it counts against the target's limits.
+            position = call.grant.option
+            await call.grant.move(position, position + 1)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _attempt(self, call: Call, target: TargetEntry) -> Answer:
         assert call.route is not None
         assert call.ask is not None
-        grant = await self._admission.admit(_claims(target), call.ask.worst_tokens)
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
         call.trial = trial = self._chooser.board.begin(
             target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
@@ -130,7 +140,6 @@ class Attempts:
         try:
             answer = await self._ask(call, attempt, trial)
         except BaseException as error:
-            grant.settle(0)
             attempt.result = _result(error)
             if isinstance(error, GatewayError):
                 trial.failed(error)
@@ -140,7 +149,7 @@ class Attempts:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
-        call.target, call.target_grant = target, grant
+        call.target = target
         return answer
 
     async def _ask(self, call: Call, attempt: Attempt, trial: Trial) -> Answer:
@@ -171,7 +180,7 @@ class Attempts:
     async def _send(self, call: Call, attempt: Attempt, link: Link) -> UpstreamResponse:
         assert call.route is not None
         assert call.ask is not None
-        body = call.ask.body(attempt.upstream_model, call.route.route.default_parameters)
+        body = call.ask.body(attempt.upstream_model, _defaults(call, link.provider))
         request = UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
         call.attempts.append(attempt)
         return await link.pool.transport.send(request)
@@ -226,13 +235,20 @@ def _failed(link: Link, what: str) -> UpstreamError:
     return failure
 
 
-def _claims(target: TargetEntry) -> list[Claim]:
-    claims = []
-    if target.limits:
-        claims.append(Claim("target", target.id, target.upstream_model, target.limits))
-    if target.provider.limits:
-        claims.append(Claim("provider", target.provider.id, target.provider.slug, target.provider.limits))
-    return claims
+def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
+    """What is added where the caller gave none; with a budget also the reserved answer tokens."""
+    assert call.route is not None
+    route = call.route.route
+    if not call.bounds_answer or route.limits_answers:
+        return route.default_parameters
+    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+
+
+def _bound_name(provider: ProviderEntry) -> str:
+    # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
+    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    own = host == "api.openai.com" or host.endswith(".openai.azure.com")
+    return "max_completion_tokens" if own else "max_tokens"
 
 
 def _result(error: BaseException) -> str:
@@ -265,8 +281,10 @@ async def _pause(call: Call, seconds: float) -> None:
         call.upstream_ms += (time.perf_counter() - started) * 1000
 
 
-def _verdict(failures: list[GatewayError]) -> GatewayError:
+def _verdict(call: Call, failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
+    if call.grant is not None and call.need is not None and call.grant.skipped:
+        failures = [*failures, refused(call.grant.skipped, call.need)]
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

@@ -6,7 +6,6 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from proxy.gateway import running_gateway
-from proxy.identify import identify
 from routing.table import KeyEntry
 
 
@@ -30,10 +29,12 @@ def caller_key(request: Request) -> KeyEntry:
 
 
 class GatewayKeyAuthentication(BaseAuthentication):
-    """Raises InvalidApiKey, which the views render as the API's error object."""
+    """Raises InvalidApiKey or RateLimited, which the views render as the API's error object."""
 
     def authenticate(self, request: Request) -> tuple[Caller, Any]:
-        key, _ = identify(header_bytes(request), running_gateway().keeper.table)
+        gateway = running_gateway()
+        address = request.META.get("REMOTE_ADDR", "")
+        key, _ = gateway.engine.identify(header_bytes(request), address, gateway.keeper.table)
         return Caller(key), None
 
     def authenticate_header(self, request: Request) -> str:

@@ -10,7 +10,7 @@ from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 
 if TYPE_CHECKING:
-    from proxy.admission.base import Claim, Grant
+    from proxy.admission.base import Grant, Headrooms, Need
     from proxy.ask import ChatAsk
     from proxy.targets.board import Trial
     from proxy.usage import Usage
@@ -32,6 +32,7 @@ class Incoming:
     headers: dict[bytes, bytes]  # lower-case names
     body: bytes = field(repr=False)
     received: float
+    client: str = ""  # the address it came from
 
     def text(self, name: bytes) -> str | None:
         value = self.headers.get(name)
@@ -56,14 +57,16 @@ class Call:
         "answer_bytes",
         "ask",
         "attempts",
+        "bounds_answer",
         "caller_credential",
-        "claims",
         "error",
         "first_byte",
         "grant",
+        "headrooms",
         "id",
         "incoming",
         "key",
+        "need",
         "opened",
         "order",
         "outcome",
@@ -76,7 +79,6 @@ class Call:
         "status",
         "table",
         "target",
-        "target_grant",
         "trial",
         "upstream_ms",
         "usage",
@@ -92,10 +94,11 @@ class Call:
         self.caller_credential = ""
         self.ask: ChatAsk | None = None
         self.route: Resolved | None = None
-        self.claims: list[Claim] = []
+        self.need: Need | None = None
         self.grant: Grant | None = None
-        self.target_grant: Grant | None = None
         self.trial: Trial | None = None  # of the last attempt
+        self.headrooms: Headrooms = (None, None)
+        self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried

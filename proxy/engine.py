@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
 from proxy.accounting import Accounting, price_call
-from proxy.admission.base import Admission, Claim, Grant
+from proxy.admission.base import Admission
+from proxy.admitting import admit, over_limit_route
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempts import Answer, Attempts
 from proxy.call import Call, Incoming, given_request_id
-from proxy.errors import GatewayError, UpstreamError
+from proxy.errors import GatewayError, InvalidApiKey, RateLimited, UpstreamError
+from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
@@ -18,6 +21,7 @@ from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
+from routing.table import KeyEntry, RoutingTable, TargetEntry
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +44,16 @@ class Engine:
         admission: Admission,
         accounting: Accounting,
         chooser: Chooser,
+        failed_auth: FailedAuth,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
-        self._headers = AnswerHeaders(admission)
-        self._attempts = Attempts(upstreams, admission, chooser)
-        self.shadows = Shadows(self._attempts, accounting, chooser, random.Random())
+        self._chooser = chooser
+        self._failed_auth = failed_auth
+        self._headers = AnswerHeaders()
+        self._attempts = Attempts(upstreams, chooser)
+        self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -54,14 +61,14 @@ class Engine:
         answer: Answer | None = None
         try:
             call.take_request_id()
-            call.key, call.caller_credential = identify(incoming.headers, call.table)
+            call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
             call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
             call.route, targets = resolve(call)
-            call.grant = await self._admit(call)
+            await self._admit(call, targets)
             self._accounting.open(call)
             if call.route.route.shadows:
                 self.shadows.start(call)
-            answer = await self._attempts.first_answer(call, targets)
+            answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
             if not answer.stream:
                 price_call(call)
@@ -79,21 +86,33 @@ class Engine:
                 await answer.aclose()
             raise self._refused(call, GatewayError()) from error
 
+    def identify(
+        self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
+    ) -> tuple[KeyEntry, str]:
+        """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey, RateLimited."""
+        try:
+            return identify(headers, table)
+        except InvalidApiKey as error:
+            raise self._failed_auth.count(address, error) from None
+
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = Call(incoming, table=self._keeper.table)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 
-    async def _admit(self, call: Call) -> Grant:
-        key, ask = call.key, call.ask
-        assert key is not None
-        assert ask is not None
-        if key.limits:
-            call.claims.append(Claim("key", key.id or 0, key.name, key.limits))
-        if key.team is not None and key.team.limits:
-            call.claims.append(Claim("team", key.team.id, key.team.slug, key.team.limits))
-        return await self._admission.admit(call.claims, ask.worst_tokens)
+    async def _admit(self, call: Call, targets: list[TargetEntry]) -> None:
+        """Puts the targets in order; the call's grant holds one of them."""
+        call.order = self._chooser.order(call, targets)
+        try:
+            call.grant = await admit(call, call.order, self._admission)
+        except RateLimited:
+            other = over_limit_route(call)
+            if other is None:
+                raise
+            call.route, targets = other
+            call.order = self._chooser.order(call, targets)
+            call.grant = await admit(call, call.order, self._admission)
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status

@@ -101,7 +101,8 @@ class RequestTooLarge(GatewayError):
 
 class RateLimited(GatewayError):
     status, type, code, gateway_code = 429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMIT_ERROR"
-    cause = "own request, token or parallel limit"
+    cause = "own request, token, parallel or budget limit; insufficient_quota for a budget"
+    headrooms: Any = (None, None)  # for the x-ratelimit headers
 
 
 class UpstreamError(GatewayError):
@@ -142,6 +143,14 @@ class NoHealthyUpstream(GatewayError):
     status, type, code = 503, "service_unavailable_error", "no_healthy_upstream"
     gateway_code = "SERVICE_UNAVAILABLE"
     cause = "no healthy target, where the provider's setting refuses"
+
+
+class LimitsUnavailable(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "limits_unavailable"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = (
+        "limits can't be counted: Redis is away and LIMITS_WITHOUT_REDIS=closed, or a budget is unreadable"
+    )
 
 
 class PoolExhausted(GatewayError):

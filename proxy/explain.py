@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.admission.base import Claim, Headroom
+from proxy.admission.base import Claim, Headrooms
 from proxy.ask import decode_chat
 from proxy.call import Call, Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
@@ -19,7 +19,7 @@ from proxy.targets.tags import tags_of
 from routing.strategies import STRATEGIES
 from routing.table import KeyEntry, Limits, RoutingTable, TargetEntry
 
-HeadroomOf = Callable[[Claim], tuple[Headroom | None, Headroom | None]]
+HeadroomOf = Callable[[Claim], Headrooms]
 
 
 class Question(msgspec.Struct, kw_only=True):
@@ -154,7 +154,7 @@ class _Explaining:
         for view in used_up:
             self.steps.append(Step("limits", False, f"{view.owner}: no {view.limit} left at the moment"))
         if not used_up:
-            self._say("limits", "none of the key's and team's limits is used up")
+            self._say("limits", "no limit of the key, its team or the route is used up")
 
     def _order(self, targets: list[TargetEntry]) -> None:
         assert self.call.route is not None
@@ -184,12 +184,7 @@ class _Explaining:
             place=order.index(target) + 1 if target in order else None,
             why=self._why(target),
             state=self.views.get(target.id) or TargetView(target=target.id),
-            limits=[
-                *self._of(Claim("target", target.id, target.name, target.limits)),
-                *self._of(
-                    Claim("provider", target.provider.id, target.provider.slug, target.provider.limits)
-                ),
-            ],
+            limits=[view for claim in target.claims for view in self._of(claim)],
         )
 
     def _why(self, target: TargetEntry) -> str:
@@ -207,13 +202,9 @@ class _Explaining:
         return "; ".join(reasons)
 
     def _key_limits(self) -> list[LimitView]:
-        key = self.question.key
-        if key is None:
-            return []
-        found = self._of(Claim("key", key.id or 0, key.name, key.limits))
-        if key.team is not None:
-            found += self._of(Claim("team", key.team.id, key.team.slug, key.team.limits))
-        return found
+        key, route = self.question.key, self.call.route
+        shared = (key.claims if key else ()) + (route.route.claims if route else ())
+        return [view for claim in shared for view in self._of(claim)]
 
     def _of(self, claim: Claim) -> list[LimitView]:
         limits: Limits = claim.limits

@@ -2,19 +2,27 @@
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
+from django.db import close_old_connections, connection
+from django.utils.module_loading import import_string
 
 from proxy.accounting import Accounting
+from proxy.admission.base import Admission, Spent
 from proxy.admission.memory import MemoryAdmission
+from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
+from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
+from routing import notices
 from routing.live import TableKeeper
 
 
@@ -23,7 +31,7 @@ class Gateway:
     keeper: TableKeeper
     engine: Engine
     upstreams: Upstreams
-    admission: MemoryAdmission
+    admission: Admission
     journal: JournalWriter
     chooser: Chooser
     sharing: Sharing
@@ -39,16 +47,19 @@ class Gateway:
         self.sharing.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
+        await self.admission.aclose()
         self.journal.close()
 
 
 def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
-    admission = MemoryAdmission()
+    admission = _admission()
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
-    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser)
+    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser, failed_auth)
     return Gateway(
         keeper=keeper,
         engine=engine,
@@ -58,6 +69,35 @@ def build_gateway() -> Gateway:
         chooser=chooser,
         sharing=Sharing(chooser.board, make_exchange(), keeper),
     )
+
+
+def _admission() -> Admission:
+    spent = partial(_in_thread, import_string(settings.SPENT))
+    if not settings.REDIS_URL:
+        return MemoryAdmission(spent)
+    return RedisAdmission(
+        settings.REDIS_URL,
+        spent,
+        timeout=settings.REDIS_TIMEOUT_MS / 1000,
+        without=settings.LIMITS_WITHOUT_REDIS,
+        lease=settings.LIMITS_LEASE_SECONDS,
+    )
+
+
+def _limits_notice(admission: Admission) -> str:
+    state = admission.state()
+    return (
+        f"{state['problem']}: limits are kept {state['kept']} until it is back." if state["problem"] else ""
+    )
+
+
+def _in_thread(spent: Spent, *question: Any) -> int:
+    """On a connection of the thread that is still good, and not kept."""
+    close_old_connections()
+    try:
+        return spent(*question)
+    finally:
+        connection.close()
 
 
 class _Running:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import redis
 from django.conf import settings
 
+from proxy.admission.base import Admission
+from proxy.admission.memory import MemoryAdmission
 from proxy.explain import Explanation, HeadroomOf, Question, explain
 from proxy.gateway import current_gateway
 from proxy.targets.board import Board
@@ -50,12 +52,19 @@ def live() -> Live:
             gateway.keeper.table,
             gateway.chooser,
             gateway.sharing.views(),
-            gateway.admission.headroom,
+            _headroom_of(gateway.admission),
             FROM_HERE,
         )
     views = reported_views()
     chooser = Chooser(_board_of(views), random.Random())
     return Live(compile_table(), chooser, views, None, FROM_SNAPSHOT if views else FROM_NOWHERE)
+
+
+def _headroom_of(admission: Admission) -> HeadroomOf | None:
+    """None where the counts are in Redis: an explanation asks no one."""
+    if not isinstance(admission, MemoryAdmission):
+        return None
+    return lambda claim: admission.headrooms([claim])
 
 
 def target_views() -> Mapping[int, TargetView]:

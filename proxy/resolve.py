@@ -21,6 +21,13 @@ def resolve(call: Call) -> tuple[Resolved, list[TargetEntry]]:
     return found, _targets(call, found, provider, upstream_model)
 
 
+def targets_of(call: Call, found: Resolved) -> list[TargetEntry]:
+    """The targets of a route that the caller's headers leave. Raises ModelNotFound or AccessForbidden."""
+    assert call.ask is not None
+    check_message_count(call.ask, found.route)
+    return _targets(call, found, call.incoming.text(b"x-litellm-route"), None)
+
+
 def _route(call: Call, model: str, provider: str | None) -> tuple[Resolved, str | None]:
     """The route, and the upstream model where the caller named the provider's own."""
     if found := call.table.resolve(model):

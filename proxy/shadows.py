@@ -6,6 +6,8 @@ import random
 import time
 
 from proxy.accounting import Accounting
+from proxy.admission.base import Admission
+from proxy.admitting import admit_alone
 from proxy.attempts import Answer, Attempts
 from proxy.call import Call, Incoming
 from proxy.errors import GatewayError, UpstreamError
@@ -28,10 +30,16 @@ class Shadows:
     """
 
     def __init__(
-        self, attempts: Attempts, accounting: Accounting, chooser: Chooser, dice: random.Random
+        self,
+        attempts: Attempts,
+        admission: Admission,
+        accounting: Accounting,
+        chooser: Chooser,
+        dice: random.Random,
     ) -> None:
         self.dropped = 0  # copies not made, because too many were in flight
         self._attempts = attempts
+        self._admission = admission
         self._accounting = accounting
         self._chooser = chooser
         self._dice = dice
@@ -62,6 +70,7 @@ class Shadows:
 
     async def _run(self, call: Call, target: TargetEntry) -> None:
         try:
+            call.grant = await admit_alone(call, target, self._admission)
             answer = await self._attempts.only_answer(call, target)
         except GatewayError as error:
             call.error, call.status = error, error.status

@@ -68,3 +68,11 @@ def cost(usage: Usage, price: Price) -> int:
     cached_price = price.input if price.cached_input is None else price.cached_input
     total = (usage.input - cached) * price.input + cached * cached_price + usage.output * price.output
     return min((total + MILLION // 2) // MILLION, MOST_COST)
+
+
+def worst_cost(prompt_tokens: int, answer_tokens: int, price: Price | None) -> int | None:
+    """Nano-USD to reserve before a call, rounded up; None where the price is unknown."""
+    if price is None:
+        return None
+    dearest = max(price.input, price.cached_input or 0)
+    return -(-(prompt_tokens * dearest + answer_tokens * price.output) // MILLION)

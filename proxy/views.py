@@ -42,6 +42,8 @@ def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpR
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
+    if error.status == 429 and error.retry_after is not None:
+        response["Retry-After"] = str(max(int(-(-error.retry_after // 1)), 1))
     if isinstance(error, InvalidApiKey):
         response["WWW-Authenticate"] = "Bearer"
     return response
@@ -101,7 +103,9 @@ class ChatCompletionsView(GatewayView):
 async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
     """The Django door: a thin adapter over the engine."""
     engine = running_gateway().engine
-    incoming = Incoming(endpoint, header_bytes(request), b"", time.perf_counter())
+    incoming = Incoming(
+        endpoint, header_bytes(request), b"", time.perf_counter(), request.META.get("REMOTE_ADDR", "")
+    )
     try:
         try:
             incoming.body = request.body

@@ -16,9 +16,12 @@ from routing.models import (
     ProviderHealth,
     RouteTarget,
     RoutingVersion,
+    Team,
 )
 from routing.table import (
     BreakerRules,
+    Budget,
+    Claim,
     Connection,
     KeyEntry,
     Limits,
@@ -83,8 +86,29 @@ def _breaker(row: GatewaySettings) -> BreakerRules:
     )
 
 
-def _limits(row: Any) -> Limits:
-    return Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
+def claims_of(row: Any) -> tuple[Claim, ...]:
+    """The limits and budget of a key, team, route, target or provider; empty where it has none."""
+    kind, name = _OWNERS[type(row)], getattr(row, "slug", None) or str(row)
+    team = row.team if isinstance(row, ApiKey) else row
+    time_zone = getattr(team, "time_zone", settings.TIME_ZONE)
+    limits = Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
+    budget = None
+    if row.budget_usd is not None:
+        budget = Budget(
+            limit_nano=int(row.budget_usd * prices.NANO),
+            period=row.budget_period,
+            time_zone=time_zone,
+        )
+    return (Claim(kind, row.pk, name, limits, budget),) if limits or budget else ()
+
+
+_OWNERS: dict[type, str] = {
+    ApiKey: "key",
+    Team: "team",
+    ModelRoute: "route",
+    RouteTarget: "target",
+    Provider: "provider",
+}
 
 
 def provider_entry(row: Provider) -> ProviderEntry:
@@ -107,7 +131,7 @@ def provider_entry(row: Provider) -> ProviderEntry:
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
-        limits=_limits(row),
+        claims=claims_of(row),
         allow_caller_key=row.allow_caller_key,
         unhealthy=row.health_check_enabled and ill,
         refuse_when_unhealthy=row.when_unhealthy == "refuse",
@@ -122,7 +146,7 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
         weight=row.weight,
         priority=row.priority,
         rank=rank_of(row.priority, row.weight),
-        limits=_limits(row),
+        claims=claims_of(row) + provider.claims,
         price=prices.price_of(row),
         tags=frozenset(row.tags),
         canary_share=None if row.canary_percent is None else row.canary_percent / 100,
@@ -142,6 +166,10 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         default_parameters=tuple(
             (name, msgspec.json.encode(value)) for name, value in row.default_parameters.items()
         ),
+        answer_tokens=_answer_limit(row) or row.max_output_tokens,
+        limits_answers=_answer_limit(row) is not None,
+        claims=claims_of(row),
+        over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share is not None),
         created=int(row.created_at.timestamp()),
@@ -155,6 +183,12 @@ def _strategy(row: ModelRoute) -> str:
         return row.strategy
     logger.error("route %s: there is no strategy %r, using %s", row.name, row.strategy, strategies.DEFAULT)
     return strategies.DEFAULT
+
+
+def _answer_limit(row: ModelRoute) -> int | None:
+    """max_tokens as the route's default parameters say it."""
+    said = [row.default_parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
 
 
 def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:
@@ -190,23 +224,21 @@ def _keys() -> dict[bytes, KeyEntry]:
     return found
 
 
-MASTER = KeyEntry(
-    id=None, name="master", team=None, route_ids=None, limits=Limits(), expires_at=None, enabled=True
-)
+MASTER = KeyEntry(id=None, name="master", team=None, route_ids=None, claims=(), expires_at=None, enabled=True)
 
 
 def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
     team = row.team
     if team is not None and team.pk not in teams:
         teams[team.pk] = TeamEntry(
-            id=team.pk, slug=team.slug, limits=_limits(team), tags=frozenset(team.tags)
+            id=team.pk, slug=team.slug, claims=claims_of(team), tags=frozenset(team.tags)
         )
     return KeyEntry(
         id=row.pk,
         name=row.name,
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        limits=_limits(row),
+        claims=claims_of(row) + (teams[team.pk].claims if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
         tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),

@@ -18,6 +18,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Nano-USD that may be spent in one period: day, week, month or total (never resets)."""
+
+    limit_nano: int
+    period: str
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One owner of limits that a call counts against."""
+
+    kind: str  # key, team, route, target or provider
+    id: int
+    name: str
+    limits: Limits
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """Nano-USD per million tokens. cached_input None: cached tokens cost what others cost."""
 
@@ -66,7 +86,7 @@ class ProviderEntry:
     connection: Connection
     retries: int
     retry_delay: float
-    limits: Limits
+    claims: tuple[Claim, ...]  # one; none where it has no limits
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
@@ -80,7 +100,7 @@ class TargetEntry:
     weight: int
     priority: int
     rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
-    limits: Limits
+    claims: tuple[Claim, ...]  # the target's and its provider's
     price: Price | None
     tags: frozenset[str] = frozenset()
     canary_share: float | None = None  # of the route's requests, 0 to 1
@@ -104,18 +124,27 @@ class RouteEntry:
     deadline: float
     max_messages: int | None
     default_parameters: tuple[tuple[str, bytes], ...]
+    answer_tokens: int  # reserved where the caller says nothing
+    limits_answers: bool  # whether default_parameters bound the answer
+    claims: tuple[Claim, ...]
+    over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
     tagged: bool = False  # whether any target has tags
     canaries: bool = False
 
+    @property
+    def limited(self) -> bool:
+        """Whether the route, one of its targets or their providers has limits."""
+        return bool(self.claims) or any(target.claims for target in self.targets)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TeamEntry:
     id: int
     slug: str
-    limits: Limits
+    claims: tuple[Claim, ...]
     tags: frozenset[str] = frozenset()
 
 
@@ -125,7 +154,7 @@ class KeyEntry:
     name: str
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
-    limits: Limits
+    claims: tuple[Claim, ...]  # the key's and its team's
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
@@ -161,6 +190,10 @@ class RoutingTable:
             if name.startswith(start) and len(name) > len(start):
                 return Resolved(route, name[len(start) :])
         return None
+
+    def route_by_id(self, id: int) -> RouteEntry | None:
+        """None where it is disabled or gone."""
+        return next((found.route for found in self.routes.values() if found.route.id == id), None)
 
     def route_of_upstream_model(self, provider: str, model: str) -> Resolved | None:
         """The route whose target is this provider's own model."""

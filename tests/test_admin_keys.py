@@ -35,6 +35,7 @@ def form(**values):
         "tpm": "",
         "parallel": "",
         "budget_usd": "",
+        "budget_period": "total",
         **values,
     }
 

@@ -39,6 +39,7 @@ def form(**values):
         "rpm": "",
         "tpm": "",
         "parallel": "",
+        "budget_period": "total",
         "health_check_enabled": "on",
         "health_path": "",
         "health_interval": "30",

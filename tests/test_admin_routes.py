@@ -25,6 +25,8 @@ def form(*targets, **values):
         "strategy": "ordered",
         "deadline": "600",
         "max_messages": "",
+        "max_output_tokens": "4096",
+        "budget_period": "total",
         "default_parameters": "",
         "enabled": "on",
         "targets-TOTAL_FORMS": len(targets),
@@ -32,7 +34,7 @@ def form(*targets, **values):
         **values,
     }
     for number, target in enumerate(targets):
-        row = {"priority": "1", "weight": "1", "enabled": "on", **target}
+        row = {"priority": "1", "weight": "1", "enabled": "on", "budget_period": "total", **target}
         data |= {f"targets-{number}-{name}": value for name, value in row.items()}
     return data
 

@@ -174,6 +174,17 @@ def test_a_second_start_takes_seconds_and_prints_no_secret(start: Callable[..., 
     assert Browser(second.url).log_in(password).url.path == "/admin/"
 
 
+def test_a_start_that_fails_loses_no_password(begin: Callable[..., Served], tmp_path: Path) -> None:
+    broken = tmp_path / "litellm_config.yaml"
+    broken.write_text("model_list: 3")
+    failed = begin(LITELLM_CONFIG=str(broken))
+    assert failed.process is not None
+    assert failed.process.wait(30) == 1
+    assert not failed.password
+    served = begin().wait_until_ready()
+    assert Browser(served.url).log_in(served.password).url.path == "/admin/"
+
+
 class Streaming(threading.Thread):
     """Asks for a stream in the background and keeps all of it."""
 
@@ -205,7 +216,7 @@ def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Ser
         lambda: all(any(part in line for line in served.processes().values()) for part in PARTS),
         "all parts run",
     )
-    stream = Streaming(served, words=35)  # with the greeting about 2.5 s
+    stream = Streaming(served, words=25)  # with the greeting about 2 s
     begun = time.monotonic()
     code = served.stop(sign, seconds=5)
     took = time.monotonic() - begun
@@ -215,7 +226,7 @@ def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Ser
     stream.join(1)
     assert stream.problem is None
     assert stream.lines[-1] == "data: [DONE]"
-    assert sum('"word "' in line for line in stream.lines) == 35
+    assert sum('"word "' in line for line in stream.lines) == 25
     assert "Killing" not in served.output
     assert "Unexpected exit" not in served.output
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from proxy.targets.state import TargetState
 from routing.strategies import STRATEGIES, Pick, Strategy, in_levels
-from routing.table import Connection, Limits, Price, ProviderEntry, TargetEntry, rank_of
+from routing.table import Connection, Price, ProviderEntry, TargetEntry, rank_of
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.upstream import Answer
 
@@ -25,7 +25,7 @@ PROVIDER = ProviderEntry(
     ),
     retries=0,
     retry_delay=0,
-    limits=Limits(),
+    claims=(),
     allow_caller_key=False,
     unhealthy=False,
     refuse_when_unhealthy=False,
@@ -40,7 +40,7 @@ def target(number, *, weight=1, priority=1, price=None):
         weight=weight,
         priority=priority,
         rank=rank_of(priority, weight),
-        limits=Limits(),
+        claims=(),
         price=price,
     )
 

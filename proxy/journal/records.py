@@ -18,6 +18,7 @@ class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
     key_name: str
     team: str
     route: str
+    reserved_nano_usd: int | None = None  # held against budgets
 
 
 class Closed(msgspec.Struct, tag="closed", omit_defaults=True):

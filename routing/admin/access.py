@@ -27,7 +27,6 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from routing import gateway_keys
 from routing.admin.base import (
     NOTHING,
-    SwitchAdmin,
     TagsField,
     badge,
     change_link,
@@ -39,9 +38,8 @@ from routing.admin.base import (
     record,
     utc,
 )
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import ApiKey, Team
-
-_LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
 
 
 class TeamForm(forms.ModelForm):
@@ -49,12 +47,18 @@ class TeamForm(forms.ModelForm):
 
 
 @admin.register(Team)
-class TeamAdmin(SwitchAdmin):
+class TeamAdmin(BudgetAdmin):
     form = TeamForm
     list_display = ("slug", "name", "key_count", "limits", "enabled")
     list_filter = ("enabled",)
     search_fields = ("slug", "name")
-    fieldsets = ((None, {"fields": (("slug", "name"), "tags", "enabled")}), _LIMITS)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> list[tuple[Any, Any]]:
+        return [
+            (None, {"fields": [("slug", "name"), "tags", "time_zone", "enabled"]}),
+            LIMITS,
+            budget_fieldset(obj),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         keys = ApiKey.objects.filter(team=OuterRef("pk")).order_by().values("team")
@@ -72,7 +76,7 @@ class TeamAdmin(SwitchAdmin):
         return limits_text(team)
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(BudgetForm):
     tags = TagsField(ApiKey)
     existing_key = forms.CharField(
         label="Existing key",
@@ -99,7 +103,7 @@ class ApiKeyForm(forms.ModelForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(SwitchAdmin):
+class ApiKeyAdmin(BudgetAdmin):
     form = ApiKeyForm
     list_display = (
         "name",
@@ -116,7 +120,14 @@ class ApiKeyAdmin(SwitchAdmin):
     search_fields = ("name", "prefix", "team__slug")
     search_help_text = "Name, first characters or team"
     autocomplete_fields = ("team", "allowed_routes")
-    readonly_fields = ("shown_prefix", "key_hash", "shown_use", "shown_creation", "related_links")
+    readonly_fields = (
+        "shown_prefix",
+        "key_hash",
+        "shown_use",
+        "shown_creation",
+        "related_links",
+        "shown_spending",
+    )
     actions = ("enable", "revoke", "regenerate_selected")
     actions_detail = ("regenerate",)
 
@@ -135,8 +146,8 @@ class ApiKeyAdmin(SwitchAdmin):
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
             ("Access", {"fields": ["allowed_routes", "tags"]}),
-            _LIMITS,
-            ("Budget", {"fields": ["budget_usd"]}),
+            LIMITS,
+            budget_fieldset(obj),
         ]
 
     @sensitive_variables("plaintext")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
@@ -119,7 +120,16 @@ def utc(moment: datetime | None) -> str:
 
 def limits_text(row: Any) -> SafeString:
     shown = ((row.rpm, "rpm"), (row.tpm, "tpm"), (row.parallel, "parallel"))
-    return lines(f"{limit:,} {unit}" for limit, unit in shown if limit is not None) or nowrap(NOTHING)
+    parts = [f"{limit:,} {unit}" for limit, unit in shown if limit is not None]
+    if row.budget_usd is not None:
+        parts.append(f"{usd(row.budget_usd)} USD {row.budget_period}")
+    return lines(parts) or nowrap(NOTHING)
+
+
+def usd(amount: Decimal) -> str:
+    """1,234.50, with more decimals only where there are any."""
+    whole, _, part = f"{amount:,.9f}".rstrip("0").partition(".")
+    return f"{whole}.{part:0<2}"
 
 
 class JsonObjectField(forms.JSONField):

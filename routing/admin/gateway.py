@@ -3,11 +3,12 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
+from routing import notices
 from routing.admin.base import PLAIN_NUMBERS, NamesField, change_url
 from routing.models import GatewaySettings
 
@@ -41,6 +42,11 @@ class GatewaySettingsAdmin(ModelAdmin):
     compressed_fields = False
     formfield_overrides = PLAIN_NUMBERS
     fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER)
+
+    def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        for text in notices.current() if request.method == "GET" else ():
+            messages.warning(request, text)
+        return super().change_view(request, *args, **options)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

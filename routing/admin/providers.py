@@ -22,7 +22,6 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 from routing.admin.base import (
     NOTHING,
     JsonObjectField,
-    SwitchAdmin,
     badge,
     lines,
     link,
@@ -30,6 +29,7 @@ from routing.admin.base import (
     nowrap,
     utc,
 )
+from routing.admin.budgets import BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 
@@ -39,7 +39,7 @@ _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
 _HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
 
 
-class ProviderForm(forms.ModelForm):
+class ProviderForm(BudgetForm):
     new_api_key = forms.CharField(
         label="New API key",
         required=False,
@@ -120,7 +120,7 @@ def _ago(moment: datetime) -> str:
 
 
 @admin.register(Provider)
-class ProviderAdmin(SwitchAdmin):
+class ProviderAdmin(BudgetAdmin):
     form = ProviderForm
     list_display = (
         "slug",
@@ -145,6 +145,7 @@ class ProviderAdmin(SwitchAdmin):
         "health_detail",
         "health_url",
         "related_links",
+        "shown_spending",
     )
 
     @method_decorator(sensitive_post_parameters("new_api_key"))
@@ -167,6 +168,7 @@ class ProviderAdmin(SwitchAdmin):
                 {"fields": key_rows, "description": "The account's credential, encrypted in the database."},
             ),
             *_SETTINGS,
+            budget_fieldset(obj),
         ]
         return [*fieldsets, _HEALTH_NOW] if obj is not None else fieldsets
 

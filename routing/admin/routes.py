@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION
 from django.db import transaction
@@ -19,7 +18,6 @@ from routing.admin.base import (
     PLAIN_NUMBERS,
     JsonObjectField,
     NamesField,
-    SwitchAdmin,
     change_link,
     change_url,
     lines,
@@ -28,7 +26,9 @@ from routing.admin.base import (
     nowrap,
     record,
 )
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import ModelRoute, RouteTarget
+from routing.models.limits import Limited
 from routing.models.route import name_validator
 from routing.strategies import STRATEGIES
 
@@ -37,7 +37,7 @@ _INLINE_WIDTHS = {"provider": "9rem", "upstream_model": "16rem", "enabled": "0"}
 NAME_LENGTH = ModelRoute._meta.get_field("name").max_length or 0
 
 
-class ModelRouteForm(forms.ModelForm):
+class ModelRouteForm(BudgetForm):
     aliases = NamesField(
         check_each=name_validator, help_text="Further names for the same route, one on each line."
     )
@@ -74,6 +74,8 @@ class TargetInline(TabularInline):
         "rpm",
         "tpm",
         "parallel",
+        "budget_usd",
+        "budget_period",
         "input_price",
         "cached_input_price",
         "output_price",
@@ -95,7 +97,7 @@ class TargetInline(TabularInline):
 
 
 @admin.register(ModelRoute)
-class ModelRouteAdmin(SwitchAdmin):
+class ModelRouteAdmin(BudgetAdmin):
     form = ModelRouteForm
     inlines = (TargetInline,)
     list_display = ("name", "shown_aliases", "shown_strategy", "shown_targets", "enabled")
@@ -103,16 +105,22 @@ class ModelRouteAdmin(SwitchAdmin):
     search_fields = ("name", "aliases", "targets__upstream_model")
     search_help_text = "Name, alias or upstream model"
     actions = ("enable", "disable", "duplicate")
-    fieldsets = (
-        (None, {"fields": ("name", "aliases", "enabled")}),
-        (
-            "Serving",
-            {
-                "fields": ("strategy", ("deadline", "max_messages"), "default_parameters"),
-                "description": "How a request for this model is tried, and what is added to it.",
-            },
-        ),
-    )
+    autocomplete_fields = ("over_limit_route",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: ModelRoute | None = None) -> list[tuple[Any, Any]]:
+        return [
+            (None, {"fields": ["name", "aliases", "enabled"]}),
+            (
+                "Serving",
+                {
+                    "fields": ["strategy", ("deadline", "max_messages"), "default_parameters"],
+                    "description": "How a request for this model is tried, and what is added to it.",
+                },
+            ),
+            LIMITS,
+            budget_fieldset(obj, "max_output_tokens"),
+            ("Over a limit", {"fields": ["over_limit_route"]}),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelRoute]:
         targets = RouteTarget.objects.select_related("provider").order_by("priority", "-weight", "pk")
@@ -178,6 +186,9 @@ def _duplicate(route: ModelRoute, taken: set[str]) -> ModelRoute:
         deadline=route.deadline,
         max_messages=route.max_messages,
         default_parameters=route.default_parameters,
+        **{field.name: getattr(route, field.name) for field in Limited._meta.fields},
+        max_output_tokens=route.max_output_tokens,
+        over_limit_route=route.over_limit_route,
         enabled=False,
     )
     taken.add(copy.name)

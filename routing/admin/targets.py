@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from routing.admin.base import SwitchAdmin, TagsField, change_link, limits_text, nowrap
+from routing.admin.base import TagsField, change_link, limits_text, nowrap
+from routing.admin.budgets import LIMITS, BudgetAdmin, budget_fieldset
 from routing.models import RouteTarget
 
 
@@ -18,7 +19,7 @@ class RouteTargetForm(forms.ModelForm):
 
 
 @admin.register(RouteTarget)
-class RouteTargetAdmin(SwitchAdmin):
+class RouteTargetAdmin(BudgetAdmin):
     form = RouteTargetForm
     list_display = (
         "upstream_model",
@@ -35,7 +36,7 @@ class RouteTargetAdmin(SwitchAdmin):
     search_fields = ("upstream_model", "route__name", "provider__slug")
     search_help_text = "Upstream model, route or provider"
     autocomplete_fields = ("route", "provider")
-    readonly_fields = ("related_links",)
+    readonly_fields = ("related_links", "shown_spending")
 
     def get_fieldsets(self, request: HttpRequest, obj: RouteTarget | None = None) -> list[tuple[Any, Any]]:
         first: list[Any] = [("route", "provider"), "upstream_model", ("priority", "weight"), "enabled"]
@@ -48,7 +49,8 @@ class RouteTargetAdmin(SwitchAdmin):
                     "description": "For targets that serve some of the route's requests only.",
                 },
             ),
-            ("Limits", {"fields": [("rpm", "tpm", "parallel")]}),
+            LIMITS,
+            budget_fieldset(obj),
             (
                 "Prices",
                 {

@@ -86,6 +86,8 @@ def _complete(plan: Plan) -> None:
             fields.complete(row, model, identity)
     for row in plan.providers.values():
         row.values.setdefault("api_key", Credential(""))
+    for row in plan.routes.values():
+        row.values.setdefault("over_limit_route", "")
     for row in plan.keys.values():
         row.values.setdefault("team", "")
         row.values.setdefault("allowed_routes", [])

@@ -15,6 +15,9 @@ HEAD = """\
 """
 
 
+_DURATIONS = {"day": "1d", "week": "7d", "month": "1mo"}
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -45,6 +48,8 @@ def _entry(row: RouteTarget) -> dict[str, Any]:
         "rpm": row.rpm,
         "tpm": row.tpm,
         "max_parallel_requests": row.parallel,
+        "max_budget": _plain(row.budget_usd),
+        "budget_duration": _DURATIONS.get(row.budget_period),
         "input_cost_per_token": _per_token(row.input_price),
         "output_cost_per_token": _per_token(row.output_price),
         "cache_read_input_token_cost": _per_token(row.cached_input_price),
@@ -60,6 +65,14 @@ def _said(words: dict[str, Any]) -> dict[str, Any]:
     return {word: value for word, value in words.items() if value is not None}
 
 
+def _plain(amount: Any) -> str | None:
+    return None if amount is None else format(amount.normalize(), "f")
+
+
+def _routes() -> Any:
+    return ModelRoute.objects.select_related("over_limit_route").order_by("name")
+
+
 def _per_token(per_million: Any) -> float | None:
     # 14 digits at most, which a float holds exactly enough to be written as they are.
     return None if per_million is None else float(per_million.scaleb(-6))
@@ -71,7 +84,10 @@ def _own_section() -> dict[str, Any]:
         section["gateway_settings"] = dump_fields(row)
     return section | {
         "providers": {row.slug: _provider(row) for row in Provider.objects.order_by("slug")},
-        "routes": {row.name: _route(row) for row in ModelRoute.objects.order_by("name")},
+        "routes": {
+            row.name: _route(row)
+            for row in ModelRoute.objects.select_related("over_limit_route").order_by("name")
+        },
         "teams": {row.slug: dump_fields(row, "slug") for row in Team.objects.order_by("slug")},
         "keys": {row.name: _key(row) for row in ApiKey.objects.select_related("team").order_by("name")},
     }
@@ -86,6 +102,8 @@ def _provider(row: Provider) -> dict[str, Any]:
 
 def _route(row: ModelRoute) -> dict[str, Any]:
     found = dump_fields(row, "name")
+    if row.over_limit_route is not None:
+        found["over_limit_route"] = row.over_limit_route.name
     disabled = [
         f"{target.provider.slug}/{target.upstream_model}"
         for target in _targets().filter(route=row, enabled=False)

@@ -63,9 +63,25 @@ class _Load:
 
     def _write_routes(self) -> None:
         self._free_aliases()
+        links = {
+            name: (planned.at("over_limit_route"), planned.values.pop("over_limit_route"))
+            for name, planned in self.plan.routes.items()
+            if "over_limit_route" in planned.values
+        }
         for name, planned in self.plan.routes.items():
             row = self.routes.setdefault(name, ModelRoute(name=name))
             self.writer.write(row, planned, f"route {name}")
+        for name, (path, wanted) in links.items():
+            self._link_over_limit_route(self.routes[name], path, wanted)
+
+    def _link_over_limit_route(self, row: ModelRoute, path: str, wanted: str) -> None:
+        """After all routes are written: the other one may stand below."""
+        other = self.routes.get(wanted)
+        if wanted and other is None:
+            self.notes.problem(path, f"unknown route {wanted!r}")
+        elif row.pk and (other is None or other.pk) and row.over_limit_route_id != (other and other.pk):
+            link = PlannedRow(path, values={"over_limit_route": other})
+            self.writer.write(row, link, f"route {row.name}")
 
     def _free_aliases(self) -> None:
         """An alias may move from one route to another: free it before the other is checked."""

@@ -51,6 +51,7 @@ _PRICES = {
     "output_cost_per_token": "output_price",
     "cache_read_input_token_cost": "cached_input_price",
 }
+_PERIODS = {"1d": "day", "24h": "day", "7d": "week", "1w": "week", "30d": "month", "1mo": "month"}
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "parallel"}
 
 
@@ -136,10 +137,20 @@ def _target(parameters: Section, info: Section) -> PlannedRow:
     row.say("tags", parameters.texts("tags"), parameters.at("tags"))
     for word in ("canary_percent", "shadow_percent"):
         row.say(word, info.number(word), info.at(word))
+    row.say("budget_usd", parameters.decimal("max_budget"), parameters.at("max_budget"))
+    row.say("budget_period", _period(parameters), parameters.at("budget_duration"))
     for word, name in _PRICES.items():
         section = info if parameters.raw(word) is ABSENT and info.raw(word) is not ABSENT else parameters
         row.say(name, _per_million(section.decimal(word)), section.at(word))
     return row
+
+
+def _period(parameters: Section) -> Any:
+    word = parameters.text("budget_duration")
+    if word is ABSENT or word in _PERIODS:
+        return word if word is ABSENT else _PERIODS[word]
+    allowed = ", ".join(_PERIODS)
+    return parameters.problem("budget_duration", f"{word!r} is not one of {allowed} (calendar periods)")
 
 
 def _per_million(per_token: Any) -> Any:

@@ -36,7 +36,7 @@ def read(section: Section) -> OwnSection:
     for name, found in _each(section, "routes"):
         if (disabled := found.texts("disabled_targets")) is not ABSENT:
             own.disabled_targets[name] = disabled
-        own.routes[name] = _row(found, ModelRoute, "name")
+        own.routes[name] = _route(found)
     own.keys = {name: _key(found) for name, found in _each(section, "keys")}
     section.finish()
     return own
@@ -51,6 +51,13 @@ def _row(section: Section, model: Any, identity: str = "") -> PlannedRow:
     row = PlannedRow(section.path)
     fields.read_fields(section, row, model, identity)
     section.finish()
+    return row
+
+
+def _route(section: Section) -> PlannedRow:
+    other = section.text("over_limit_route")
+    row = _row(section, ModelRoute, "name")
+    row.say("over_limit_route", other, section.at("over_limit_route"))
     return row
 
 

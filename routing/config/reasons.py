@@ -6,7 +6,7 @@ _CACHE = "answers are not cached"
 _POLICY = "one number of failures holds for all errors; use allowed_fails"
 _ALERTS = "there are no alerts yet"
 _FALLBACK = "fallbacks don't depend on the kind of error; use router_settings.fallbacks"
-_BUDGET = "budgets belong to gateway keys"
+_BUDGET = "budgets belong to keys, teams, routes, targets and providers"
 _DATABASE = _ENVIRONMENT.format("DATABASE_URL")
 _REDIS = _ENVIRONMENT.format("REDIS_URL")
 
@@ -28,8 +28,6 @@ MODEL_PARAMETERS = {
     "cache_creation_input_token_cost": "writing to a provider's cache has no price of its own yet",
     "input_cost_per_second": "prices are per token",
     "output_cost_per_second": "prices are per token",
-    "max_budget": _BUDGET,
-    "budget_duration": _BUDGET,
     "region_name": "targets aren't chosen by region",
     "mock_response": "each request goes to its provider",
 }
@@ -48,8 +46,8 @@ GENERAL = {
     "store_prompts_in_spend_logs": "prompts are never stored",
     "store_model_in_db": "always so: the database holds the routes, and this file is loaded into it",
     "completion_model": "each request must name its model",
-    "max_parallel_requests": "parallel limits belong to providers, targets, teams and keys",
-    "global_max_parallel_requests": "parallel limits belong to providers, targets, teams and keys",
+    "max_parallel_requests": "parallel limits belong to providers, targets, routes, teams and keys",
+    "global_max_parallel_requests": "parallel limits belong to providers, targets, routes, teams and keys",
     "alerting": _ALERTS,
     "alerting_threshold": _ALERTS,
     "custom_auth": "callers are known by gateway keys only",
@@ -91,7 +89,7 @@ LITELLM = {
     "telemetry": "nothing is sent to anyone",
     "max_budget": _BUDGET,
     "budget_duration": _BUDGET,
-    "max_parallel_requests": "parallel limits belong to providers, targets, teams and keys",
+    "max_parallel_requests": "parallel limits belong to providers, targets, routes, teams and keys",
 }
 
 MODEL_INFO = "a model's description isn't kept, except for its prices and its canary or shadow percentage"

@@ -1,12 +1,10 @@
 """Who may call: teams and their gateway API keys."""
 
-from django.core.validators import MinValueValidator
 from django.db import models
-from django.db.models import Q
 
 from routing import gateway_keys
 from routing.models.fields import slug_validator, validate_tags
-from routing.models.limits import Limited, limit_constraints
+from routing.models.limits import Limited, limit_constraints, validate_time_zone
 from routing.models.route import ModelRoute
 from routing.publishing import RoutingQuerySet
 
@@ -25,6 +23,12 @@ class Team(Limited):
     name = models.CharField(max_length=100)
     tags = tags_field("the team's keys")
     enabled = models.BooleanField(default=True, help_text="Off: all keys of the team are refused.")
+    time_zone = models.CharField(
+        max_length=64,
+        default="UTC",
+        validators=[validate_time_zone],
+        help_text="Where the days, weeks and months of the team's budgets begin, for example Europe/Berlin.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = RoutingQuerySet["Team"].as_manager()
@@ -54,15 +58,6 @@ class ApiKey(Limited):
         help_text="Whether routes were chosen; stays so when the chosen routes are deleted.",
     )
     tags = tags_field("the key")
-    budget_usd = models.DecimalField(
-        "budget in USD",
-        max_digits=15,
-        decimal_places=9,
-        null=True,
-        blank=True,
-        validators=[MinValueValidator(0)],
-        help_text="Recorded with the key; not enforced yet (docs/limits.md). Blank: none.",
-    )
     expires_at = models.DateTimeField(
         null=True, blank=True, help_text="Refused from then on (UTC). Blank: never."
     )
@@ -75,14 +70,7 @@ class ApiKey(Limited):
     class Meta:
         verbose_name = "API key"
         ordering = ["name"]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(budget_usd__isnull=True) | Q(budget_usd__gte=0),
-                name="apikey_budget_min",
-                violation_error_message="Budget: allowed are 0 USD and more, or blank for none.",
-            ),
-            *limit_constraints("apikey"),
-        ]
+        constraints = [*limit_constraints("apikey")]
 
     def __str__(self) -> str:
         return self.name

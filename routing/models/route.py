@@ -22,7 +22,7 @@ class ModelRouteQuerySet(RoutingQuerySet["ModelRoute"]):
         return self.filter(enabled=True)
 
 
-class ModelRoute(models.Model):
+class ModelRoute(Limited):
     name = models.CharField(
         "public model name",
         max_length=200,
@@ -55,6 +55,20 @@ class ModelRoute(models.Model):
         validators=[validate_parameters],
         help_text='Sent where the caller gave none, for example {"temperature": 0.7, "max_tokens": 1000}.',
     )
+    max_output_tokens = models.PositiveIntegerField(
+        default=4096,
+        help_text="Answer tokens reserved where neither the caller nor a default parameter says max_tokens, "
+        "1 to 10,000,000; where a budget applies they are sent to the provider as well.",
+    )
+    over_limit_route = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="Serves a request that a limit or budget keeps from this route, if the key may use it; "
+        "a cheaper one, for example. Blank: such a request gets 429.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -66,6 +80,8 @@ class ModelRoute(models.Model):
         constraints = [
             range_constraint("modelroute", "deadline", 0.1, 3600),
             range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
+            range_constraint("modelroute", "max_output_tokens", 1, 10_000_000),
+            *limit_constraints("modelroute"),
         ]
 
     def __str__(self) -> str:
@@ -73,6 +89,9 @@ class ModelRoute(models.Model):
 
     def clean(self) -> None:
         super().clean()
+        other = self.over_limit_route
+        if other is not None and (other.pk == self.pk or other.name.endswith("*")):
+            raise ValidationError({"over_limit_route": "Allowed is another route whose name has no *."})
         self._check_aliases(self.aliases if isinstance(self.aliases, list) else [])
 
     def _check_aliases(self, aliases: list[str]) -> None:

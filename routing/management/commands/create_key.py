@@ -12,6 +12,7 @@ from django.utils import timezone
 from routing import gateway_keys
 from routing.config.keys import key_problem
 from routing.models import ApiKey, ModelRoute, Team
+from routing.models.limits import BudgetPeriod
 
 
 class Command(BaseCommand):
@@ -29,7 +30,13 @@ class Command(BaseCommand):
         parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
         parser.add_argument("--tpm", type=int, metavar="N", help="tokens per minute")
         parser.add_argument("--parallel", type=int, metavar="N", help="requests open at the same time")
-        parser.add_argument("--budget", metavar="USD", help="recorded with the key")
+        parser.add_argument("--budget", metavar="USD", help="most that may be spent")
+        parser.add_argument(
+            "--budget-period",
+            choices=BudgetPeriod.values,
+            default=BudgetPeriod.TOTAL,
+            help="when the budget starts again; total: never",
+        )
         parser.add_argument("--expires", metavar="ISO", help="date and time, UTC unless it has an offset")
 
     @transaction.atomic
@@ -42,6 +49,7 @@ class Command(BaseCommand):
             tpm=options["tpm"],
             parallel=options["parallel"],
             budget_usd=_budget(options["budget"]),
+            budget_period=options["budget_period"],
             expires_at=_moment(options["expires"]),
         )
         key.set_plaintext(plaintext)

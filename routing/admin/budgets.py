@@ -1,0 +1,98 @@
+"""Limits and budgets on the admin's forms: what is spent, what is left, topping up."""
+
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+from unfold.decorators import display
+
+from routing.admin.base import NOTHING, PlainNumberWidget, SwitchAdmin, usd
+from routing.compiler import claims_of
+from routing.models.limits import Limited
+from routing.periods import Periods
+
+LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
+LARGEST = Decimal(10**6)  # what the column holds, excluded
+NANO = Decimal(10) ** 9
+
+
+class BudgetForm(forms.ModelForm):
+    top_up = forms.DecimalField(
+        label="Top up by USD",
+        required=False,
+        max_digits=15,
+        decimal_places=9,
+        min_value=Decimal("0.000000001"),
+        widget=PlainNumberWidget(),
+        help_text="Added to the budget when you save; what was spent stays. The history keeps it.",
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "budget_usd" in self.fields:
+            # Tells an amount that was edited from one that another admin has topped up meanwhile.
+            self.fields["budget_usd"].show_hidden_initial = True
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        top_up, budget = cleaned.get("top_up"), cleaned.get("budget_usd")
+        if top_up and budget is None:
+            self.add_error("top_up", "Allowed only where there is a budget to top up.")
+        elif top_up and budget + top_up >= LARGEST:
+            self.add_error("top_up", f"Allowed is a budget below {LARGEST:,} USD.")
+        return cleaned
+
+
+class BudgetAdmin(SwitchAdmin):
+    form: Any = BudgetForm
+    readonly_fields: tuple[str, ...] = ("shown_spending",)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if top_up := form.cleaned_data.get("top_up"):
+            obj.budget_usd = self._budget_now(obj, form) + top_up
+        super().save_model(request, obj, form, change)
+
+    def _budget_now(self, obj: Any, form: Any) -> Decimal:
+        """The form's, where it was edited; else the row's, which another admin may have topped up."""
+        if obj.pk is None or "budget_usd" in form.changed_data:
+            return obj.budget_usd
+        stored = self.model._default_manager.select_for_update().get(pk=obj.pk)
+        budget: Decimal | None = stored.budget_usd
+        if budget is None or budget + form.cleaned_data["top_up"] >= LARGEST:
+            raise ValidationError("The budget was changed meanwhile: open the form again.")
+        return budget
+
+    def construct_change_message(
+        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
+    ) -> Any:
+        message = super().construct_change_message(request, form, formsets, add)
+        top_up = form.cleaned_data.get("top_up")
+        if not top_up:
+            return message
+        return f"Budget topped up by {usd(top_up)} USD to {usd(form.instance.budget_usd)} USD."
+
+    @display(description="Spent in this period")
+    def shown_spending(self, row: Limited) -> str:
+        """By the request log, so without calls that run now."""
+        claim = next(iter(claims_of(row)), None) if row.pk else None
+        if claim is None or claim.budget is None:
+            return NOTHING
+        start, end = Periods().of(claim.budget, time.time())
+        spent: Callable[..., int] = import_string(settings.SPENT)
+        used = Decimal(spent(claim, start, end)) / NANO
+        left = max(Decimal(claim.budget.limit_nano) / NANO - used, Decimal(0))
+        return f"{usd(used)} USD, {usd(left)} USD left"
+
+
+def budget_fieldset(row: models.Model | None, *more: str) -> tuple[str, dict[str, Any]]:
+    fields: list[Any] = [("budget_usd", "budget_period"), *more]
+    if row is not None:
+        fields[1:1] = [("shown_spending", "top_up")]
+    return "Budget", {"fields": fields, "description": "Money that may be spent. Blank: no budget."}
