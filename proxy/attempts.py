@@ -91,8 +91,8 @@ class Attempts:
             position = call.grant.option
             target = in_order[position]
             another = position + 1 < len(in_order)
-            if failures and another and not self._chooser.may_try(target, call):
-                call.skip(target, "its circuit opened meanwhile")
+            if another and self._chooser.lost(position, call):
+                call.skip(target, "its circuit opened meanwhile, or another request is trying it")
             else:
                 try:
                     return await self._try_target(call, target, failures, another)
