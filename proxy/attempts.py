@@ -28,6 +28,7 @@ from proxy.usage import Usage
 from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
+LOST = "its circuit opened meanwhile, or another request is trying it"
 
 
 @dataclass(slots=True)
@@ -90,6 +91,10 @@ class Attempts:
         while True:
             position = call.grant.option
             target = call.order[position]
+            if position < last and self._chooser.lost(position, call):
+                call.skip(target, LOST)
+                await self._go_on(call, position + 1, failures)
+                continue
             try:
                 return await self._try_target(call, target, failures, another=position < last)
             except (UpstreamError, PoolExhausted, RateLimited) as failure:
@@ -104,8 +109,8 @@ class Attempts:
         """Let the grant hold the next target that may be tried. Raises the verdict where there is none."""
         assert call.grant is not None
         last = len(call.order) - 1
-        while position < last and not self._chooser.may_try(call.order[position], call):
-            call.skip(call.order[position], "its circuit opened meanwhile")
+        while position < last and self._chooser.lost(position, call):
+            call.skip(call.order[position], LOST)
             position += 1
         if position > last:
             raise self._verdict(call, failures)
@@ -113,9 +118,6 @@ class Attempts:
             await call.grant.move(position, last + 1)
         except RateLimited as failure:
             raise self._verdict(call, [*failures, failure]) from None
-        held = call.grant.option
-        if position < held < last and not self._chooser.may_try(call.order[held], call):
-            await self._go_on(call, held, failures)
 
     def _verdict(self, call: Call, failures: list[GatewayError]) -> GatewayError:
         assert call.grant is not None
