@@ -90,6 +90,7 @@ class ProviderEntry:
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
+    continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,6 +132,15 @@ class RouteEntry:
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
+    max_attempts: int = 10  # of all targets and fallbacks together
+    attempt_timeout: float | None = None  # seconds of one attempt, to its whole answer or first chunk
+    first_byte_timeout: float | None = None  # seconds of one attempt at a stream, to its first chunk
+    stall_timeout: float | None = None  # seconds between two chunks of a stream
+    hedge_after: float | None = None  # seconds without an answer until a second target is asked too
+    on_cut: str = "error"  # what a stream gets that breaks after its first chunk: error, continue, hold
+    fallbacks: tuple[int, ...] = ()  # routes tried, in this order, when no target answers
+    context_fallbacks: tuple[int, ...] = ()  # when the request is too long for the model
+    policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content
     tagged: bool = False  # whether any target has tags
     canaries: bool = False
 
