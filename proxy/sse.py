@@ -1,80 +1,142 @@
 """Reads what accounting needs from a stream while its bytes pass by unchanged."""
 
-import re
+from collections.abc import Callable
 
 import msgspec
 
 from proxy.usage import OpenAIUsage, Usage
 
-_DONE = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
-# Some providers send "finish_reason": "" with each chunk. Inside a text the quotes would be escaped.
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
-LONGEST_LINE = 1024 * 1024  # bytes kept of an unfinished line
+LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
+NULL = msgspec.Raw(b"null")
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
 
 
 class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
     usage: OpenAIUsage | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = NULL
 
 
 _event = msgspec.json.Decoder(_Event)
 
 
 class StreamReader:
-    """Finds usage, an error event and the end, wherever the chunks are cut.
+    """Finds usage, an error event, malformed events and the end, wherever the chunks are cut.
 
     Source: server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html.
+    `on_event` gets the data of each good event.
     """
 
-    __slots__ = ("_rest", "done", "failed", "finished", "size", "usage")
+    __slots__ = (
+        "_data",
+        "_on_event",
+        "_rest",
+        "_skipping",
+        "done",
+        "failed",
+        "finished",
+        "malformed",
+        "size",
+        "usage",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, on_event: Callable[[bytes], None] | None = None) -> None:
         self.usage: Usage | None = None
         self.done = False  # saw data: [DONE]
         self.finished = False  # saw a finish_reason
         self.failed = False  # saw an error event
+        self.malformed = False  # saw data that is no JSON
         self.size = 0  # bytes of text, as far as an estimate needs it
-        self._rest = b""
+        self._on_event = on_event
+        self._rest = b""  # a line that is not whole yet
+        self._skipping = False  # until the end of a line that is too long
+        self._data: list[bytes] = []  # of an event whose JSON goes on over several lines
 
-    def feed(self, chunk: bytes) -> None:
-        lines = self._rest + chunk if self._rest else chunk
-        if lines.endswith(b"\n"):
-            self._rest = b""
-        else:
-            cut = lines.rfind(b"\n") + 1
-            self._rest = lines[cut:][-LONGEST_LINE:]
-            lines = lines[:cut]
-        self._look(lines)
+    def feed(self, chunk: bytes) -> int:
+        """How many bytes of the chunk are good: all, unless an event in it is malformed."""
+        if self._is_one_event(chunk):
+            return len(chunk)
+        start = self._skip_long_line(chunk) if self._skipping else 0
+        before = len(self._rest)
+        lines = self._rest + chunk[start:]
+        end = lines.rfind(b"\n") + 1
+        self._keep_rest(lines[end:])
+        at = begun = 0
+        for line in lines[:end].splitlines(keepends=True):
+            if not self._data:
+                begun = at
+            self._read(line)
+            if self.malformed:
+                return start + max(begun - before, 0)
+            at += len(line)
+        return len(chunk)
+
+    def _is_one_event(self, chunk: bytes) -> bool:
+        """The usual case, read at once."""
+        if self._rest or self._data or self._skipping or chunk[:6] != b"data: ":
+            return False
+        if chunk.find(b"\n\n") != len(chunk) - 2:
+            return False
+        self._take(chunk[6:-2])
+        if self._data:
+            self._data = []
+            return False  # not as simple as it looked: line by line
+        return True
+
+    def _keep_rest(self, rest: bytes) -> None:
+        self._skipping = len(rest) > LONGEST_LINE
+        self._rest = b"" if self._skipping else rest
+
+    def _skip_long_line(self, chunk: bytes) -> int:
+        """Where the line after one that is too long to be looked at begins."""
+        end = chunk.find(b"\n") + 1
+        self._skipping = not end
+        return end or len(chunk)
 
     def end(self) -> None:
         """The upstream closed: what is left is a line too."""
-        self._look(self._rest)
-        self._rest = b""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._read(rest)
 
     @property
     def whole(self) -> bool:
         """Whether the answer came to its end; a cut one must never look like a success."""
-        return self.done or self.finished
-
-    def _look(self, lines: bytes) -> None:
-        # One delta is about one token, and about four bytes.
-        self.size += 4 * lines.count(b"data:")
-        if b"[DONE]" in lines and _DONE.search(lines):
-            self.done = True
-        if b'"finish_reason"' in lines and not self.finished:
-            self.finished = _FINISH.search(lines) is not None
-        if b'"usage"' in lines or b'"error"' in lines:
-            for line in lines.splitlines():
-                self._read(line)
+        return (self.done or self.finished) and not self.malformed
 
     def _read(self, line: bytes) -> None:
-        if not line.startswith(b"data:") or (b'"usage"' not in line and b'"error"' not in line):
+        if line.startswith(b"data:"):
+            self._take(line[5:].strip())
+        elif self._data and not line.strip():
+            self.malformed = True  # the event is over, and its data was no JSON
+
+    def _take(self, data: bytes) -> None:
+        if data == b"[DONE]" or not data:
+            self.done = self.done or bool(data)
             return
+        if self._data:
+            data = b"\n".join((*self._data, data))
         try:
-            event = _event.decode(line[5:])
+            event = _event.decode(data)
+        except msgspec.ValidationError:
+            event = _Event()  # JSON, but not of the shape that we know
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return  # the client sees the same malformed event; there is nothing to account in it
+            self._data = [data]  # it may go on in the next line
+            return
+        self._data = []
+        self._note(event, data)
+
+    def _note(self, event: _Event, data: bytes) -> None:
+        self.size += 4  # one delta is about one token, and about four bytes
+        for choice in event.choices or ():
+            if choice.finish_reason:  # some providers send "" with each chunk
+                self.finished = True
         if event.usage is not None:
             self.usage = event.usage.tokens() or self.usage
-        if bytes(event.error) != b"null":
+        if event.error is not NULL and bytes(event.error) != b"null":
             self.failed = True
+        if self._on_event is not None:
+            self._on_event(data)
