@@ -20,10 +20,10 @@ async def admit(call: Call, admission: Admission) -> Grant:
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    options, call.need = _asked(call, call.order)
-    call.bounds_answer = _has_budget(shared, options)
+    call.need, call.options = _need_of(call), options_of(call, call.order)
+    call.bounds_answer = _has_budget(shared, call.options)
     try:
-        grant = await admission.admit(shared, options, call.need)
+        grant = await admission.admit(shared, call.options, call.need)
     except RateLimited as error:
         call.headrooms = error.headrooms
         raise
@@ -35,20 +35,26 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
-    options, call.need = _asked(call, [target])
-    return await admission.admit((), options, call.need)
+    return await admission.admit((), options_of(call, [target]), _need_of(call))
 
 
-def _asked(call: Call, in_order: list[TargetEntry]) -> tuple[list[Option], Need]:
-    route, ask = call.route, call.ask
-    assert route is not None
-    assert ask is not None
-    given = ask.answer_limit
-    answer = (route.route.answer_tokens if given is None else given) * ask.choices
-    options = [
-        Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in in_order
-    ]
-    return options, Need(call.id, ask.prompt_tokens + answer, call.received_at_ns / 1e9)
+def options_of(call: Call, targets: list[TargetEntry]) -> list[Option]:
+    """Of targets of the call's present route."""
+    assert call.ask is not None
+    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
+    return [Option(target.claims, worst_cost(given, answer, target.price)) for target in targets]
+
+
+def _need_of(call: Call) -> Need:
+    assert call.ask is not None
+    return Need(call.id, call.ask.prompt_tokens + _answer_tokens(call), call.received_at_ns / 1e9)
+
+
+def _answer_tokens(call: Call) -> int:
+    assert call.route is not None
+    assert call.ask is not None
+    given = call.ask.answer_limit
+    return (call.route.route.answer_tokens if given is None else given) * call.ask.choices
 
 
 def _has_budget(shared: tuple[Claim, ...], options: list[Option]) -> bool:

@@ -10,7 +10,7 @@ from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 
 if TYPE_CHECKING:
-    from proxy.admission.base import Grant, Headrooms, Need
+    from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
     from proxy.targets.board import Trial
     from proxy.usage import Usage
@@ -60,6 +60,8 @@ class Call:
         "available",
         "bounds_answer",
         "caller_credential",
+        "detoured_from",
+        "detours",
         "error",
         "first_byte",
         "grant",
@@ -69,6 +71,7 @@ class Call:
         "key",
         "need",
         "opened",
+        "options",
         "order",
         "outcome",
         "price_cost",
@@ -103,6 +106,9 @@ class Call:
         self.opened = False
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried
+        self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
+        self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
+        self.detours: list[int] = []  # fallback routes that were looked at
         self.available = 0  # so many of them had no open circuit; the rest are last resorts
         self.skipped: list[tuple[TargetEntry, str]] = []  # and why
         self.shadow = False

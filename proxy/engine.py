@@ -10,7 +10,8 @@ from proxy.admission.base import Admission
 from proxy.admitting import admit, over_limit_route
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
-from proxy.attempts import Answer, Attempts
+from proxy.attempt import Answer
+from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
 from proxy.errors import GatewayError, InvalidApiKey, RateLimited, UpstreamError
 from proxy.failed_auth import FailedAuth
@@ -52,7 +53,7 @@ class Engine:
         self._chooser = chooser
         self._failed_auth = failed_auth
         self._headers = AnswerHeaders()
-        self._attempts = Attempts(upstreams, chooser)
+        self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
@@ -73,7 +74,7 @@ class Engine:
             if not answer.stream:
                 price_call(call)
             headers = self._headers.of_answer(call, answer.content_type)
-            return Relay(call, answer, headers, account=self._accounting.close)
+            return Relay(call, answer, headers, self._accounting.close, self._attempts.continued_answer)
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:

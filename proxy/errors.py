@@ -128,6 +128,16 @@ class UpstreamRejected(UpstreamError):
             self.gateway_code = ModelNotFound.gateway_code
 
 
+class ContextWindowExceeded(UpstreamRejected):
+    code = "context_length_exceeded"
+    cause = "the request is too long for the model, and no route in its context list took it"
+
+
+class ContentPolicyRefused(UpstreamRejected):
+    code = "content_policy_violation"
+    cause = "the provider refuses the content, and no route in its policy list took it"
+
+
 class UpstreamRateLimited(UpstreamError):
     status, type, code, gateway_code = 429, "rate_limit_error", "upstream_rate_limited", "RATE_LIMIT_ERROR"
     cause = "upstream 429 from every target, with its Retry-After"

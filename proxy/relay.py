@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from proxy.attempts import Answer
+from proxy.attempt import Answer
 from proxy.call import Call
+from proxy.continuing import Continuation, Prefix
+from proxy.deadline import Deadline, DeadlinePassed
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.sse import StreamReader
-from proxy.transports.base import TransportFault, TransportTimeout
+from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 from proxy.usage import estimate
+
+Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
 
 def redacted(error_event: bytes, call: Call) -> bytes:
@@ -32,15 +36,22 @@ class Relay:
         "_answer",
         "_call",
         "_closed",
+        "_continuation",
         "_first",
         "_reader",
+        "_resume",
+        "_stall",
         "body",
         "headers",
         "status",
         "stream",
     )
 
-    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
+    def __init__(
+        self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None], resume: Resume
+    ) -> None:
+        assert call.route is not None
+        route = call.route.route
         self.status = answer.response.status
         self.headers = headers
         self.stream = answer.stream
@@ -48,26 +59,56 @@ class Relay:
         self._call = call
         self._answer: Answer | None = answer if answer.stream else None
         self._account = account
+        self._resume = resume
         self._first = answer.body if answer.stream else b""
         self._reader = StreamReader()
+        self._stall = route.stall_timeout
+        continues = route.on_cut == "continue" and call.ask is not None and answer.stream
+        self._continuation = Continuation(call.ask) if continues and call.ask else None
         self._closed = False
 
     async def next_chunk(self) -> bytes:
         """The next bytes for the client, b"" at the end; a stream that breaks ends with an error event."""
-        if self._first:
-            chunk, self._first = self._first, b""
-            self._call.first_byte = time.perf_counter()
-        elif self._answer is None:
-            return b""
-        else:
+        while self._answer is not None:
             try:
-                chunk = await self._answer.response.next_chunk()
+                chunk = await self._raw_chunk(self._answer)
             except TransportFault as fault:
-                return await (self._ended() if self._reader.done else self._broken(fault))
+                return await (self._ended() if self._reader.done else self._cut(fault))
             if not chunk:
                 return await self._ended()
-        self._reader.feed(chunk)
+            if good := self._good(chunk):
+                return good
+        return b""
+
+    async def _raw_chunk(self, answer: Answer) -> bytes:
+        """Raises TransportFault where the stream is broken."""
+        if self._first:
+            chunk, self._first = self._first, b""
+            self._call.first_byte = self._call.first_byte or time.perf_counter()
+            return chunk
+        if fault := self._fault():
+            raise ConnectionBroken(fault)
+        if self._stall is None:
+            return await answer.response.next_chunk()
+        try:
+            with Deadline(self._stall):
+                return await answer.response.next_chunk()
+        except DeadlinePassed:
+            raise TransportTimeout(f"sent nothing for {self._stall:g} s") from None
+
+    def _good(self, chunk: bytes) -> bytes:
+        """What of the chunk may be passed on; _fault() tells why it isn't all."""
+        if self._continuation is not None:
+            chunk = self._continuation.take(chunk)
+        good = self._reader.feed(chunk)
+        if good < len(chunk):
+            chunk = chunk[:good]
         return redacted(chunk, self._call) if self._reader.failed else chunk
+
+    def _fault(self) -> str:
+        if self._continuation is not None:
+            return self._continuation.fault
+        return "sent a malformed event" if self._reader.malformed else ""
 
     async def _ended(self) -> bytes:
         self._reader.end()
@@ -76,22 +117,36 @@ class Relay:
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
             await self._let_go()
             return b""
-        return await self._broken(TransportFault("the stream ended before the answer did"))
+        return await self._cut(ConnectionBroken("the stream ended before the answer did"))
 
     def _answer_type(self) -> str:
         return self._answer.content_type if self._answer else ""
 
-    async def _broken(self, fault: TransportFault) -> bytes:
+    async def _cut(self, fault: TransportFault) -> bytes:
+        """The stream is broken: go on with another target's, where the route wants that."""
         slug = self._call.target.provider.slug if self._call.target else ""
         kind = UpstreamTimeout if isinstance(fault, TransportTimeout) else UpstreamError
         error = kind(f"{slug}: {fault}; the answer is incomplete.", provider=slug)
-        self._call.error = error
-        self._call.outcome = "upstream_broken"
         if self._answer is not None:
             self._answer.trial.failed(error)
         await self._let_go()
+        if self._continuation is not None and await self._continued(self._continuation):
+            return await self.next_chunk()
+        self._call.error = error
+        self._call.outcome = "upstream_broken"
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)
+
+    async def _continued(self, continuation: Continuation) -> bool:
+        prefix = continuation.prefix
+        if prefix is None:
+            return False
+        answer = await self._resume(self._call, prefix)
+        if answer is None or not answer.stream:
+            return False
+        continuation.cut()
+        self._answer, self._first = answer, answer.body
+        return True
 
     async def _let_go(self) -> None:
         answer, self._answer = self._answer, None
@@ -116,7 +171,8 @@ class Relay:
         call = self._call
         call.status = self.status
         if self.stream:
-            call.usage = self._reader.usage
+            together = self._continuation.usage if self._continuation else None
+            call.usage = together or self._reader.usage
             call.answer_bytes = self._reader.size
             unfinished = self._answer is not None and not self._reader.whole
             if unfinished and not call.outcome:

@@ -8,8 +8,10 @@ import time
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission
 from proxy.admitting import admit_alone
-from proxy.attempts import Answer, Attempts
+from proxy.attempt import Answer
+from proxy.attempts import Attempts
 from proxy.call import Call, Incoming
+from proxy.continuing import Prefix
 from proxy.errors import GatewayError, UpstreamError
 from proxy.relay import Relay
 from proxy.targets.choosing import Chooser
@@ -85,7 +87,7 @@ class Shadows:
 
     async def _drain(self, call: Call, answer: Answer) -> None:
         call.usage = answer.usage
-        relay = Relay(call, answer, b"", account=self._accounting.close)
+        relay = Relay(call, answer, b"", self._accounting.close, _not_continued)
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
                 while relay.stream and await relay.next_chunk():
@@ -104,6 +106,10 @@ class Shadows:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _not_continued(call: Call, prefix: Prefix) -> None:
+    """A copy that breaks stays broken."""
 
 
 def _shadow_of(call: Call) -> Call:

@@ -25,6 +25,15 @@ class Usage:
     def total(self) -> int:
         return self.input + self.output
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input=self.input + other.input,
+            output=self.output + other.output,
+            cached=self.cached + other.cached,
+            reasoning=self.reasoning + other.reasoning,
+            estimated=self.estimated or other.estimated,
+        )
+
 
 class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -60,6 +69,11 @@ class OpenAIUsage(msgspec.Struct):
 def estimate(request_bytes: int, answer_bytes: int) -> Usage:
     """For answers without usage: one token per 4 bytes, marked as an estimate."""
     return Usage(input=request_bytes // 4 + 1, output=answer_bytes // 4, estimated=True)
+
+
+def tokens_of_text(text: str) -> int:
+    """An estimate: one token per 4 bytes."""
+    return (len(text.encode()) + 3) // 4
 
 
 def cost(usage: Usage, price: Price) -> int:

@@ -1,11 +1,14 @@
 """OpenAI chat completions, and the many APIs that follow them (platform.openai.com/docs/api-reference)."""
 
+import re
 from typing import Any
 
 import msgspec
 
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import (
+    ContentPolicyRefused,
+    ContextWindowExceeded,
     GatewayError,
     InvalidApiKey,
     UpstreamAuthFailed,
@@ -22,6 +25,14 @@ from routing.table import ProviderEntry
 LONGEST_MESSAGE = 2000  # characters kept of an upstream's error message
 
 
+_TOO_LONG = re.compile(
+    r"maximum context length|context (length|window)|prompt is too long|too many (input )?tokens"
+    r"|input is too long|reduce the length of the (messages|prompt)",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"content (management )?policy|content filter|safety system", re.IGNORECASE)
+
+
 class _Answer(msgspec.Struct):
     usage: OpenAIUsage | None = None
     error: msgspec.Raw = msgspec.Raw(b"null")
@@ -34,6 +45,8 @@ class OpenAIDialect:
     name = "openai"
     failure_code = UpstreamError.gateway_code
     """gateway_code of faults that are neither the caller's nor the gateway's."""
+    context_codes = frozenset({"context_length_exceeded", "context_window_exceeded"})
+    policy_codes = frozenset({"content_policy_violation", "content_filter", "moderation_blocked"})
 
     def head(self, provider: ProviderEntry, credential: str) -> RequestHead:
         return RequestHead(f"{provider.base_url}/chat/completions", self.headers(provider, credential))
@@ -73,12 +86,19 @@ class OpenAIDialect:
             return UpstreamTimeout(f"{slug} answered 408: it timed out.", provider=slug)
         if 400 <= status < 500:
             message = found["message"] or f"{slug} refused the request with status {status}."
-            return UpstreamRejected(
-                message, status=status, code=found["code"], param=found["param"], provider=slug
-            )
+            kind = self.kind_of_rejection(found["code"], message)
+            return kind(message, status=status, code=found["code"], param=found["param"], provider=slug)
         failure = UpstreamError(f"{slug} failed with status {status}.", provider=slug)
         failure.gateway_code = self.failure_code
         return failure
+
+    def kind_of_rejection(self, code: str, message: str) -> type[UpstreamRejected]:
+        """Providers name the same causes differently; many only in words."""
+        if code in self.context_codes or _TOO_LONG.search(message):
+            return ContextWindowExceeded
+        if code in self.policy_codes or _REFUSED.search(message):
+            return ContentPolicyRefused
+        return UpstreamRejected
 
     def _refused_credential(self, slug: str, status: int, own_key: bool) -> GatewayError:
         if own_key:

@@ -8,6 +8,8 @@ from routing.table import ProviderEntry
 class ZaiDialect(OpenAIDialect):
     name = "zai"
     failure_code = "ZAI_API_ERROR"
+    context_codes = OpenAIDialect.context_codes | {"1261"}
+    policy_codes = OpenAIDialect.policy_codes | {"1301"}
 
     def dialect_headers(self, provider: ProviderEntry) -> list[tuple[str, str]]:
         return [("x-api-version", provider.api_version)] if provider.api_version else []

@@ -1,0 +1,241 @@
+"""One attempt: one request to one target, up to its whole answer or the first chunk of a stream."""
+
+import asyncio
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from proxy.call import Attempt, Call
+from proxy.continuing import Prefix
+from proxy.deadline import Deadline, DeadlinePassed
+from proxy.dialects.base import MalformedAnswer
+from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamTimeout
+from proxy.retry_after import told_wait
+from proxy.sse import StreamReader
+from proxy.targets.board import Board, Trial
+from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
+from proxy.upstreams import Link, Upstreams
+from proxy.usage import Usage
+from routing.table import ProviderEntry, RouteEntry, TargetEntry
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a target sent: the whole body, or a stream from its first chunk on."""
+
+    target: TargetEntry
+    link: Link
+    response: UpstreamResponse
+    content_type: str
+    body: bytes
+    stream: bool
+    trial: Trial
+    usage: Usage | None = None
+
+    async def aclose(self) -> None:
+        """Close a stream's connection and free its slot; a whole answer holds neither."""
+        if not self.stream:
+            return
+        try:
+            await self.response.aclose()
+        finally:
+            self.trial.end()
+            self.link.pool.release()
+
+
+class Asker:
+    def __init__(self, upstreams: Upstreams, board: Board) -> None:
+        self._upstreams = upstreams
+        self._board = board
+
+    async def ask(self, call: Call, target: TargetEntry, prefix: Prefix | None = None) -> Answer:
+        """Raises the GatewayError that says what went wrong; the attempt is in the call's trail.
+
+        `prefix`: the part of the answer that the caller has already.
+        """
+        assert call.route is not None
+        assert call.ask is not None
+        attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        call.trial = trial = self._board.begin(
+            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+        )
+        try:
+            answer = await self._in_time(call, attempt, trial, prefix)
+        except BaseException as error:
+            attempt.result = _result(error)
+            if isinstance(error, GatewayError):
+                trial.failed(error)
+            trial.end()
+            raise
+        finally:
+            attempt.ms = (time.perf_counter() - attempt.started) * 1000
+            call.upstream_ms += attempt.ms
+        attempt.result = str(answer.response.status)
+        return answer
+
+    async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
+        assert call.route is not None
+        seconds = call.route.route.attempt_timeout
+        try:
+            with Deadline(seconds) if seconds is not None else nullcontext():
+                return await self._on_slot(call, attempt, trial, prefix)
+        except DeadlinePassed:
+            slug = attempt.target.provider.slug
+            raise UpstreamTimeout(f"{slug} did not answer within {seconds:g} s.", provider=slug) from None
+
+    async def _on_slot(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
+        """Holds a slot of the provider's pool; a stream keeps it until it is closed."""
+        link = self._upstreams.link(attempt.target.provider)
+        if not link.pool.take_free():
+            await link.pool.wait_for_free(link.provider.slug)
+        try:
+            answer = await self._answer(call, attempt, link, trial, prefix)
+        except BaseException:
+            link.pool.release()
+            raise
+        trial.answered()
+        if not answer.stream:
+            trial.end()
+            link.pool.release()  # read to its end: the connection is free again
+        return answer
+
+    async def _answer(
+        self, call: Call, attempt: Attempt, link: Link, trial: Trial, prefix: Prefix | None
+    ) -> Answer:
+        request = _request(call, attempt, link, prefix)
+        call.attempts.append(attempt)
+        response: UpstreamResponse | None = None
+        try:
+            with _first_byte(call):
+                response = await link.pool.transport.send(request)
+                answer = await _read(call, attempt.target, link, response, trial)
+            if answer.stream and _holds(call):
+                answer.body = await _held(answer)
+            return answer
+        except BaseException as error:
+            if response is not None:
+                await asyncio.shield(response.aclose())
+            if (known := _as_gateway_error(error, link)) is not None:
+                raise known from error
+            raise
+
+
+def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> UpstreamRequest:
+    assert call.route is not None
+    assert call.ask is not None
+    defaults = _defaults(call, link.provider)
+    if prefix is None:
+        body = call.ask.body(attempt.upstream_model, defaults)
+    else:
+        body = prefix.body(call.ask, attempt.upstream_model, defaults, link.provider)
+    return UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
+
+
+def _first_byte(call: Call) -> Deadline | nullcontext[None]:
+    assert call.route is not None
+    assert call.ask is not None
+    seconds = call.route.route.first_byte_timeout
+    return Deadline(seconds) if seconds is not None and call.ask.stream else nullcontext()
+
+
+def _holds(call: Call) -> bool:
+    assert call.route is not None
+    return call.route.route.on_cut == "hold"
+
+
+async def _read(
+    call: Call, target: TargetEntry, link: Link, response: UpstreamResponse, trial: Trial
+) -> Answer:
+    assert call.ask is not None
+    if not 200 <= response.status < 300:
+        raise await _error(call, link, response)
+    content_type = response.header("content-type") or ""
+    # Some providers answer a stream's request with a whole JSON answer, or an error in one.
+    if call.ask.stream and not content_type.startswith("application/json"):
+        first = await response.next_chunk()
+        if not first:
+            raise _failed(link, "closed the stream before its first event")
+        if b'"error"' in first and _is_error(first):
+            raise _failed(link, "began the stream with an error")
+        return Answer(target, link, response, content_type or "text/event-stream", first, True, trial)
+    body = await response.read()
+    usage = link.dialect.read_answer(body)
+    return Answer(target, link, response, content_type or "application/json", body, False, trial, usage)
+
+
+async def _held(answer: Answer) -> bytes:
+    """The whole stream. Raises UpstreamError where it is not whole, so that another target may be asked."""
+    reader = StreamReader()
+    parts, chunk = [], answer.body
+    while chunk:
+        parts.append(chunk)
+        reader.feed(chunk)
+        chunk = await answer.response.next_chunk()
+    reader.end()
+    if reader.failed or not reader.whole:
+        raise _failed(answer.link, "sent an incomplete stream")
+    return b"".join(parts)
+
+
+def _is_error(first_chunk: bytes) -> bool:
+    reader = StreamReader()
+    reader.feed(first_chunk)
+    return reader.failed
+
+
+async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
+    body = await response.read()
+    own_key = bool(call.caller_credential)
+    wait = told_wait(response.header)
+    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
+    for credential in credentials:
+        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
+    error = link.dialect.error(link.provider, response.status, body, wait, own_key)
+    if isinstance(error, UpstreamRateLimited):
+        error.told_wait = wait
+    # ... and again after the JSON's escapes are gone.
+    for credential in credentials:
+        error.message = error.message.replace(credential, "[redacted]")
+        error.code = error.code.replace(credential, "[redacted]")
+        error.param = error.param and error.param.replace(credential, "[redacted]")
+    return error
+
+
+def _as_gateway_error(error: BaseException, link: Link) -> GatewayError | None:
+    slug = link.provider.slug
+    if isinstance(error, TransportTimeout):
+        return UpstreamTimeout(f"{slug}: {error}.", provider=slug)
+    if isinstance(error, DeadlinePassed):
+        return UpstreamTimeout(f"{slug}: no first byte in time.", provider=slug)
+    if isinstance(error, TransportFault | MalformedAnswer):
+        return _failed(link, str(error))
+    return None
+
+
+def _failed(link: Link, what: str) -> UpstreamError:
+    failure = UpstreamError(f"{link.provider.slug}: {what}.", provider=link.provider.slug)
+    failure.gateway_code = getattr(link.dialect, "failure_code", failure.gateway_code)
+    return failure
+
+
+def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
+    """What is added where the caller gave none; with a budget also the reserved answer tokens."""
+    assert call.route is not None
+    route: RouteEntry = call.route.route
+    if not call.bounds_answer or route.limits_answers:
+        return route.default_parameters
+    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+
+
+def _bound_name(provider: ProviderEntry) -> str:
+    # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
+    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    own = host == "api.openai.com" or host.endswith(".openai.azure.com")
+    return "max_completion_tokens" if own else "max_tokens"
+
+
+def _result(error: BaseException) -> str:
+    if isinstance(error, GatewayError):
+        return f"{error.code}: {error.message}"[:200]
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__

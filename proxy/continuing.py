@@ -1,0 +1,150 @@
+"""A stream that was cut is continued by another target, so that the caller receives one whole answer.
+
+What the caller has already is given to the next target as the beginning of the assistant's message;
+the events of its answer are made to look like the first one's.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from proxy.ask import ChatAsk
+from proxy.usage import OpenAIUsage, Usage, tokens_of_text
+from routing.table import ProviderEntry
+
+_encode = msgspec.json.encode
+_object = msgspec.json.Decoder(dict[str, Any])
+SAME = ("id", "created", "model", "system_fingerprint")
+"""Fields of an event that stay those of the first answer."""
+
+
+class Prefix:
+    """The text that the caller has."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @property
+    def tokens(self) -> int:
+        """An estimate."""
+        return tokens_of_text(self.text)
+
+    def body(
+        self,
+        ask: ChatAsk,
+        upstream_model: str,
+        defaults: tuple[tuple[str, bytes], ...],
+        provider: ProviderEntry,
+    ) -> bytes:
+        """The same question with the beginning of its answer, and so much less to answer."""
+        flag = {"prefix": True} if provider.continues == "flag" else {}
+        message = _encode({"role": "assistant", "content": self.text, **flag})
+        fields = dict(ask.fields)
+        fields["messages"] = msgspec.Raw(bytes(fields["messages"]).rstrip()[:-1] + b"," + message + b"]")
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in fields and ask.answer_limit:
+                fields[name] = msgspec.Raw(b"%d" % max(ask.answer_limit - self.tokens, 1))
+        return replace(ask, fields=fields).body(upstream_model, defaults)
+
+
+class Continuation:
+    """Follows one stream event by event, so that it can be continued where it breaks."""
+
+    def __init__(self, ask: ChatAsk) -> None:
+        self.fault = ""  # what is wrong with the stream; empty: nothing
+        self._ask = ask
+        self._texts: list[str] = []
+        self._first: dict[str, Any] = {}
+        self._only_text = ask.choices == 1  # nothing else can be given back
+        self._cut_texts = 0  # of _texts, so many came before the last cut
+        self._rest = b""
+        self._before: Usage | None = None  # of the parts that were cut, estimated
+        self._usage: Usage | None = None  # as the provider of the present part reports it
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """What the caller has; None where it can't be given back as text."""
+        return Prefix("".join(self._texts)) if self._only_text else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Of all parts together; None where nothing was cut."""
+        if self._before is None:
+            return None
+        return self._before + (self._usage or self._estimate())
+
+    def take(self, chunk: bytes) -> bytes:
+        """The events that are whole and good; `fault` is set where one isn't. A half one waits."""
+        lines = (self._rest + chunk).replace(b"\r\n", b"\n")
+        *events, self._rest = lines.split(b"\n\n")
+        good: list[bytes] = []
+        for event in events:
+            if event and not self._take_event(event, good):
+                break
+        return b"".join(good)
+
+    def cut(self) -> None:
+        """The stream broke: what comes from now on is another target's."""
+        before = self._before or Usage(0, 0, estimated=True)
+        self._before = before + self._estimate()
+        self._cut_texts = len(self._texts)
+        self._rest, self._usage, self.fault = b"", None, ""
+
+    def _estimate(self) -> Usage:
+        made = tokens_of_text("".join(self._texts[self._cut_texts :]))
+        given = self._ask.size // 4 + tokens_of_text("".join(self._texts[: self._cut_texts]))
+        return Usage(given, made, estimated=True)
+
+    def _take_event(self, event: bytes, good: list[bytes]) -> bool:
+        if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
+            good.append(event + b"\n\n")
+            return True
+        content = _decoded(event[5:])
+        if content is None or content.get("error"):
+            self.fault = "sent a malformed event" if content is None else "sent an error"
+            return False
+        if self._before is not None:
+            self._adopt(content)
+            event = b"data: " + _encode(content)
+        self._note(content)
+        good.append(event + b"\n\n")
+        return True
+
+    def _note(self, content: dict[str, Any]) -> None:
+        if not self._first:
+            self._first = {name: content[name] for name in SAME if name in content}
+        for choice in content.get("choices") or ():
+            delta = choice.get("delta") or {}
+            if isinstance(delta.get("content"), str):
+                self._texts.append(delta["content"])
+            if any(delta.get(name) for name in ("tool_calls", "function_call", "audio", "refusal")):
+                self._only_text = False
+
+    def _adopt(self, content: dict[str, Any]) -> None:
+        """Make an event of a later part look like one of the first."""
+        content.update(self._first)
+        for choice in content.get("choices") or ():
+            if isinstance(choice.get("delta"), dict):
+                choice["delta"].pop("role", None)  # the caller has been told
+        usage = content.get("usage")
+        if isinstance(usage, dict):
+            self._usage = msgspec.convert(usage, OpenAIUsage, strict=False).tokens()
+            _share_out(usage, tokens_of_text("".join(self._texts[: self._cut_texts])))
+
+
+def _share_out(usage: dict[str, Any], prefix_tokens: int) -> None:
+    """The prefix was a part of the prompt to the provider; to the caller it is a part of the answer."""
+    prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if isinstance(prompt, int) and isinstance(made, int):
+        moved = min(prefix_tokens, prompt)
+        usage["prompt_tokens"], usage["completion_tokens"] = prompt - moved, made + moved
+
+
+def _decoded(data: bytes) -> dict[str, Any] | None:
+    try:
+        return _object.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,59 @@
+"""Where a call goes when its own route can't serve it: the route's fallback lists."""
+
+from proxy.admitting import options_of
+from proxy.call import Call
+from proxy.errors import ContentPolicyRefused, ContextWindowExceeded, GatewayError
+from proxy.resolve import targets_of
+from proxy.targets.choosing import Chooser
+from routing.table import Resolved, RouteEntry
+
+ERROR, CONTEXT, POLICY = "error", "context", "policy"
+
+
+def kind_of(failure: GatewayError) -> str | None:
+    """The list that such a failure leads to; None where it is the caller's to see."""
+    if isinstance(failure, ContextWindowExceeded):
+        return CONTEXT
+    return POLICY if isinstance(failure, ContentPolicyRefused) else None
+
+
+def take(call: Call, kind: str, chooser: Chooser) -> bool:
+    """Add the targets of the next fallback route of this kind to the call's order.
+
+    Only the lists of the route that was asked for are followed, each route once, and none that the
+    key may not use. False where there is none left.
+    """
+    assert call.route is not None
+    asked = call.detoured_from or call.route
+    for route_id in _listed(asked.route, kind):
+        route = call.table.route_by_id(route_id)
+        if route is None or route_id in call.detours:
+            continue
+        call.detours.append(route_id)
+        if _append(call, asked, route, chooser):
+            call.detoured_from = asked
+            return True
+    return False
+
+
+def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
+    if kind == CONTEXT:
+        return route.context_fallbacks
+    return route.policy_fallbacks if kind == POLICY else route.fallbacks
+
+
+def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser) -> bool:
+    assert call.key is not None
+    if not call.key.may_use(route):
+        return False
+    before, order = call.route, call.order
+    call.route = Resolved(route, asked.wildcard_part)
+    try:
+        more = chooser.order(call, targets_of(call, call.route))
+    except GatewayError:  # none of its targets may be tried: the trail says why
+        call.route = before
+        return False
+    call.available += len(order)
+    call.order = [*order, *more]
+    call.options += options_of(call, more)
+    return True
