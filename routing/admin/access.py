@@ -42,7 +42,7 @@ from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fields
 from routing.models import ApiKey, Team
 
 
-class TeamForm(forms.ModelForm):
+class TeamForm(BudgetForm):
     tags = TagsField(Team)
 
 
