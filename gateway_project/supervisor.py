@@ -118,6 +118,7 @@ class Supervisor:
         others = any(not part.last for part in self._running)
         for part, process in self._running.items():
             if at_once:
+                self._told.add(part)
                 _kill_group(process.pid)
             elif part not in self._told and not (part.last and others):
                 self._told.add(part)

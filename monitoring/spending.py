@@ -1,37 +1,59 @@
-"""What the request log says an owner of a budget has spent."""
+"""What an owner of a budget has spent: by the request log, and the journal on its way there."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from django.db.models import Q, Sum
+from django.conf import settings
+from django.db.models import Sum
 
 from monitoring.models import RequestLog
+from proxy.journal.reader import Position, read_new, segments, workers
+from proxy.journal.records import Closed
 from routing.models import ModelRoute, Provider, Team
 from routing.table import Claim
 
-_ROWS_OF = {
-    "key": lambda claim: Q(key_id=claim.id),
-    "team": lambda claim: Q(team=claim.name),
-    "route": lambda claim: Q(route=claim.name),
-    "target": lambda claim: Q(target_id=claim.id),
-    "provider": lambda claim: Q(provider=claim.name),
-}
-
+_COLUMNS = {"key": "key_id", "team": "team", "route": "route", "target": "target_id", "provider": "provider"}
 _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider": Provider}
 
 
 def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
     """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
-    rows = RequestLog.objects.filter(_ROWS_OF[claim.kind](claim))
-    if claim.kind in _KNOWN_BY_NAME:
-        # What an earlier owner of the name spent is not this one's.
-        model = _KNOWN_BY_NAME[claim.kind]
-        rows = rows.filter(received_at__gte=model.objects.values("created_at").get(pk=claim.id)["created_at"])
-    if start is not None:
-        rows = rows.filter(received_at__gte=datetime.fromtimestamp(start, UTC))
+    column = _COLUMNS[claim.kind]
+    owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
+    begins = max(start or 0.0, _created(claim))
+    ends = float("inf") if end is None else end
+    # The journal first: what is shipped meanwhile is then in both, and counts once by its id.
+    fresh = {
+        call.id: call.cost_nano_usd or 0
+        for call in _journal()
+        if getattr(call, column) == owner and begins <= call.received_at_ns / 1e9 < ends
+    }
+    rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=[*fresh, *leave_out])
+    if begins:
+        rows = rows.filter(received_at__gte=datetime.fromtimestamp(begins, UTC))
     if end is not None:
         rows = rows.filter(received_at__lt=datetime.fromtimestamp(end, UTC))
-    if leave_out:
-        rows = rows.exclude(pk__in=leave_out)
-    return rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
+    shipped: int = rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
+    return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
+
+
+def _created(claim: Claim) -> float:
+    """Unix seconds. What an earlier owner of a name spent is not this one's; ids are never used again."""
+    model = _KNOWN_BY_NAME.get(claim.kind)
+    if model is None:
+        return 0.0
+    created: datetime = model.objects.values_list("created_at", flat=True).get(pk=claim.id)
+    return created.timestamp()
+
+
+def _journal() -> Iterator[Closed]:
+    directory = Path(settings.JOURNAL_DIR)
+    for worker in workers(directory) if directory.exists() else ():
+        for path in segments(directory, worker):
+            position = Position(path)
+            with suppress(FileNotFoundError):  # shipped and deleted meanwhile
+                while records := read_new(position):
+                    yield from (record for record in records if isinstance(record, Closed))

@@ -23,7 +23,7 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from proxy.explain import Candidate, Explanation, LimitView, Question
+from proxy.explain import Candidate, Explanation, Question
 from proxy.live import Live, live, reset, target_views
 from proxy.targets.exchange import TargetView
 from routing.admin.base import NOTHING, badge, change_url, lines, link, nowrap, record
@@ -228,10 +228,10 @@ def _last_error(view: TargetView) -> SafeString:
 
 def _steps_table(found: Explanation) -> dict[str, Any]:
     rows: list[Any] = [
-        [badge("yes", "success") if step.passed else badge("no", "danger"), step.step, step.text]
+        [badge("ok", "success") if step.passed else badge("no", "danger"), step.step, step.text]
         for step in found.steps
     ]
-    rows += [["", "limit", _limit(limit)] for limit in found.limits]
+    rows += [["", "limit", str(limit)] for limit in found.limits]
     return {"headers": ["", "Step", "Finding"], "rows": rows}
 
 
@@ -264,10 +264,5 @@ def _target_row(candidate: Candidate) -> list[Any]:
         view.in_flight,
         _errors(view),
         view.last_error or NOTHING,
-        lines(_limit(limit) for limit in candidate.limits) or NOTHING,
+        lines(str(limit) for limit in candidate.limits) or NOTHING,
     ]
-
-
-def _limit(limit: LimitView) -> str:
-    left = "" if limit.remaining is None else f", {limit.remaining:,} left"
-    return f"{limit.owner}: {limit.limit}{left}"

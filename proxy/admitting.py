@@ -1,6 +1,7 @@
 """Step 4: what a call claims of the limits, for each target that may serve it."""
 
 from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
+from proxy.admission.refusals import message
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
 from proxy.resolve import targets_of
@@ -8,15 +9,18 @@ from proxy.usage import worst_cost
 from routing.table import Claim, Resolved, TargetEntry
 
 
-async def admit(call: Call, in_order: list[TargetEntry], admission: Admission) -> Grant:
-    """Raises RateLimited or LimitsUnavailable. Without any limits it costs next to nothing."""
+async def admit(call: Call, admission: Admission) -> Grant:
+    """For one of the targets in call.order; without any limits it costs next to nothing.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
     key, route = call.key, call.route
     assert key is not None
     assert route is not None
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    options, call.need = _asked(call, in_order)
+    options, call.need = _asked(call, call.order)
     call.bounds_answer = _has_budget(shared, options)
     try:
         grant = await admission.admit(shared, options, call.need)
@@ -24,6 +28,8 @@ async def admit(call: Call, in_order: list[TargetEntry], admission: Admission) -
         call.headrooms = error.headrooms
         raise
     call.headrooms = grant.headrooms
+    for target, reason in zip(call.order, grant.skipped, strict=False):
+        call.skip(target, message(reason, call.need))
     return grant
 
 

@@ -55,7 +55,7 @@ class ChatAsk:
 
     def _whole(self, name: str) -> int | None:
         raw = self.fields.get(name)
-        found: int | None = _decode(_count, raw, name, "a whole number of 0 or more") if raw else None
+        found: int | None = _decode(_count, raw, name, "a whole number") if raw else None
         if found is not None and found < 0:
             raise InvalidRequest(f"{name} must be a whole number of 0 or more.", param=name)
         return found

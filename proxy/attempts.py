@@ -28,6 +28,7 @@ from proxy.usage import Usage
 from routing.table import ProviderEntry, TargetEntry
 
 LONGEST_PAUSE = 60.0  # seconds
+LOST = "its circuit opened meanwhile, or another request is trying it"
 
 
 @dataclass(slots=True)
@@ -85,27 +86,44 @@ class Attempts:
 
     async def _try_all(self, call: Call) -> Answer:
         assert call.grant is not None
-        in_order = call.order
         failures: list[GatewayError] = []
+        last = len(call.order) - 1
         while True:
             position = call.grant.option
-            target = in_order[position]
-            another = position + 1 < len(in_order)
-            if failures and another and not self._chooser.may_try(target, call):
-                call.skip(target, "its circuit opened meanwhile")
-            else:
-                try:
-                    return await self._try_target(call, target, failures, another)
-                except (UpstreamError, PoolExhausted, RateLimited) as failure:
-                    if isinstance(failure, UpstreamRejected):
-                        raise
-                    failures.append(failure)
-            if not another:
-                raise _verdict(call, failures)
+            target = call.order[position]
+            if position < last and self._chooser.lost(position, call):
+                call.skip(target, LOST)
+                await self._go_on(call, position + 1, failures)
+                continue
             try:
-                await call.grant.move(position + 1, len(in_order))
-            except RateLimited as failure:
-                raise _verdict(call, [*failures, failure]) from None
+                return await self._try_target(call, target, failures, another=position < last)
+            except (UpstreamError, PoolExhausted, RateLimited) as failure:
+                if isinstance(failure, UpstreamRejected):
+                    raise
+                failures.append(failure)
+                if type(failure) is RateLimited:
+                    call.skip(target, failure.message)
+            await self._go_on(call, position + 1, failures)
+
+    async def _go_on(self, call: Call, position: int, failures: list[GatewayError]) -> None:
+        """Let the grant hold the next target that may be tried. Raises the verdict where there is none."""
+        assert call.grant is not None
+        last = len(call.order) - 1
+        while position < last and self._chooser.lost(position, call):
+            call.skip(call.order[position], LOST)
+            position += 1
+        if position > last:
+            raise self._verdict(call, failures)
+        try:
+            await call.grant.move(position, last + 1)
+        except RateLimited as failure:
+            raise self._verdict(call, [*failures, failure]) from None
+
+    def _verdict(self, call: Call, failures: list[GatewayError]) -> GatewayError:
+        assert call.grant is not None
+        if call.grant.skipped and call.need is not None:
+            failures = [*failures, refused(call.grant.skipped, call.need)]
+        return _verdict(failures)
 
     async def _try_target(
         self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
@@ -281,10 +299,8 @@ async def _pause(call: Call, seconds: float) -> None:
         call.upstream_ms += (time.perf_counter() - started) * 1000
 
 
-def _verdict(call: Call, failures: list[GatewayError]) -> GatewayError:
+def _verdict(failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
-    if call.grant is not None and call.need is not None and call.grant.skipped:
-        failures = [*failures, refused(call.grant.skipped, call.need)]
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

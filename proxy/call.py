@@ -57,6 +57,7 @@ class Call:
         "answer_bytes",
         "ask",
         "attempts",
+        "available",
         "bounds_answer",
         "caller_credential",
         "error",
@@ -102,6 +103,7 @@ class Call:
         self.opened = False
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried
+        self.available = 0  # so many of them had no open circuit; the rest are last resorts
         self.skipped: list[tuple[TargetEntry, str]] = []  # and why
         self.shadow = False
         self.target: TargetEntry | None = None

@@ -105,14 +105,14 @@ class Engine:
         """Puts the targets in order; the call's grant holds one of them."""
         call.order = self._chooser.order(call, targets)
         try:
-            call.grant = await admit(call, call.order, self._admission)
+            call.grant = await admit(call, self._admission)
         except RateLimited:
             other = over_limit_route(call)
             if other is None:
                 raise
             call.route, targets = other
             call.order = self._chooser.order(call, targets)
-            call.grant = await admit(call, call.order, self._admission)
+            call.grant = await admit(call, self._admission)
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status

@@ -2,24 +2,28 @@
 
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from proxy.admission.base import Claim, Headrooms
+from proxy.admission.refusals import PERIODS
 from proxy.ask import decode_chat
 from proxy.call import Call, Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
-from proxy.errors import GatewayError, InvalidApiKey
+from proxy.errors import GatewayError, InvalidApiKey, RateLimited
 from proxy.identify import check_valid
 from proxy.resolve import resolve
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import TargetView
 from proxy.targets.tags import tags_of
 from routing.strategies import STRATEGIES
-from routing.table import KeyEntry, Limits, RoutingTable, TargetEntry
+from routing.table import Budget, KeyEntry, Limits, RoutingTable, TargetEntry
 
 HeadroomOf = Callable[[Claim], Headrooms]
+SpentOf = Callable[[Claim], int]
+"""Nano-USD of the claim's budget that are spent in the present period."""
 
 
 class Question(msgspec.Struct, kw_only=True):
@@ -43,7 +47,11 @@ class Step(msgspec.Struct):
 class LimitView(msgspec.Struct):
     owner: str
     limit: str
-    remaining: int | None  # None: not known to this process
+    left: str = ""  # blank: not known to this process
+    used_up: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.owner}: {self.limit}" + (f", {self.left} left" if self.left else "")
 
 
 class Candidate(msgspec.Struct, kw_only=True):
@@ -77,10 +85,11 @@ def explain(
     chooser: Chooser,
     views: Mapping[int, TargetView],
     headroom: HeadroomOf | None = None,
+    spent: SpentOf | None = None,
     note: str = "",
 ) -> Explanation:
     """Changes nothing, not even what a strategy remembers."""
-    return _Explaining(question, table, chooser, views, headroom).run(note)
+    return _Explaining(question, table, chooser, views, headroom, spent).run(note)
 
 
 class _Explaining:
@@ -91,11 +100,13 @@ class _Explaining:
         chooser: Chooser,
         views: Mapping[int, TargetView],
         headroom: HeadroomOf | None,
+        spent: SpentOf | None,
     ) -> None:
         self.question = question
         self.chooser = chooser
         self.views = views
         self.headroom = headroom
+        self.spent = spent
         self.steps: list[Step] = []
         self.call = Call(_incoming(question), table)
 
@@ -104,7 +115,7 @@ class _Explaining:
         try:
             self._identify()
             targets = self._resolve()
-            self._limits_step()
+            error = self._over_limit()
             self._order(targets)
         except GatewayError as refusal:
             error = refusal
@@ -149,12 +160,13 @@ class _Explaining:
             self._say("tags", ", ".join(sorted(tags)))
         return targets
 
-    def _limits_step(self) -> None:
-        used_up = [view for view in self._key_limits() if view.remaining == 0]
-        for view in used_up:
-            self.steps.append(Step("limits", False, f"{view.owner}: no {view.limit} left at the moment"))
-        if not used_up:
-            self._say("limits", "no limit of the key, its team or the route is used up")
+    def _over_limit(self) -> GatewayError | None:
+        used_up = [view for view in self._key_limits() if view.used_up]
+        self.steps += [Step("limits", False, f"{view}: used up") for view in used_up]
+        if used_up:
+            return RateLimited(f"{used_up[0]}: used up.")
+        self._say("limits", "no limit of the key, its team or the route is used up")
+        return None
 
     def _order(self, targets: list[TargetEntry]) -> None:
         assert self.call.route is not None
@@ -169,11 +181,14 @@ class _Explaining:
             return []
         route = self.call.route.route
         found = [self._candidate(target) for target in route.targets]
-        found.sort(key=lambda candidate: candidate.place or len(found) + 1)
+        last = len(found) + 1  # sort() empties the list while it works
+        found.sort(key=lambda candidate: candidate.place or last)
         return found + [self._candidate(target) for target in route.shadows]
 
     def _candidate(self, target: TargetEntry) -> Candidate:
         order = self.call.order
+        limits = [view for claim in target.claims for view in self._of(claim)]
+        passed_over = [f"passed over: used up is {view}" for view in limits if view.used_up]
         return Candidate(
             target=target.id,
             provider=target.provider.slug,
@@ -181,19 +196,19 @@ class _Explaining:
             priority=target.priority,
             weight=target.weight,
             place=order.index(target) + 1 if target in order else None,
-            why=self._why(target),
+            why="; ".join(passed_over) or self._why(target),
             state=self.views.get(target.id) or TargetView(target=target.id),
-            limits=[view for claim in target.claims for view in self._of(claim)],
+            limits=limits,
         )
 
     def _why(self, target: TargetEntry) -> str:
         if target.shadow_share is not None:
-            return f"shadow: gets a copy of {target.shadow_share:.1%} of the requests, answers nobody"
+            return f"shadow: gets a copy of {_percent(target.shadow_share)} of the requests, answers nobody"
         reasons = [why for skipped, why in self.call.skipped if skipped is target]
         if not reasons and target.provider.unhealthy:
             reasons = ["its provider is unhealthy: after the healthy ones"]
         if target.canary_share is not None:
-            reasons.insert(0, f"canary: {target.canary_share:.1%} of the requests, drawn anew each time")
+            reasons.insert(0, f"canary: gets {_percent(target.canary_share)} of the requests by chance")
         if not reasons and target in self.call.order:
             assert self.call.route is not None
             strategy = self.chooser.strategies[self.call.route.route.strategy]
@@ -213,11 +228,34 @@ class _Explaining:
             (limits.tpm, "tokens per minute", tokens),
             (limits.parallel, "requests at the same time", None),
         )
-        return [
-            LimitView(f"{claim.kind} {claim.name}", f"{limit:,} {unit}", left.remaining if left else None)
+        owner = f"{claim.kind} {claim.name}"
+        found = [
+            _rate(owner, f"{limit:,} {unit}", left.remaining if left else None)
             for limit, unit, left in shown
             if limit is not None
         ]
+        return [*found, self._budget(owner, claim, claim.budget)] if claim.budget else found
+
+    def _budget(self, owner: str, claim: Claim, budget: Budget) -> LimitView:
+        limit = f"{_usd(budget.limit_nano)} USD {PERIODS[budget.period]}"
+        if self.spent is None:
+            return LimitView(owner, limit)
+        left = max(budget.limit_nano - self.spent(claim), 0)
+        return LimitView(owner, limit, f"{_usd(left)} USD", not left)
+
+
+def _rate(owner: str, limit: str, remaining: int | None) -> LimitView:
+    if remaining is None:
+        return LimitView(owner, limit)
+    return LimitView(owner, limit, f"{remaining:,}", not remaining)
+
+
+def _usd(nano: int) -> str:
+    return f"{Decimal(nano) / 10**9:f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _incoming(question: Question) -> Incoming:

@@ -2,11 +2,12 @@
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import redis
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from proxy.admission.base import Admission
 from proxy.admission.memory import MemoryAdmission
@@ -19,7 +20,8 @@ from proxy.targets.sharing import together
 from proxy.targets.state import Standing
 from routing.compiler import compile_table
 from routing.gateway_keys import digest
-from routing.table import KeyEntry, RoutingTable
+from routing.periods import Periods
+from routing.table import Claim, KeyEntry, RoutingTable
 
 FROM_HERE = "live state of all web processes"
 FROM_SNAPSHOT = "live state as the web processes reported it, at most 5 s ago"
@@ -41,7 +43,7 @@ class Live:
         return self.table.keys.get(digest(plaintext))
 
     def explain(self, question: Question) -> Explanation:
-        return explain(question, self.table, self.chooser, self.views, self.headroom, self.note)
+        return explain(question, self.table, self.chooser, self.views, self.headroom, _spent, self.note)
 
 
 def live() -> Live:
@@ -65,6 +67,14 @@ def _headroom_of(admission: Admission) -> HeadroomOf | None:
     if not isinstance(admission, MemoryAdmission):
         return None
     return lambda claim: admission.headrooms([claim])
+
+
+def _spent(claim: Claim) -> int:
+    """By the request log, so without the calls that run now."""
+    assert claim.budget is not None
+    start, end = Periods().of(claim.budget, time.time())
+    spent: Callable[..., int] = import_string(settings.SPENT)
+    return spent(claim, start, end)
 
 
 def target_views() -> Mapping[int, TargetView]:

@@ -75,4 +75,4 @@ def worst_cost(prompt_tokens: int, answer_tokens: int, price: Price | None) -> i
     if price is None:
         return None
     dearest = max(price.input, price.cached_input or 0)
-    return -(-(prompt_tokens * dearest + answer_tokens * price.output) // MILLION)
+    return min(-(-(prompt_tokens * dearest + answer_tokens * price.output) // MILLION), MOST_COST)

@@ -171,7 +171,7 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         claims=claims_of(row),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
-        shadows=tuple(target for target in serving if target.shadow_share),
+        shadows=tuple(target for target in serving if target.shadow_share is not None),
         created=int(row.created_at.timestamp()),
         tagged=any(target.tags for target in serving),
         canaries=any(target.canary_share is not None for target in targets),

@@ -86,7 +86,7 @@ class ProviderEntry:
     connection: Connection
     retries: int
     retry_delay: float
-    claims: tuple[Claim, ...]  # one; none where it has no limits
+    claims: tuple[Claim, ...] = ()  # one; none where it has no limits
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
@@ -99,8 +99,8 @@ class TargetEntry:
     upstream_model: str
     weight: int
     priority: int
+    claims: tuple[Claim, ...] = ()  # the target's and its provider's
     rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
-    claims: tuple[Claim, ...]  # the target's and its provider's
     price: Price | None
     tags: frozenset[str] = frozenset()
     canary_share: float | None = None  # of the route's requests, 0 to 1

@@ -358,6 +358,17 @@ def test_the_last_target_is_tried_even_while_its_circuit_is_open(door, upstream,
     assert door.chat(key).status_code == 200
 
 
+def test_targets_with_open_circuits_are_tried_one_after_the_other(door, upstream, published):
+    key = two_providers(upstream)
+    published()
+    for slug in ("a", "b"):
+        upstream.always(slug, Answer(status=500))
+    for _ in range(3):
+        assert door.chat(key).status_code == 502
+    upstream.always("a", Answer())
+    assert door.chat(key).headers["x-proxy-provider"] == "a"
+
+
 def test_a_429_pauses_a_target_for_its_retry_after(door, upstream, published):
     key = two_providers(upstream)
     published()

@@ -31,9 +31,7 @@ def priced(upstream):
         route = make_route(name=name, **values)
         make_target(
             route=route,
-            provider=make_provider(
-                slug=f"{provider}-{uuid7()[-8:]}", base_url=upstream.url(provider), retries=0
-            ),
+            provider=make_provider(base_url=upstream.url(provider), retries=0),
             upstream_model=f"own-{name}",
             input_price="0",
             output_price=output_price,

@@ -62,7 +62,7 @@ def test_the_command_tells_each_step_in_words(db):
         upstream_model="gpt-4o",
         rpm=9,
     )
-    make_key(name="app", tpm=1000)
+    make_key(name="app", tpm=1000, budget_usd="2.5", budget_period="month")
     out = StringIO()
     call_command("explain_route", "best", "--key-name", "app", stdout=out)
     lines = out.getvalue().splitlines()
@@ -71,7 +71,8 @@ def test_the_command_tells_each_step_in_words(db):
     assert "ok  target: openai/gpt-4o is asked first, 0 more after it" in lines
     assert "limit of key app: 1,000 tokens per minute" in lines
     assert any(line.startswith("1.  openai/gpt-4o (target ") for line in lines)
-    assert "    limit of target openai/gpt-4o: 9 requests per minute" in lines
+    assert "    limit of target gpt → openai/gpt-4o: 9 requests per minute" in lines
+    assert "limit of key app: 2.5 USD a month, 2.5 USD left" in lines
     assert lines[-1].startswith("(no web process has reported live state")
 
 
@@ -80,7 +81,9 @@ def test_every_target_says_why_it_is_where_it_is(gpt):
     assert (found["status"], found["error"]) == (200, "")
     assert order(found) == ["a", "b", "c"]
     assert why(found, "a") == "priority 1, weight 1"
-    assert why(found, "c") == "canary: 0.0% of the requests, drawn anew each time"
+    assert why(found, "c") == "canary: gets 0 % of the requests by chance"
+    assert why(found, "s") == "shadow: gets a copy of 0 % of the requests, answers nobody"
+    assert [target["provider"] for target in found["targets"]] == ["a", "b", "c", "t", "s"]
     assert why(found, "t") == "serves only requests tagged vip"
     assert order(explained("gpt", "--key-name", "app", "--tags", "vip"))[0] == "t"
     only_b = explained("gpt", "--key-name", "app", "--provider", "b")
@@ -216,8 +219,8 @@ def test_rest_has_the_limits_headroom_of_the_web_process(door, gpt, boss):
         door.chat(gpt)
     found = boss.get("/api/explain?model=gpt&key_name=app").json()
     assert found["limits"] == [
-        {"owner": "key app", "limit": "100 requests per minute", "remaining": 97},
-        {"owner": "team search", "limit": "5 requests at the same time", "remaining": None},
+        {"owner": "key app", "limit": "100 requests per minute", "left": "97", "used_up": False},
+        {"owner": "team search", "limit": "5 requests at the same time", "left": "", "used_up": False},
     ]
 
 
@@ -328,3 +331,37 @@ def test_an_explanation_moves_no_session(door, upstream, published, boss):
         assert order(found)[0] == served
         assert why(found, served) == "the session's target"
     assert door.chat(key, user="u").headers["x-proxy-provider"] == served
+
+
+def test_limits_that_are_used_up_are_named(door, gpt, boss, published):
+    from routing.models import ApiKey, RouteTarget
+
+    RouteTarget.objects.filter(provider__slug="a").update(rpm=1)
+    ApiKey.objects.filter(name="app").update(rpm=2)
+    published()
+    for _ in range(2):
+        door.chat(gpt)
+    found = boss.get("/api/explain?model=gpt&key_name=app").json()
+    assert (found["status"], found["error"]) == (429, "key app: 2 requests per minute, 0 left: used up.")
+    assert why(found, "a").startswith("passed over: used up is target gpt → a/own-a: 1 requests per minute")
+
+
+def test_unhealthy_providers_come_after_the_healthy_ones_or_not_at_all(door, gpt, published):
+    from django.utils import timezone
+
+    from routing.models import Provider, ProviderHealth
+
+    now = timezone.now()
+    ill = [
+        ProviderHealth(provider=provider, status="unhealthy", checked_at=now, changed_at=now)
+        for provider in Provider.objects.filter(slug__in=("a", "b"))
+    ]
+    ProviderHealth.objects.bulk_create(ill)
+    Provider.objects.filter(slug="b").update(when_unhealthy="refuse")
+    Provider.objects.update(health_check_enabled=True)
+    published()
+    found = explained("gpt", "--key-name", "app")
+    assert order(found) == ["c", "a"]
+    assert why(found, "a") == "its provider is unhealthy: after the healthy ones"
+    assert why(found, "b") == "its provider is unhealthy and then refuses"
+    assert door.chat(gpt).headers["x-proxy-provider"] == "c"

@@ -25,7 +25,6 @@ PROVIDER = ProviderEntry(
     ),
     retries=0,
     retry_delay=0,
-    claims=(),
     allow_caller_key=False,
     unhealthy=False,
     refuse_when_unhealthy=False,
@@ -40,7 +39,6 @@ def target(number, *, weight=1, priority=1, price=None):
         weight=weight,
         priority=priority,
         rank=rank_of(priority, weight),
-        claims=(),
         price=price,
     )
 

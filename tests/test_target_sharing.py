@@ -1,12 +1,14 @@
 """Workers tell each other through Redis which targets are out; without Redis each serves alone."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from routing.compiler import current_version
-from routing.models import GatewaySettings, RouteTarget
+from routing.models import ApiKey, GatewaySettings, RouteTarget
 from tests.conftest import TEST_DATABASE
 from tests.environment import DATA_DIR
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -90,6 +92,20 @@ def test_a_circuit_that_closes_in_one_worker_closes_in_the_other(both, upstream)
     upstream.always("a", Answer())
     until(lambda: both(0) == "a", "gateway 0 tries it again", 5)
     within(1.2, lambda: both(1) == "a", "gateway 1 serves from it too")
+
+
+def test_half_open_one_request_tries_it_also_while_limits_are_counted_in_redis(both, upstream):
+    ApiKey.objects.update(rpm=100_000)
+    upstream.always("a", Answer(status=500))
+    for _ in range(3):
+        both(0)
+    time.sleep(3.1)
+    calls = len(upstream.calls("a"))
+    upstream.always("a", Answer(delay=0.5))
+    with ThreadPoolExecutor(16) as pool:
+        served = list(pool.map(both, [0] * 16))
+    assert Counter(served) == {"b": 15, "a": 1}
+    assert len(upstream.calls("a")) == calls + 1
 
 
 def test_a_reset_reaches_all_workers_from_any_process(both, upstream, pair):

@@ -85,7 +85,7 @@ class RedisGrant:
         self._headrooms: Headrooms = (None, None)
         self._held = False
         self._settled = False
-        self.call = need.id.replace("-", "")
+        self.call = need.id
         self.local: Grant | None = None  # of the in-process limits, while Redis is away
         self.told = True  # whether Redis knows what is held, or will by the ledger
         self.recent: _Recent | None = None

@@ -21,7 +21,7 @@ def refused(reasons: Sequence[NoRoom], need: Need, headrooms: Headrooms = (None,
     """The error for a call that nothing has room for: of the limit that frees first."""
     first = min(reasons, key=lambda reason: reason.wait)
     error = RateLimited(
-        _message(first, need),
+        message(first, need),
         code="insufficient_quota" if first.limit in ("budget", "price") else "",
         retry_after=None if first.wait == NEVER else max(first.wait, 0.001),
     )
@@ -29,7 +29,7 @@ def refused(reasons: Sequence[NoRoom], need: Need, headrooms: Headrooms = (None,
     return error
 
 
-def _message(reason: NoRoom, need: Need) -> str:
+def message(reason: NoRoom, need: Need) -> str:
     limits, budget = reason.claim.limits, reason.claim.budget
     owner = f"{OWNERS[reason.claim.kind]} {reason.claim.name}"
     if reason.limit == "budget":

@@ -37,6 +37,7 @@ class Chooser:
         self.board.rules = call.table.breaker
         strategy = self.strategies[route.strategy]
         fine = self._are_fine(targets)
+        call.available = len(targets)
         if fine and len(targets) == 1 and not strategy.remembers:
             return targets
         pick = self.pick(call, dry=dry)
@@ -47,6 +48,7 @@ class Chooser:
             standings.sort_in(target)
         found = _arranged(call, standings.ready, strategy, pick) if standings.ready else []
         found += in_levels(standings.ill, strategy, pick)
+        call.available = len(found)
         found += standings.broken
         if not found:
             raise standings.verdict(route, bool(targets))
@@ -57,8 +59,11 @@ class Chooser:
         stream = call.ask.stream
         return Pick(stream, lambda: session_of(call), self.board, self._dice, self.board.clock(), dry)
 
+    def lost(self, position: int, call: Call) -> bool:
+        """Whether a target has become unavailable since the order was made."""
+        return position < call.available and not self.may_try(call.order[position], call)
+
     def may_try(self, target: TargetEntry, call: Call) -> bool:
-        """Asked again before each call: since the order was made, it may have opened."""
         state = self.board.of(target.id)
         if not state.troubled or not self.board.rules.enabled:
             return True

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -10,11 +9,11 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from routing.admin.base import TagsField, change_link, limits_text, nowrap
-from routing.admin.budgets import LIMITS, BudgetAdmin, budget_fieldset
+from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
 from routing.models import RouteTarget
 
 
-class RouteTargetForm(forms.ModelForm):
+class RouteTargetForm(BudgetForm):
     tags = TagsField(RouteTarget)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand, CommandError
 
-from proxy.explain import Candidate, Explanation, LimitView, Question
+from proxy.explain import Candidate, Explanation, Question
 from proxy.live import Live, live
 from routing.compiler import MASTER
 from routing.table import KeyEntry
@@ -57,7 +57,7 @@ def _key(state: Live, name: str | None, plaintext: str | None) -> KeyEntry | Non
 
 def text_lines(found: Explanation) -> list[str]:
     lines = [f"{'ok ' if step.passed else 'NO '} {step.step}: {step.text}" for step in found.steps]
-    lines += [_limit(limit) for limit in found.limits]
+    lines += [f"limit of {limit}" for limit in found.limits]
     for candidate in found.targets:
         lines += ["", *_candidate(candidate)]
     return [*lines, "", f"({found.note})"]
@@ -74,9 +74,4 @@ def _candidate(candidate: Candidate) -> list[str]:
         f"    circuit {state.standing}, {state.in_flight} in flight{error}",
         f"    last error: {state.last_error}" if state.last_error else "",
     ]
-    return [line for line in lines if line] + [f"    {_limit(limit)}" for limit in candidate.limits]
-
-
-def _limit(limit: LimitView) -> str:
-    left = "" if limit.remaining is None else f", {limit.remaining:,} left"
-    return f"limit of {limit.owner}: {limit.limit}{left}"
+    return [line for line in lines if line] + [f"    limit of {limit}" for limit in candidate.limits]
