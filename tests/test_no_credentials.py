@@ -157,7 +157,7 @@ def pages(admin_client):
             for kind in ("change", "history", "delete"):
                 urls += _urls(f"{name}_{kind}", row.pk)
         for url in urls:
-            answer = admin_client.get(url)
+            answer = admin_client.get(url, follow=True)
             assert answer.status_code in (200, 403), url
             yield url, answer.content.decode()
 
