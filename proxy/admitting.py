@@ -18,10 +18,10 @@ async def admit(call: Call, admission: Admission) -> Grant:
     assert key is not None
     assert route is not None
     assert ask is not None
+    given = ask.answer_limit
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    given = ask.answer_limit
     answer = (route.route.answer_tokens if given is None else given) * ask.choices
     options = [
         Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in call.order
