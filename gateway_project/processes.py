@@ -4,8 +4,8 @@ import sys
 
 from gateway_project.supervisor import Part
 
-DRAIN_SECONDS = 4  # of the web process in `make serve`: open streams may end by themselves
-STOP_SECONDS = 4.6  # from Ctrl-C to the end of everything
+DRAIN_SECONDS = 3  # of the web process in `make serve`: open streams may end by themselves
+STOP_SECONDS = 4  # from Ctrl-C to the end of everything
 
 
 def web(drain_seconds: int) -> list[str]:

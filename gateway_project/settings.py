@@ -283,6 +283,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:routing_routetarget_changelist"),
                     },
                     {
+                        "title": "Explain a request",
+                        "icon": "help",
+                        "link": reverse_lazy("admin:routing_modelroute_explain"),
+                    },
+                    {
                         "title": "Gateway settings",
                         "icon": "tune",
                         "link": reverse_lazy("admin:routing_gatewaysettings_changelist"),

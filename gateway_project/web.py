@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -78,6 +79,13 @@ def _end_shipper(shipper: subprocess.Popen[bytes]) -> None:
         shipper.wait(SHIPPER_STOP_SECONDS)  # it goes on by itself where the database is slow
 
 
+def allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1,024: a stream needs two, to client and provider."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system may refuse what it calls its own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m gateway_project.web", description=__doc__)
     parser.add_argument("--host", default=settings.HOST)
@@ -85,6 +93,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=settings.WEB_WORKERS)
     parser.add_argument("--drain-seconds", type=int, default=settings.DRAIN_SECONDS)
     options = parser.parse_args(arguments)
+    allow_many_connections()
     chosen = config(options.host, options.port, options.workers, options.drain_seconds)
     with shipping():
         if options.workers > 1:

@@ -63,6 +63,16 @@ class StreamFilter(DropdownFilter):
         return queryset.filter(stream=self.value() == "yes") if self.value() else queryset
 
 
+class ShadowFilter(DropdownFilter):
+    title = parameter_name = "shadow"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "real requests"), ("yes", "copies to shadow targets")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        return queryset.filter(shadow=self.value() == "yes") if self.value() else queryset
+
+
 class NameFilter(DropdownFilter):
     """By a name that the row holds; offers what small tables say, never a DISTINCT over the log."""
 
@@ -113,7 +123,6 @@ class RequestLogAdmin(ModelAdmin):
         "received",
         "shown_answer",
         "shown_model",
-        "shown_target",
         "shown_key",
         "tokens",
         "cost",
@@ -130,6 +139,7 @@ class RequestLogAdmin(ModelAdmin):
         TeamFilter,
         EndpointFilter,
         StreamFilter,
+        ShadowFilter,
     )
     list_filter_submit = True
     list_fullwidth = True
@@ -178,7 +188,7 @@ class RequestLogAdmin(ModelAdmin):
                 "fields": (
                     ("shown_status", "shown_outcome", "error_code"),
                     ("route", "provider", "upstream_model"),
-                    ("target_link", "attempts"),
+                    ("target_link", "attempts", "shadow"),
                 )
             },
         ),
@@ -224,13 +234,11 @@ class RequestLogAdmin(ModelAdmin):
     def shown_request_id(self, row: RequestLog) -> SafeString:
         return _short(row.request_id)
 
-    @display(description="Model")
-    def shown_model(self, row: RequestLog) -> SafeString:
-        return _short(row.model)
-
-    @display(description="Target")
-    def shown_target(self, row: RequestLog) -> SafeString:
-        return _short(f"{row.provider}/{row.upstream_model}" if row.provider else "")
+    @display(description="Model and target")
+    def shown_model(self, row: RequestLog) -> Any:
+        """One above the other: side by side they push cost and times off a laptop's screen."""
+        target = f"{row.provider}/{row.upstream_model}" if row.provider else ""
+        return lines(_short(name) for name in (row.model, target) if name) or NOTHING
 
     @display(description="API key")
     def shown_key(self, row: RequestLog) -> SafeString:
@@ -253,7 +261,8 @@ class RequestLogAdmin(ModelAdmin):
     @display(description="Outcome")
     def shown_outcome(self, row: RequestLog) -> SafeString:
         kind = _OUTCOME_KIND.get(row.outcome, "")  # type: ignore[call-overload]
-        return badge(row.outcome.replace("_", " "), kind, row.get_outcome_display())
+        text = f"shadow: {row.outcome}" if row.shadow else row.outcome
+        return badge(text.replace("_", " "), kind, row.get_outcome_display())
 
     @display(description="Sent as")
     def shown_form(self, row: RequestLog) -> str:
@@ -273,7 +282,7 @@ class RequestLogAdmin(ModelAdmin):
     @display(description="Cost USD")
     def cost(self, row: RequestLog) -> str:
         if row.cost_usd is None:
-            return "unknown"
+            return "unknown" if row.attempts else NOTHING  # refused: nothing was bought
         whole, billionths = f"{row.cost_usd:.9f}".split(".")
         return f"{whole}.{billionths.rstrip('0'):0<2}"
 
@@ -306,7 +315,7 @@ class RequestLogAdmin(ModelAdmin):
         target = targets.filter(pk=row.target_id).first()
         return change_link(target) if target else f"{row.target_id} (deleted)"
 
-    @display(description="Each call to a provider")
+    @display(description="What became of each target")
     def trail(self, row: RequestLog) -> Any:
         return render_trail(row.attempt_trail) if row.attempt_trail else "none"
 
@@ -333,13 +342,19 @@ def render_trail(trail: Any) -> SafeString:
     attempts = [entry if isinstance(entry, dict) else {"attempt": entry} for entry in trail]
     names = list(dict.fromkeys(name for attempt in attempts for name in attempt))
     rows = [
-        [str(number), *(_cell(attempt.get(name)) for name in names)]
+        [_place(number, attempt), *(_cell(attempt.get(name)) for name in names)]
         for number, attempt in enumerate(attempts, 1)
     ]
     headers = ["#", *(name.replace("_", " ") for name in names)]
     return render_to_string(
         "admin/monitoring/requestlog/trail.html", {"table": {"headers": headers, "rows": rows}}
     )
+
+
+def _place(number: int, attempt: dict[str, Any]) -> str:
+    """Targets that were left out come last and have no number."""
+    left_out = str(attempt.get("result", "")).startswith(("skipped: ", "not needed"))
+    return NOTHING if left_out else str(number)
 
 
 def _cell(value: Any) -> str:

@@ -37,7 +37,10 @@ class RequestLog(models.Model):
     upstream_model = models.CharField(max_length=200, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="Calls made to providers.")
     attempt_trail = models.JSONField(
-        default=list, help_text="Each attempt: target, status or error, milliseconds."
+        default=list, help_text="Each target: status or error and milliseconds, or why it was left out."
+    )
+    shadow = models.BooleanField(
+        default=False, help_text="A copy sent to a shadow target: nobody got the answer, no key pays for it."
     )
     input_tokens = models.BigIntegerField(null=True)
     output_tokens = models.BigIntegerField(null=True)

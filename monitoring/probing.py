@@ -102,8 +102,13 @@ def record(result: Result, now: datetime) -> None:
         },
     )
     if turned:
-        logger.warning("provider %s is %s %s", result.provider.slug, status, result.problem)
+        news = logging.INFO if before is None and not result.problem else logging.WARNING
+        logger.log(news, "provider %s is %s%s", result.provider.slug, status, _because(result.problem))
         publish_change()
+
+
+def _because(problem: str) -> str:
+    return f": {problem}" if problem else ""
 
 
 def _status(result: Result, failures: int, before: ProviderHealth | None) -> str:

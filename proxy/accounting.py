@@ -4,6 +4,7 @@ from proxy.call import Attempt, Call
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.usage import cost
+from routing.table import TargetEntry
 
 CLIENT_INFO_LENGTH = 200
 
@@ -79,7 +80,8 @@ def _closed(call: Call) -> Closed:
         status=call.status,
         error_code=_text(call.error.code, 64) if call.error else "",
         attempts=len(call.attempts),
-        attempt_trail=[_trail(attempt) for attempt in call.attempts],
+        attempt_trail=trail_of(call),
+        shadow=call.shadow,
         cost_nano_usd=call.price_cost,
         total_ms=round(total_ms, 3),
         ttft_ms=round((call.first_byte - started) * 1000, 3) if call.first_byte else None,
@@ -123,11 +125,34 @@ def _add_route(row: Closed, call: Call) -> None:
         row.upstream_model = _text(last.upstream_model, 200)
 
 
-def _trail(attempt: Attempt) -> dict[str, str | int | float]:
+TrailEntry = dict[str, str | int | float]
+
+
+def trail_of(call: Call) -> list[TrailEntry]:
+    """What became of each target: the attempts in time, then what was left out, then what wasn't needed."""
+    trail = [_attempt(attempt, call.incoming.received) for attempt in call.attempts]
+    trail += [_untried(target, f"skipped: {why}") for target, why in call.skipped]
+    if len(call.order) > 1:
+        tried = {attempt.target.id for attempt in call.attempts} | {target.id for target, _ in call.skipped}
+        trail += [_untried(target, "not needed") for target in call.order if target.id not in tried]
+    return trail
+
+
+def _attempt(attempt: Attempt, received: float) -> TrailEntry:
     return {
         "target": attempt.target.id,
         "provider": attempt.target.provider.slug,
         "model": _text(attempt.upstream_model, 200),
         "result": _text(attempt.result, 200),
+        "at_ms": round((attempt.started - received) * 1000, 3),
         "ms": round(attempt.ms, 3),
+    }
+
+
+def _untried(target: TargetEntry, result: str) -> TrailEntry:
+    return {
+        "target": target.id,
+        "provider": target.provider.slug,
+        "model": target.upstream_model,
+        "result": _text(result, 200),
     }

@@ -14,19 +14,13 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
     Raises RateLimited or LimitsUnavailable.
     """
-    key, route, ask = call.key, call.route, call.ask
+    key, route = call.key, call.route
     assert key is not None
     assert route is not None
-    assert ask is not None
-    given = ask.answer_limit
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    answer = (route.route.answer_tokens if given is None else given) * ask.choices
-    options = [
-        Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in call.order
-    ]
-    call.need = Need(call.id, ask.prompt_tokens + answer, call.received_at_ns / 1e9)
+    options, call.need = _asked(call, call.order)
     call.bounds_answer = _has_budget(shared, options)
     try:
         grant = await admission.admit(shared, options, call.need)
@@ -37,6 +31,24 @@ async def admit(call: Call, admission: Admission) -> Grant:
     for target, reason in zip(call.order, grant.skipped, strict=False):
         call.skip(target, message(reason, call.need))
     return grant
+
+
+async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
+    """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
+    options, call.need = _asked(call, [target])
+    return await admission.admit((), options, call.need)
+
+
+def _asked(call: Call, in_order: list[TargetEntry]) -> tuple[list[Option], Need]:
+    route, ask = call.route, call.ask
+    assert route is not None
+    assert ask is not None
+    given = ask.answer_limit
+    answer = (route.route.answer_tokens if given is None else given) * ask.choices
+    options = [
+        Option(target.claims, worst_cost(ask.prompt_tokens, answer, target.price)) for target in in_order
+    ]
+    return options, Need(call.id, ask.prompt_tokens + answer, call.received_at_ns / 1e9)
 
 
 def _has_budget(shared: tuple[Claim, ...], options: list[Option]) -> bool:

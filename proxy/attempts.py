@@ -56,10 +56,6 @@ class Attempts:
         self._upstreams = upstreams
         self._chooser = chooser
 
-    def order(self, call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
-        """In which targets are tried. Raises the caller's error where none may be."""
-        return self._chooser.order(call, targets)
-
     async def first_answer(self, call: Call) -> Answer:
         """Starts with the target that the call's grant holds.
 
@@ -77,6 +73,15 @@ class Attempts:
             if call.trial is not None and seconds >= deadline:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None
+
+    async def only_answer(self, call: Call, target: TargetEntry) -> Answer:
+        """One target's answer, asked once. Raises its GatewayError."""
+        assert call.route is not None
+        try:
+            with Deadline(call.route.route.deadline):
+                return await self._attempt(call, target)
+        except DeadlinePassed:
+            raise UpstreamTimeout(provider=target.provider.slug) from None
 
     async def _try_all(self, call: Call) -> Answer:
         assert call.grant is not None

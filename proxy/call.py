@@ -96,9 +96,9 @@ class Call:
         self.route: Resolved | None = None
         self.need: Need | None = None
         self.grant: Grant | None = None
+        self.trial: Trial | None = None  # of the last attempt
         self.headrooms: Headrooms = (None, None)
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
-        self.trial: Trial | None = None  # of the last attempt
         self.opened = False
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried

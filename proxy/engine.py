@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Mapping
 
 from proxy.accounting import Accounting, price_call
@@ -16,6 +17,7 @@ from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
 from proxy.resolve import resolve
+from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
@@ -47,9 +49,11 @@ class Engine:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
+        self._chooser = chooser
+        self._failed_auth = failed_auth
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, chooser)
-        self._failed_auth = failed_auth
+        self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
@@ -62,6 +66,8 @@ class Engine:
             call.route, targets = resolve(call)
             await self._admit(call, targets)
             self._accounting.open(call)
+            if call.route.route.shadows:
+                self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
             if not answer.stream:
@@ -96,16 +102,16 @@ class Engine:
         return self._refused(call, error)
 
     async def _admit(self, call: Call, targets: list[TargetEntry]) -> None:
-        """Sets the order in which targets are tried, and the grant that holds one of them."""
+        """Puts the targets in order; the call's grant holds one of them."""
+        call.order = self._chooser.order(call, targets)
         try:
-            call.order = self._attempts.order(call, targets)
             call.grant = await admit(call, self._admission)
         except RateLimited:
             other = over_limit_route(call)
             if other is None:
                 raise
             call.route, targets = other
-            call.order = self._attempts.order(call, targets)
+            call.order = self._chooser.order(call, targets)
             call.grant = await admit(call, self._admission)
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:

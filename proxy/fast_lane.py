@@ -57,9 +57,9 @@ class FastLaneProtocol(HttpToolsProtocol):
         if endpoint is None or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             return self._hand_to_django()
         headers = dict(self.headers)
+        address = self.client[0] if self.client else ""
         if b"origin" in headers:
             return self._hand_to_django()
-        address = self.client[0] if self.client else ""
         return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun, address)))
 
     def _hand_to_django(self) -> None:

@@ -45,6 +45,7 @@ class Gateway:
         self.drain()
         self.keeper.stop()
         self.sharing.stop()
+        await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
         self.journal.close()
@@ -111,6 +112,11 @@ def running_gateway() -> Gateway:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
+    return _Running.gateway
+
+
+def current_gateway() -> Gateway | None:
+    """The gateway of this process, None where none was started."""
     return _Running.gateway
 
 

@@ -15,14 +15,14 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
     own = headers.get(b"x-litellm-api-key", b"").strip()
     if own and (entry := table.keys.get(digest(own))):
-        return _valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+        return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
     presented = _presented(headers)
     if not presented:
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
     entry = table.keys.get(digest(presented))
     if entry is None:
         raise InvalidApiKey("Unknown API key.")
-    return _valid(entry), own.decode("latin-1")
+    return check_valid(entry), own.decode("latin-1")
 
 
 def _presented(headers: Mapping[bytes, bytes]) -> bytes:
@@ -37,7 +37,8 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes:
     return b""
 
 
-def _valid(entry: KeyEntry) -> KeyEntry:
+def check_valid(entry: KeyEntry) -> KeyEntry:
+    """Raises InvalidApiKey for one that is revoked or has expired."""
     if not entry.enabled:
         raise InvalidApiKey("This API key is revoked.")
     if entry.expires_at is not None and time.time() >= entry.expires_at:

@@ -71,6 +71,8 @@ class Relay:
 
     async def _ended(self) -> bytes:
         self._reader.end()
+        if self._reader.failed and self._answer is not None:
+            self._answer.trial.failed(UpstreamError("sent an error in the middle of a stream."))
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
             await self._let_go()
             return b""

@@ -4,8 +4,9 @@ from django.urls import path, re_path
 
 from proxy import views
 from proxy.endpoints import BASES
+from proxy.explain_views import ExplainView
 
-urlpatterns = []
+urlpatterns = [path("api/explain", ExplainView.as_view())]
 for base in (base.lstrip("/") for base in BASES):
     prefix = f"{base}/" if base else ""
     urlpatterns += [

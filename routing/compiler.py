@@ -169,6 +169,7 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
         claims=claims_of(row),
+        limited=bool(claims_of(row)) or any(target.claims for target in targets),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share),
@@ -178,17 +179,17 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
     )
 
 
-def _answer_limit(row: ModelRoute) -> int | None:
-    """max_tokens as the route's default parameters say it."""
-    said = [row.default_parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
-    return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
-
-
 def _strategy(row: ModelRoute) -> str:
     if row.strategy in strategies.STRATEGIES:
         return row.strategy
     logger.error("route %s: there is no strategy %r, using %s", row.name, row.strategy, strategies.DEFAULT)
     return strategies.DEFAULT
+
+
+def _answer_limit(row: ModelRoute) -> int | None:
+    """max_tokens as the route's default parameters say it."""
+    said = [row.default_parameters.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
 
 
 def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:

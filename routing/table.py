@@ -124,20 +124,16 @@ class RouteEntry:
     deadline: float
     max_messages: int | None
     default_parameters: tuple[tuple[str, bytes], ...]
-    answer_tokens: int = 4096  # reserved where the caller says nothing
-    limits_answers: bool = False  # whether default_parameters bound the answer
-    claims: tuple[Claim, ...] = ()
-    over_limit_route: int | None = None
+    answer_tokens: int  # reserved where the caller says nothing
+    limits_answers: bool  # whether default_parameters bound the answer
+    claims: tuple[Claim, ...]
+    limited: bool = False  # whether the route, one of its targets or their providers has limits
+    over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
     tagged: bool = False  # whether any target has tags
     canaries: bool = False
-
-    @property
-    def limited(self) -> bool:
-        """Whether the route, one of its targets or their providers has limits."""
-        return bool(self.claims) or any(target.claims for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

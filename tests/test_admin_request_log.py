@@ -72,8 +72,13 @@ def test_a_row_shows_every_column(admin_client):
     [(None, ">unknown<"), (0, ">0.00<"), (1, ">0.000000001<"), (12_500_000_000, ">12.50<")],
 )
 def test_an_unknown_cost_is_never_shown_as_zero(admin_client, nano_usd, shown):
-    make_row(cost_nano_usd=nano_usd)
+    make_row(cost_nano_usd=nano_usd, attempts=1)
     assert shown in admin_client.get(LIST).content.decode()
+
+
+def test_a_request_that_reached_no_provider_has_no_cost(admin_client):
+    make_row(cost_nano_usd=None, attempts=0, outcome="refused", status=401)
+    assert ">unknown<" not in admin_client.get(LIST).content.decode()
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,9 @@ def test_the_route_form_takes_the_same_queries_for_any_number_of_targets(
     for _ in range(5):
         make_target(route=route)
     admin_client.get(change(route))
-    with django_assert_num_queries(7):  # session, user, route, targets for the list and here, providers twice
+    with django_assert_num_queries(
+        8
+    ):  # session, user, route, targets (list, form, live state), providers twice
         admin_client.get(change(route))
 
 

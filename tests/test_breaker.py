@@ -431,6 +431,19 @@ def test_a_stream_that_breaks_half_way_counts_as_a_failure(door, upstream, publi
     assert served == ["a", "a", "a", "b", "b"]
 
 
+def test_a_stream_that_ends_in_an_error_event_counts_as_a_failure(door, upstream, published):
+    key = two_providers(upstream)
+    published()
+    error = b'data: {"error": {"message": "overloaded"}}\n\n'
+    upstream.always("a", Answer(chunks=[*events("x", done=False, finish=False), error], gap=0.02))
+    served = []
+    for _ in range(5):
+        with door.stream(key) as answer:
+            answer.read()
+            served.append(answer.headers["x-proxy-provider"])
+    assert served == ["a", "a", "a", "b", "b"]
+
+
 def test_a_short_time_out_of_one_caller_does_not_take_a_target_from_the_others(door, upstream, published):
     key = two_providers(upstream)
     published()

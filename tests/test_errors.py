@@ -60,7 +60,7 @@ def gpt(upstream, published):
     """A route gpt with one provider p1 that is never retried, and a key; returns the plaintext."""
     provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0, api_key="credential-p1-01")
     make_target(route=make_route(name="gpt", max_messages=3), provider=provider)
-    _, key = make_key(name="app")
+    _, key = make_key(name="app", tpm=10**9)  # so that max_tokens matters to the gateway
     published()
     return key
 

@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from routing import gateway_keys
+from routing.compiler import compile_table
 from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, RoutingVersion, Team
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 
@@ -43,6 +44,9 @@ def refusal(row, field="__all__"):
         (make_route, {"max_messages": 0}),
         (make_target, {"weight": 1001}),
         (make_target, {"priority": 1001}),
+        (make_target, {"canary_percent": 100.5}),
+        (make_target, {"shadow_percent": -1}),
+        (make_target, {"canary_percent": 1, "shadow_percent": 1}),
         (make_target, {"input_price": Decimal("-0.01")}),
         (make_target, {"cached_input_price": Decimal(-1)}),
         (make_target, {"output_price": Decimal(-1)}),
@@ -242,3 +246,34 @@ def test_a_change_that_is_rolled_back_is_not_published():
         make_team()
         transaction.set_rollback(True)
     assert version() == before
+
+
+@pytest.mark.parametrize("tag", ["", " a", "a ", "a,b", "x" * 65, "é", "a\n"])
+def test_a_tag_that_no_header_could_carry_is_refused(tag):
+    target = make_target()
+    target.tags = [tag]
+    with pytest.raises(ValidationError) as refused:
+        target.full_clean()
+    assert "tags" in refused.value.message_dict
+
+
+def test_a_tag_may_have_blanks_and_signs_inside():
+    target = make_target(tags=["team: search", "a/b-c_d"])
+    target.full_clean()
+
+
+def test_a_strategy_that_is_gone_falls_back_to_the_default(caplog):
+    make_target(route=make_route(name="gpt", strategy="gone"))
+    resolved = compile_table().resolve("gpt")
+    assert resolved.route.strategy == "weighted"
+    assert "there is no strategy 'gone'" in caplog.text
+
+
+def test_a_tables_targets_come_by_priority_then_weight_and_stand_ins_last():
+    route = make_route(name="gpt")
+    for model, priority, weight in (("d", 2, 1), ("c", 1, 0), ("b", 1, 1), ("a", 1, 5)):
+        make_target(route=route, upstream_model=model, priority=priority, weight=weight)
+    make_target(route=route, upstream_model="s", shadow_percent=10)
+    found = compile_table().resolve("gpt").route
+    assert [target.upstream_model for target in found.targets] == ["a", "b", "c", "d"]
+    assert [target.upstream_model for target in found.shadows] == ["s"]

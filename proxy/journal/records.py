@@ -42,6 +42,7 @@ class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
     upstream_model: str = ""
     attempts: int = 0
     attempt_trail: list[dict[str, str | int | float]] = []
+    shadow: bool = False  # a copy of another call, under the same request id
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None

@@ -36,11 +36,13 @@ class Chooser:
         route = call.route.route
         self.board.rules = call.table.breaker
         strategy = self.strategies[route.strategy]
-        if len(targets) == 1 and not strategy.remembers and self._is_fine(targets[0]):
+        fine = self._are_fine(targets)
+        if fine and len(targets) == 1 and not strategy.remembers:
             return targets
-        now = self.board.clock()
         pick = self.pick(call, dry=dry)
-        standings = _Standings(call, self, now)
+        if fine and targets:
+            return _arranged(call, targets, strategy, pick)
+        standings = _Standings(call, self, pick.now)
         for target in targets:
             standings.sort_in(target)
         found = _arranged(call, standings.ready, strategy, pick) if standings.ready else []
@@ -67,8 +69,14 @@ class Chooser:
             return Standing.READY
         return _standing(self.board.of(target.id), call, now)
 
-    def _is_fine(self, target: TargetEntry) -> bool:
-        return not self.board.of(target.id).troubled and not target.provider.unhealthy
+    def _are_fine(self, targets: list[TargetEntry]) -> bool:
+        """The usual case, looked at first because it is cheap."""
+        states = self.board.states
+        for target in targets:
+            state = states.get(target.id)
+            if target.provider.unhealthy or (state is not None and state.troubled):
+                return False
+        return True
 
 
 def _standing(state: TargetState, call: Call, now: float) -> Standing:

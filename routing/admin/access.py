@@ -55,7 +55,7 @@ class TeamAdmin(BudgetAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Team | None = None) -> list[tuple[Any, Any]]:
         return [
-            (None, {"fields": [("slug", "name"), "time_zone", "tags", "enabled"]}),
+            (None, {"fields": [("slug", "name"), "tags", "time_zone", "enabled"]}),
             LIMITS,
             budget_fieldset(obj),
         ]

@@ -1,5 +1,6 @@
 """The database -> the text of a file that recreates it under the same ENCRYPTION_KEYS."""
 
+import re
 from typing import Any
 
 import yaml
@@ -24,6 +25,15 @@ class _Dumper(yaml.SafeDumper):
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Line breaks of Unicode would come back as blanks; only in double quotes are they escaped.
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def dump() -> str:
@@ -117,4 +127,6 @@ def _key(row: ApiKey) -> dict[str, Any]:
         found["team"] = row.team.slug
     if routes := sorted(row.allowed_routes.values_list("name", flat=True)):
         found["allowed_routes"] = routes
+    elif row.restricted:
+        found["restricted"] = True  # its routes are deleted: it may use none, not all
     return found | dump_fields(row, "name")

@@ -112,6 +112,9 @@ class _Load:
         row = row or ApiKey.objects.filter(name=name).first() or ApiKey()
         planned.say("name", name, planned.path)
         routes = self._allowed_routes(planned)
+        if routes is not None:
+            # As in the admin: no route chosen is every route, unless the file says otherwise.
+            planned.values["restricted"] = bool(routes) or planned.values.get("restricted", False)
         unsure = self._set_team(planned)
         self.writer.write(row, planned, f"API key {name}", routes=routes, unsure=unsure)
 

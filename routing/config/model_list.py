@@ -134,11 +134,11 @@ def _target(parameters: Section, info: Section) -> PlannedRow:
         row.say(name, parameters.whole(word, low=1), parameters.at(word))
     row.say("weight", parameters.whole("weight"), parameters.at("weight"))
     row.say("priority", parameters.whole("order"), parameters.at("order"))
-    row.say("budget_usd", parameters.decimal("max_budget"), parameters.at("max_budget"))
-    row.say("budget_period", _period(parameters), parameters.at("budget_duration"))
     row.say("tags", parameters.texts("tags"), parameters.at("tags"))
     for word in ("canary_percent", "shadow_percent"):
         row.say(word, info.number(word), info.at(word))
+    row.say("budget_usd", parameters.decimal("max_budget"), parameters.at("max_budget"))
+    row.say("budget_period", _period(parameters), parameters.at("budget_duration"))
     for word, name in _PRICES.items():
         section = info if parameters.raw(word) is ABSENT and info.raw(word) is not ABSENT else parameters
         row.say(name, _per_million(section.decimal(word)), section.at(word))

@@ -71,9 +71,11 @@ def _provider(section: Section) -> PlannedRow:
 def _key(section: Section) -> PlannedRow:
     key_hash, prefix = read_hash(section, "sha256"), section.needed_text("prefix")
     team, routes = section.text("team"), section.texts("allowed_routes")
+    restricted = section.flag("restricted")
     row = _row(section, ApiKey, "name")
     row.say("key_hash", key_hash, section.at("sha256"))
     row.say("prefix", prefix, section.at("prefix"))
     row.say("team", team, section.at("team"))
     row.say("allowed_routes", routes, section.at("allowed_routes"))
+    row.say("restricted", restricted, section.at("restricted"))
     return row

@@ -31,7 +31,8 @@ class ProviderRows:
         base_url = _base_url(entry)
         if base_url is ABSENT:
             return None
-        name = accounts.wanted_slug(entry.prefix, base_url)
+        # As it stands, where it is a slug already: a wanted slug has lost dots and dashes at its end.
+        name = entry.prefix if entry.prefix in self._whole else accounts.wanted_slug(entry.prefix, base_url)
         if name in self._whole:
             slug, base_url = name, self._whole[name]
             self._refuse_second_account(entry, name)

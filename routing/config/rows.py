@@ -47,6 +47,8 @@ class Writer:
                 row.save(update_fields=None if new else [*changed, *_stamps(row)])
             if restricts and isinstance(row, ApiKey):
                 row.allowed_routes.set(routes or ())
+                # Setting them has made it true to the routes; the file may say that there are none left.
+                ApiKey.objects.filter(pk=row.pk).update_quietly(restricted=row.restricted)
                 changed.append("allowed_routes")
             shown = () if new else tuple(_as_planned(name) for name in changed)
             self.changes.append(Change("created" if new else "changed", what, shown))
@@ -119,11 +121,10 @@ def _merged(name: str, there: Any, more: Any) -> Any:
 
 def _contents(row: models.Model) -> dict[str, Any]:
     """What is compared. JSON as text: Python takes 1, 1.0 and true for the same."""
+    written_here = ("encrypted_api_key", "key_hash", "prefix", "restricted")
     found = {}
     for field in row._meta.concrete_fields:
-        if not field.primary_key and (
-            field.editable or field.name in ("encrypted_api_key", "key_hash", "prefix")
-        ):
+        if not field.primary_key and (field.editable or field.name in written_here):
             value = getattr(row, field.attname)
             found[field.name] = (
                 json.dumps(value, sort_keys=True) if isinstance(field, models.JSONField) else value

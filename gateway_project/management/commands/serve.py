@@ -52,7 +52,8 @@ class Command(BaseCommand):
         self._say([*made.config_lines, *admin_lines(made)])
         parts = processes.together(demo_port())
         threading.Thread(target=self._say_when_ready, args=(try_lines(made),), daemon=True).start()
-        return Supervisor(processes.STOP_SECONDS, self.stdout.write).run(parts)
+        stop_seconds = processes.STOP_SECONDS + settings.DRAIN_NOTICE_SECONDS
+        return Supervisor(stop_seconds, self.stdout.write).run(parts)
 
     def _check_port(self) -> None:
         with socket.socket(socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET) as probe:
@@ -101,10 +102,16 @@ def admin_lines(made: FirstRun) -> list[str]:
     if made.admin_password:
         lines.append(f"        user admin, password {made.admin_password}   (shown once)")
     else:
-        lines.append("        forgot the password? manage.py changepassword admin")
+        lines.append(f"        forgot the password? {manage()} changepassword admin")
     if made.demo_key:
         return [*lines, f"Key:    {made.demo_key}   (shown once)"]
-    return [*lines, "Keys:   manage.py create_key NAME prints a new one"]
+    return [*lines, f"Keys:   {manage()} create_key NAME prints a new one"]
+
+
+def manage() -> str:
+    """How this very Python is called from here, as in .venv/bin/python manage.py."""
+    python = os.path.relpath(sys.executable)
+    return f"{sys.executable if python.startswith('..') else python} manage.py"
 
 
 def try_lines(made: FirstRun) -> list[str]:

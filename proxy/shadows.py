@@ -1,0 +1,116 @@
+"""Copies of requests to shadow targets: their answers are logged and thrown away."""
+
+import asyncio
+import logging
+import random
+import time
+
+from proxy.accounting import Accounting
+from proxy.admission.base import Admission
+from proxy.admitting import admit_alone
+from proxy.attempts import Answer, Attempts
+from proxy.call import Call, Incoming
+from proxy.errors import GatewayError, UpstreamError
+from proxy.relay import Relay
+from proxy.targets.choosing import Chooser
+from proxy.targets.tags import tags_of
+from routing.table import TargetEntry
+
+logger = logging.getLogger(__name__)
+
+MOST_IN_FLIGHT = 64  # per web process; what comes on top is not copied
+LONGEST_SECONDS = 600.0
+
+
+class Shadows:
+    """Never delays or fails the real call: copies run in tasks of their own, a bounded number at once.
+
+    A copy leaves a row of its own, under the same request id, with no key or team: its cost is nobody's
+    budget. It has no part in the key's limits either; those of the target and its provider hold.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        admission: Admission,
+        accounting: Accounting,
+        chooser: Chooser,
+        dice: random.Random,
+    ) -> None:
+        self.dropped = 0  # copies not made, because too many were in flight
+        self._attempts = attempts
+        self._admission = admission
+        self._accounting = accounting
+        self._chooser = chooser
+        self._dice = dice
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, call: Call) -> None:
+        """Only asks for tasks; nothing is awaited."""
+        assert call.route is not None
+        # A caller who chose the provider, or pays for it, has not asked for another one.
+        if call.caller_credential or b"x-litellm-route" in call.incoming.headers:
+            return
+        for target in call.route.route.shadows:
+            if self._dice.random() < (target.shadow_share or 0.0) and self._wanted(call, target):
+                self._copy(call, target)
+
+    def _wanted(self, call: Call, target: TargetEntry) -> bool:
+        if target.tags and not target.tags & tags_of(call):
+            return False
+        return not target.provider.unhealthy and self._chooser.may_try(target, call)
+
+    def _copy(self, call: Call, target: TargetEntry) -> None:
+        if len(self._tasks) >= MOST_IN_FLIGHT:
+            self.dropped += 1
+            return
+        task = asyncio.get_running_loop().create_task(self._run(_shadow_of(call), target))
+        self._tasks.add(task)  # the loop keeps only weak references to tasks
+        task.add_done_callback(self._done)
+
+    async def _run(self, call: Call, target: TargetEntry) -> None:
+        try:
+            call.grant = await admit_alone(call, target, self._admission)
+            answer = await self._attempts.only_answer(call, target)
+        except GatewayError as error:
+            call.error, call.status = error, error.status
+            call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
+            self._accounting.close(call)
+        except BaseException as error:
+            call.outcome = "client_gone" if isinstance(error, asyncio.CancelledError) else "failed"
+            self._accounting.close(call)
+            raise
+        else:
+            await self._drain(call, answer)
+
+    async def _drain(self, call: Call, answer: Answer) -> None:
+        call.usage = answer.usage
+        relay = Relay(call, answer, b"", account=self._accounting.close)
+        try:
+            async with asyncio.timeout(LONGEST_SECONDS):
+                while relay.stream and await relay.next_chunk():
+                    pass
+            if not relay.stream:
+                relay.answered()
+        finally:
+            await relay.aclose()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a shadow call failed in the gateway", exc_info=error)
+
+    async def aclose(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _shadow_of(call: Call) -> Call:
+    """The same question without its key."""
+    incoming = Incoming(call.incoming.endpoint, call.incoming.headers, b"", time.perf_counter())
+    shadow = Call(incoming, call.table)
+    shadow.shadow = True
+    shadow.request_id = call.request_id
+    shadow.ask, shadow.route = call.ask, call.route
+    return shadow
