@@ -16,6 +16,7 @@ from routing.models import ModelRoute, Provider, Team
 from routing.table import Claim
 
 _COLUMNS = {"key": "key_id", "team": "team", "route": "route", "target": "target_id", "provider": "provider"}
+_PAY_FOR_SHADOWS = ("target", "provider")  # a copy costs its account, and no caller
 _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider": Provider}
 
 
@@ -25,13 +26,18 @@ def spent(claim: Claim, start: float | None, end: float | None, leave_out: Colle
     owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
     begins = max(start or 0.0, _created(claim))
     ends = float("inf") if end is None else end
+    pays_all = claim.kind in _PAY_FOR_SHADOWS
     # The journal first: what is shipped meanwhile is then in both, and counts once by its id.
     fresh = {
         call.id: call.cost_nano_usd or 0
         for call in _journal()
-        if getattr(call, column) == owner and begins <= call.received_at_ns / 1e9 < ends
+        if getattr(call, column) == owner
+        and begins <= call.received_at_ns / 1e9 < ends
+        and (pays_all or not call.shadow)
     }
     rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=[*fresh, *leave_out])
+    if not pays_all:
+        rows = rows.filter(shadow=False)
     if begins:
         rows = rows.filter(received_at__gte=datetime.fromtimestamp(begins, UTC))
     if end is not None:

@@ -36,6 +36,7 @@ class ChatAsk:
     fields: dict[str, msgspec.Raw]
     messages: int
     size: int  # bytes of the whole body
+    answer_limit: int | None = None  # the larger of max_completion_tokens and max_tokens, where given
 
     @property
     def prompt_tokens(self) -> int:
@@ -43,22 +44,9 @@ class ChatAsk:
         return self.size // 3 + 1
 
     @property
-    def answer_limit(self) -> int | None:
-        """The larger of max_completion_tokens and max_tokens; None where the caller gave neither."""
-        given = [self._whole(name) for name in ("max_completion_tokens", "max_tokens")]
-        return max((tokens for tokens in given if tokens is not None), default=None)
-
-    @property
     def choices(self) -> int:
         """How many answers are asked for with n."""
-        return self._whole("n") or 1
-
-    def _whole(self, name: str) -> int | None:
-        raw = self.fields.get(name)
-        found: int | None = _decode(_count, raw, name, "a whole number") if raw else None
-        if found is not None and found < 0:
-            raise InvalidRequest(f"{name} must be a whole number of 0 or more.", param=name)
-        return found
+        return _whole(self.fields, "n") or 1
 
     def body(self, upstream_model: str, defaults: tuple[tuple[str, bytes], ...]) -> bytes:
         """The body for the upstream: the model replaced, defaults added where the caller gave none."""
@@ -79,6 +67,19 @@ def _is_null(raw: msgspec.Raw | None) -> bool:
     return raw is None or bytes(raw) == b"null"
 
 
+def _answer_limit(fields: dict[str, msgspec.Raw]) -> int | None:
+    given = [_whole(fields, name) for name in ("max_completion_tokens", "max_tokens") if name in fields]
+    return max((tokens for tokens in given if tokens is not None), default=None)
+
+
+def _whole(fields: dict[str, msgspec.Raw], name: str) -> int | None:
+    raw = fields.get(name)
+    found: int | None = _decode(_count, raw, name, "a whole number") if raw else None
+    if found is not None and found < 0:
+        raise InvalidRequest(f"{name} must be a whole number of 0 or more.", param=name)
+    return found
+
+
 def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
     """Raises InvalidRequest, which names the field and what is allowed."""
     _check_text(body)
@@ -94,6 +95,7 @@ def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
         fields=fields,
         messages=_checked_messages(fields),
         size=len(body),
+        answer_limit=_answer_limit(fields),
     )
 
 

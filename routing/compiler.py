@@ -169,6 +169,7 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
         claims=claims_of(row),
+        limited=bool(claims_of(row)) or any(target.claims for target in targets),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share is not None),

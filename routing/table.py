@@ -128,6 +128,7 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
+    limited: bool = False  # whether the route, one of its targets or their providers has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
@@ -143,11 +144,6 @@ class RouteEntry:
     policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content
     tagged: bool = False  # whether any target has tags
     canaries: bool = False
-
-    @property
-    def limited(self) -> bool:
-        """Whether the route, one of its targets or their providers has limits."""
-        return bool(self.claims) or any(target.claims for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

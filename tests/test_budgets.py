@@ -194,13 +194,14 @@ def test_wrong_keys_from_one_address_are_limited_and_good_ones_never(upstream, p
         gateway.stop()
 
 
-def log(row, cost_nano):
+def log(row, cost_nano, **values):
     RequestLog.objects.create(
         id=uuid7(),
         received_at=timezone.now(),
         outcome="answered",
         key_id=row.pk,
         cost_nano_usd=cost_nano,
+        **values,
     )
 
 
@@ -225,6 +226,7 @@ def key_form(row, **values):
 def test_topping_up_adds_to_the_limit_and_the_history_says_so(admin_client):
     row, _ = make_key(budget_usd=Decimal(10))
     log(row, 9 * 10**9)
+    log(row, 10**9, shadow=True)  # a copy, which no key pays for
     url = reverse("admin:routing_apikey_change", args=[row.pk])
     page = admin_client.get(url).content.decode()
     assert "9.00 USD, 1.00 USD left" in page
