@@ -141,13 +141,14 @@ class RouteEntry:
     fallbacks: tuple[int, ...] = ()  # routes tried, in this order, when no target answers
     context_fallbacks: tuple[int, ...] = ()  # when the request is too long for the model
     policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content
+    fallbacks_limited: bool = False  # whether any of these routes has limits
     tagged: bool = False  # whether any target has tags
     canaries: bool = False
 
     @property
     def limited(self) -> bool:
-        """Whether the route, one of its targets or their providers has limits."""
-        return bool(self.claims) or any(target.claims for target in self.targets)
+        """Whether the route, one of its targets or their providers has limits, or those of a fallback."""
+        return bool(self.claims) or self.fallbacks_limited or any(target.claims for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
