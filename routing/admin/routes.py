@@ -116,7 +116,9 @@ _FAILURES: tuple[str, dict[str, Any]] = (
             ("attempt_timeout", "first_byte_timeout", "stall_timeout"),
             "hedge_after_ms",
         ],
-        "description": "After this route's targets its fallbacks are tried; their list stands below.",
+        "description": "After this route's targets its fallbacks are tried, listed at the end of the page; "
+        "the fallbacks of these are not. A provider's refusal of the content is handed to the caller as it "
+        "is, unless a fallback is listed for it.",
     },
 )
 
