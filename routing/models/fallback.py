@@ -8,6 +8,8 @@ from routing.models.fields import choice_constraint, range_constraint
 from routing.models.route import ModelRoute
 from routing.publishing import RoutingQuerySet
 
+NOT_ITSELF = "A route can't be its own fallback."
+
 
 class FallbackKind(models.TextChoices):
     ERROR = "error", "No target answers"
@@ -64,7 +66,7 @@ class RouteFallback(models.Model):
             models.CheckConstraint(
                 condition=~Q(route=F("fallback")),
                 name="routefallback_not_itself",
-                violation_error_message="A route can't be its own fallback.",
+                violation_error_message=NOT_ITSELF,
             ),
             range_constraint("routefallback", "position", 0, 1000),
             choice_constraint("routefallback", "kind", FallbackKind),
@@ -75,5 +77,8 @@ class RouteFallback(models.Model):
 
     def clean(self) -> None:
         super().clean()
+        if self.fallback_id and self.fallback_id == self.route_id:
+            # The constraint says so too, but the admin's inline forms leave it to the database.
+            raise ValidationError({"fallback": NOT_ITSELF})
         if self.fallback_id and self.fallback.name.endswith("*"):
             raise ValidationError({"fallback": "Allowed is a route whose name has no *."})
