@@ -177,7 +177,7 @@ def test_no_credential_gets_out(served, client, upstream, admin_client, tmp_path
     run_them_all(client, upstream)
     they_were_in_use(upstream)
     without_row = 2 * len(list(presented()))  # unknown paths
-    until(lambda: RequestLog.objects.count() == len(client.answers) - without_row, "the rows are shipped")
+    until(lambda: RequestLog.objects.count() == len(client.answers) - without_row, "the rows are shipped", 60)
 
     assert [answer for answer in client.answers if leaks(answer)] == []
     assert leaks(served.log.read_text()) == []
