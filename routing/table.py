@@ -128,6 +128,7 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
+    budgeted: bool = False  # whether one of these limits may be a budget
     limited: bool = False  # whether limits may apply: its own, a target's, a provider's, a fallback's
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
@@ -161,6 +162,7 @@ class KeyEntry:
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
     claims: tuple[Claim, ...]  # the key's and its team's
+    budgeted: bool = False
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
