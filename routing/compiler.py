@@ -1,5 +1,6 @@
-"""Database -> RoutingTable: five queries, whatever the number of rows."""
+"""Database -> RoutingTable: a fixed number of queries, whatever the number of rows."""
 
+import itertools
 import logging
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +15,12 @@ from routing.models import (
     ModelRoute,
     Provider,
     ProviderHealth,
+    RouteFallback,
     RouteTarget,
     RoutingVersion,
     Team,
 )
+from routing.models.fallback import FallbackKind
 from routing.table import (
     BreakerRules,
     Budget,
@@ -60,9 +63,7 @@ def _compile(version: int) -> RoutingTable:
     targets: dict[int, list[TargetEntry]] = {}
     for row in RouteTarget.objects.serving().select_related("provider", "route"):
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
-    routes = [
-        (row, _route(row, targets.get(row.pk, []))) for row in ModelRoute.objects.enabled().order_by("name")
-    ]
+    routes = _routes(targets)
     gateway = GatewaySettings.load()
     return RoutingTable(
         version=version,
@@ -74,6 +75,23 @@ def _compile(version: int) -> RoutingTable:
         cors_origins=frozenset(gateway.cors_origins),
         breaker=_breaker(gateway),
     )
+
+
+def _routes(targets: dict[int, list[TargetEntry]]) -> list[tuple[ModelRoute, RouteEntry]]:
+    rows = list(ModelRoute.objects.enabled().order_by("name"))
+    fallbacks = _fallbacks()
+    limited = {
+        row.pk for row in rows if claims_of(row) or any(target.claims for target in targets.get(row.pk, ()))
+    }
+    return [(row, _route(row, targets.get(row.pk, []), fallbacks.get(row.pk, {}), limited)) for row in rows]
+
+
+def _fallbacks() -> dict[int, dict[str, list[int]]]:
+    """By route and kind, in the order in which they are tried."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for route, kind, other in RouteFallback.objects.serving().values_list("route", "kind", "fallback"):
+        found.setdefault(route, {}).setdefault(kind, []).append(other)
+    return found
 
 
 def _breaker(row: GatewaySettings) -> BreakerRules:
@@ -135,6 +153,7 @@ def provider_entry(row: Provider) -> ProviderEntry:
         allow_caller_key=row.allow_caller_key,
         unhealthy=row.health_check_enabled and ill,
         refuse_when_unhealthy=row.when_unhealthy == "refuse",
+        continues=row.continues,
     )
 
 
@@ -154,9 +173,12 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
     )
 
 
-def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
+def _route(
+    row: ModelRoute, serving: list[TargetEntry], fallbacks: dict[str, list[int]], limited: set[int]
+) -> RouteEntry:
     serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
     targets = tuple(target for target in serving if target.shadow_share is None)
+    fallbacks_limited = not limited.isdisjoint(itertools.chain.from_iterable(fallbacks.values()))
     return RouteEntry(
         id=row.pk,
         name=row.name,
@@ -169,10 +191,19 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
         claims=claims_of(row),
-        limited=bool(claims_of(row)) or any(target.claims for target in targets),
+        limited=fallbacks_limited or bool(claims_of(row)) or any(target.claims for target in targets),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share is not None),
+        max_attempts=row.max_attempts,
+        attempt_timeout=row.attempt_timeout,
+        first_byte_timeout=row.first_byte_timeout,
+        stall_timeout=row.stall_timeout,
+        hedge_after=None if row.hedge_after_ms is None else row.hedge_after_ms / 1000,
+        on_cut=row.on_cut,
+        fallbacks=tuple(fallbacks.get(FallbackKind.ERROR, ())),
+        context_fallbacks=tuple(fallbacks.get(FallbackKind.CONTEXT, ())),
+        policy_fallbacks=tuple(fallbacks.get(FallbackKind.POLICY, ())),
         created=int(row.created_at.timestamp()),
         tagged=any(target.tags for target in serving),
         canaries=any(target.canary_share is not None for target in targets),

@@ -51,6 +51,7 @@ def connect() -> None:
         routing_models.GatewaySettings,
         routing_models.ModelRoute,
         routing_models.Provider,
+        routing_models.RouteFallback,
         routing_models.RouteTarget,
         routing_models.Team,
     )

@@ -128,7 +128,7 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
-    limited: bool = False  # whether the route, one of its targets or their providers has limits
+    limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()

@@ -259,9 +259,15 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
             "fields": [
                 ("connect_timeout", "read_timeout"),
                 ("max_connections", "queue_timeout", "keep_alive"),
-                ("retries", "retry_delay"),
             ],
-            "description": "How long the gateway waits, and how often it tries again.",
+            "description": "How long the gateway waits.",
+        },
+    ),
+    (
+        "Failures",
+        {
+            "fields": [("retries", "retry_delay"), "continues"],
+            "description": "How often the gateway tries again, and what becomes of a cut stream.",
         },
     ),
     (

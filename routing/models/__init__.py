@@ -1,4 +1,5 @@
 from routing.models.access import ApiKey, Team
+from routing.models.fallback import RouteFallback
 from routing.models.provider import Provider
 from routing.models.route import ModelRoute, RouteTarget
 from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
@@ -9,6 +10,7 @@ __all__ = [
     "ModelRoute",
     "Provider",
     "ProviderHealth",
+    "RouteFallback",
     "RouteTarget",
     "RoutingVersion",
     "Team",

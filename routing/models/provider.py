@@ -5,7 +5,13 @@ from typing import Any
 from django.db import models
 
 from routing import credentials
-from routing.models.fields import range_constraint, slug_validator, validate_base_url, validate_headers
+from routing.models.fields import (
+    choice_constraint,
+    range_constraint,
+    slug_validator,
+    validate_base_url,
+    validate_headers,
+)
 from routing.models.limits import Limited, limit_constraints
 from routing.publishing import RoutingQuerySet
 
@@ -29,6 +35,14 @@ class Dialect(models.TextChoices):
 class WhenUnhealthy(models.TextChoices):
     TRY = "try", "Try it all the same, after the healthy ones"
     REFUSE = "refuse", "Refuse with 503"
+
+
+class Continues(models.TextChoices):
+    """What the provider makes of a request whose last message is the assistant's."""
+
+    NEVER = "", "Not at all"
+    PLAIN = "plain", "A last assistant message is continued"
+    FLAG = "flag", 'The same with "prefix": true (DeepSeek, Mistral)'
 
 
 class ProviderQuerySet(RoutingQuerySet["Provider"]):
@@ -114,6 +128,15 @@ class Provider(Limited):
         default=WhenUnhealthy.TRY,
         help_text="What to do when only unhealthy providers are left for a request.",
     )
+    continues = models.CharField(
+        "goes on with a begun answer",
+        max_length=10,
+        blank=True,
+        choices=Continues.choices,
+        default=Continues.NEVER,
+        help_text="How the provider takes the beginning of an answer and goes on with it. Routes that "
+        "continue cut streams go on with such providers only.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -133,6 +156,7 @@ class Provider(Limited):
             range_constraint("provider", "health_interval", 5, 86400),
             range_constraint("provider", "health_timeout", 0.1, 60),
             range_constraint("provider", "health_threshold", 1, 10),
+            choice_constraint("provider", "continues", Continues),
             *limit_constraints("provider"),
         ]
 
