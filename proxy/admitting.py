@@ -4,6 +4,7 @@ from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
 from proxy.admission.refusals import message
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
+from proxy.ids import uuid7
 from proxy.resolve import targets_of
 from proxy.usage import worst_cost
 from routing.table import Claim, Resolved, TargetEntry
@@ -35,19 +36,34 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
-    return await admission.admit((), options_of(call, [target]), _need_of(call))
+    # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
+    return await admission.admit((), options_of(call, [target]), _need_of(call, uuid7()))
 
 
-def options_of(call: Call, targets: list[TargetEntry]) -> list[Option]:
-    """Of targets of the call's present route."""
+async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
+    """The call's grant holds one of the targets from `position` on, which a fallback route added.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
+    assert call.grant is not None
+    added = call.options[position:]
+    if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
+        assert call.need is not None
+        call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
+    call.bounds_answer = call.bounds_answer or _has_budget((), added)
+    await call.grant.move(position, len(call.order))
+
+
+def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
+    """Of targets of the call's present route; `also` are claims that all of them have."""
     assert call.ask is not None
     given, answer = call.ask.prompt_tokens, _answer_tokens(call)
-    return [Option(target.claims, worst_cost(given, answer, target.price)) for target in targets]
+    return [Option(also + target.claims, worst_cost(given, answer, target.price)) for target in targets]
 
 
-def _need_of(call: Call) -> Need:
+def _need_of(call: Call, id: str = "") -> Need:
     assert call.ask is not None
-    return Need(call.id, call.ask.prompt_tokens + _answer_tokens(call), call.received_at_ns / 1e9)
+    return Need(id or call.id, call.ask.prompt_tokens + _answer_tokens(call), call.received_at_ns / 1e9)
 
 
 def _answer_tokens(call: Call) -> int:
