@@ -4,9 +4,10 @@ from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
 from proxy.admission.refusals import message
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
+from proxy.ids import uuid7
 from proxy.resolve import targets_of
 from proxy.usage import worst_cost
-from routing.table import Resolved, TargetEntry
+from routing.table import Claim, Resolved, TargetEntry
 
 
 async def admit(call: Call, admission: Admission) -> Grant:
@@ -23,7 +24,7 @@ async def admit(call: Call, admission: Admission) -> Grant:
     call.bounds_answer = key.budgeted or route.route.budgeted
     answer = _answer_tokens(call)
     call.need = _need(call, answer, call.bounds_answer)
-    call.options = _options(call, call.order, answer, call.bounds_answer)
+    call.options = _options(call, call.order, answer, call.bounds_answer, ())
     try:
         grant = await admission.admit(shared, call.options, call.need)
     except RateLimited as error:
@@ -38,27 +39,43 @@ async def admit(call: Call, admission: Admission) -> Grant:
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
     answer = _answer_tokens(call)
-    call.need = _need(call, answer, True)
-    return await admission.admit((), _options(call, [target], answer, True), call.need)
+    # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
+    need = _need(call, answer, True, uuid7())
+    return await admission.admit((), _options(call, [target], answer, True, ()), need)
 
 
-def options_of(call: Call, targets: list[TargetEntry]) -> list[Option]:
-    """Of targets of the call's present route."""
-    return _options(call, targets, _answer_tokens(call), call.bounds_answer)
+async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
+    """The call's grant holds one of the targets from `position` on, which a fallback route added.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
+    assert call.grant is not None
+    added = call.options[position:]
+    if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
+        assert call.need is not None
+        call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
+    await call.grant.move(position, len(call.order))
 
 
-def _options(call: Call, targets: list[TargetEntry], answer: int, budgeted: bool) -> list[Option]:
+def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
+    """Of targets of the call's present route; `also` are claims that all of them have."""
+    return _options(call, targets, _answer_tokens(call), call.bounds_answer, also)
+
+
+def _options(
+    call: Call, targets: list[TargetEntry], answer: int, budgeted: bool, also: tuple[Claim, ...]
+) -> list[Option]:
     """What they cost in the worst case is worked out only where a budget asks for it."""
     if not budgeted:
-        return [Option(target.claims, 0) for target in targets]
+        return [Option(also + target.claims, 0) for target in targets]
     assert call.ask is not None
     given = call.ask.prompt_tokens
-    return [Option(target.claims, worst_cost(given, answer, target.price)) for target in targets]
+    return [Option(also + target.claims, worst_cost(given, answer, target.price)) for target in targets]
 
 
-def _need(call: Call, answer: int, budgeted: bool) -> Need:
+def _need(call: Call, answer: int, budgeted: bool, id: str = "") -> Need:
     assert call.ask is not None
-    return Need(call.id, call.ask.prompt_tokens + answer, call.received_at_ns / 1e9, budgeted)
+    return Need(id or call.id, call.ask.prompt_tokens + answer, call.received_at_ns / 1e9, budgeted)
 
 
 def _answer_tokens(call: Call) -> int:

@@ -129,7 +129,7 @@ class RouteEntry:
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
     budgeted: bool = False  # whether one of these limits may be a budget
-    limited: bool = False  # whether limits may apply: its own, a target's, a provider's, a fallback's
+    limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
