@@ -32,10 +32,14 @@ class Peer:
 
     async def closed(self, seconds: float = 3.0) -> bool:
         """Whether the client closes within that time."""
-        with contextlib.suppress(ConnectionError):
+        try:
             async with asyncio.timeout(seconds):
                 while await self.reader.read(65536):
                     pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            pass  # a reset closes too
         return True
 
     def reset(self) -> None:

@@ -282,7 +282,11 @@ async def test_keep_alive_0_keeps_none(transport):
     "extra", [whole(b"evil"), whole(b"evil")[:-2], b"HTTP/1.1 200 OK\r\ncontent-le", b"rubbish"]
 )
 @pytest.mark.parametrize("together", [True, False])
-async def test_bytes_that_nobody_asked_for_answer_nobody(transport, extra, together):
+async def test_bytes_that_nobody_asked_for_answer_nobody(kind, transport, extra, together, request):
+    if kind == "httpx" and together:
+        reason = "httpcore reads what lies behind an answer as the next one"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
     async def script(peer):
         await peer.request()
         await peer.send(whole(b"good") + extra) if together else await peer.send(whole(b"good"), extra)
@@ -507,7 +511,11 @@ async def test_an_unknown_ca_is_refused(transport, tls, monkeypatch):
 
 
 async def test_tls_to_a_server_without_it(transport):
-    async with serving(answering(b"HTTP/1.1 400 Bad\r\n\r\n")) as server, transport() as made:
+    async def script(peer):
+        await peer.reader.read(1)
+        await peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")
+
+    async with serving(script) as server, transport() as made:
         fault = await fault_of(made, post(f"https://127.0.0.1:{server.port}/v1"))
     assert isinstance(fault, ConnectFailed | TransportTimeout)
 

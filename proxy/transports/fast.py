@@ -147,7 +147,7 @@ class FastTransport:
         self._all.add(connection)
         self.opened_total += 1
         if self._ticker is None:
-            self._tick(loop)
+            self._tick_later(loop)  # a tick now would find it idle, before its first request
         return connection
 
     def _freed(self, connection: Http1Connection) -> None:
@@ -167,9 +167,14 @@ class FastTransport:
             elif quiet > self._settings.read_timeout and not connection.held_back:
                 connection.time_out("timed out")
         self._idle = {place: kept for place, idle in self._idle.items() if (kept := _living(idle))}
+        self._ticker = None
+        if self._all:
+            self._tick_later(loop)
+
+    def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
         shortest = min(self._settings.read_timeout, self._settings.keep_alive or 1.0)
         pause = max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
-        self._ticker = loop.call_later(pause, self._tick, loop) if self._all else None
+        self._ticker = loop.call_later(pause, self._tick, loop)
 
 
 def _living(idle: list[Http1Connection]) -> list[Http1Connection]:

@@ -19,6 +19,7 @@ FAULTS: tuple[tuple[type[Exception], type[TransportFault], str], ...] = (
     (httpx.ConnectError, ConnectFailed, "connection failed"),
     (httpx.UnsupportedProtocol, ConnectFailed, "connection failed"),
     (httpx.InvalidURL, ConnectFailed, "connection failed: no valid URL"),
+    (ExceptionGroup, ConnectFailed, "connection failed"),  # all addresses failed, a port above 65,535
     (httpx.LocalProtocolError, ConnectFailed, "what was to be sent is no HTTP"),
     (httpx.HTTPError, ConnectionBroken, "connection broken"),
     (httpx.StreamError, ConnectionBroken, "connection broken"),
