@@ -101,8 +101,10 @@ class FastTransport:
             return
         try:
             place = place_of(url)
-            while missing := self._missing(place, wanted):
-                opening = [self._open_idle(place) for _ in range(min(missing, WARM_AT_ONCE))]
+            missing = self._missing(place, wanted)
+            # Counted once: a server that closes what it accepts must not be called in a loop.
+            for begin in range(0, missing, WARM_AT_ONCE):
+                opening = [self._open_idle(place) for _ in range(min(missing - begin, WARM_AT_ONCE))]
                 opened = await asyncio.gather(*opening, return_exceptions=True)
                 for fault in [found for found in opened if isinstance(found, BaseException)]:
                     raise fault
