@@ -22,6 +22,7 @@ from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
+from proxy.warming import Warming
 from routing import notices
 from routing.live import TableKeeper
 
@@ -35,6 +36,7 @@ class Gateway:
     journal: JournalWriter
     chooser: Chooser
     sharing: Sharing
+    warming: Warming
     draining: bool = False
 
     def drain(self) -> None:
@@ -45,6 +47,7 @@ class Gateway:
         self.drain()
         self.keeper.stop()
         self.sharing.stop()
+        self.warming.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
@@ -68,6 +71,7 @@ def build_gateway() -> Gateway:
         journal=journal,
         chooser=chooser,
         sharing=Sharing(chooser.board, make_exchange(), keeper),
+        warming=Warming(upstreams, keeper),
     )
 
 

@@ -149,6 +149,8 @@ def provider_entry(row: Provider) -> ProviderEntry:
             max_connections=row.max_connections,
             queue_timeout=row.queue_timeout,
             keep_alive=row.keep_alive,
+            max_queue=row.max_queue,
+            prewarm=row.prewarm,
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,

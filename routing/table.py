@@ -55,6 +55,8 @@ class Connection:
     max_connections: int
     queue_timeout: float
     keep_alive: float
+    max_queue: int = 1000
+    prewarm: int = 0
 
 
 def rank_of(priority: int, weight: int) -> int:
