@@ -40,6 +40,7 @@ JOURNAL_DIR = DATA_DIR / "journal"
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
@@ -227,7 +228,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": PROBE_TICK_SECONDS,
         # A worker that was away finds one tick to do, not all that it missed.
         "options": {"expires": PROBE_TICK_SECONDS},
-    }
+    },
+    "prune-health-history": {
+        "task": "monitoring.tasks.prune_health_history",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
 }
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
