@@ -283,6 +283,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:routing_provider_changelist"),
                     },
                     {
+                        "title": "Maintenance windows",
+                        "icon": "construction",
+                        "link": reverse_lazy("admin:routing_maintenancewindow_changelist"),
+                    },
+                    {
                         "title": "Model routes",
                         "icon": "alt_route",
                         "link": reverse_lazy("admin:routing_modelroute_changelist"),

@@ -15,6 +15,7 @@ from monitoring.metric_list import (
     JOURNAL_LOST,
     POOL_IN_USE,
     POOL_SIZE,
+    PROVIDER_MAINTENANCE,
     PROVIDER_UP,
     SHIPPER_AGE,
     TABLE_AGE,
@@ -81,7 +82,14 @@ def _gauges(
     living: list[WorkerReport], ended: Ended, table: RoutingTable
 ) -> Iterator[tuple[Metric, Iterable[Sample]]]:
     yield from _of_targets(living, table)
-    yield PROVIDER_UP, [((slug,), float(not entry.unhealthy)) for slug, entry in table.providers.items()]
+    up: list[Sample] = []
+    resting: list[Sample] = []
+    for slug, entry in table.providers.items():
+        resting.append(((slug,), float(entry.maintenance)))
+        if not entry.maintenance:
+            up.append(((slug,), float(not entry.unhealthy)))
+    yield PROVIDER_UP, up
+    yield PROVIDER_MAINTENANCE, resting
     pools: dict[str, tuple[int, int]] = {}
     for pool in (pool for report in living for pool in report.pools):
         used, size = pools.get(pool.provider, (0, 0))

@@ -109,7 +109,10 @@ TARGET_STATE = Metric(
     (*_TARGET, "state"),
     "1 for the state of the target's circuit: closed, half_open, open or rate_limited.",
 )
-PROVIDER_UP = Metric("provider_up", "gauge", ("provider",), "0 where health checks say unhealthy.")
+PROVIDER_UP = Metric(
+    "provider_up", "gauge", ("provider",), "0 where health checks say unhealthy; absent in maintenance."
+)
+PROVIDER_MAINTENANCE = Metric("provider_maintenance", "gauge", ("provider",), "1 in a maintenance window.")
 POOL_IN_USE = Metric("pool_in_use", "gauge", ("provider",), "Connections in use, all web processes.")
 POOL_SIZE = Metric("pool_size", "gauge", ("provider",), "Connections allowed, all web processes.")
 TABLE_VERSION = Metric(
@@ -139,6 +142,7 @@ GAUGES = (
     IN_FLIGHT,
     TARGET_STATE,
     PROVIDER_UP,
+    PROVIDER_MAINTENANCE,
     POOL_IN_USE,
     POOL_SIZE,
     TABLE_VERSION,
