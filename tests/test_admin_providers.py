@@ -283,5 +283,5 @@ def test_the_list_takes_the_same_queries_for_any_number_of_rows(admin_client, dj
         probed(provider)
         make_target(route=route, provider=provider)
     admin_client.get(LIST)
-    with django_assert_num_queries(5):  # session, user, two counts, rows
+    with django_assert_num_queries(8):  # session, user, two counts, rows; turns, hours, windows
         admin_client.get(LIST)

@@ -279,5 +279,6 @@ def test_uptime_is_the_share_of_known_time_not_unhealthy():
             provider=provider, at=now - timedelta(hours=hours), before=before, after=after, reason="r"
         )
     ids = [provider.pk, other.pk]
-    assert history.uptimes(ids, now, 1) == {provider.pk: pytest.approx(100 * 18 / 24)}
-    assert history.uptimes(ids, now, 7) == {provider.pk: pytest.approx(100 * 44 / 50)}
+    assert history.uptimes(ids, now, [1, 7]) == {
+        provider.pk: {1: pytest.approx(100 * 18 / 24), 7: pytest.approx(100 * 44 / 50)}
+    }

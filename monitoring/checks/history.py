@@ -1,5 +1,6 @@
 """What past checks found: uptime, latency, and how long it is kept."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -21,34 +22,25 @@ def prune(now: datetime) -> int:
     return deleted + transitions.delete()[0]
 
 
-def uptimes(provider_ids: list[int], now: datetime, days: int) -> dict[int, float]:
-    """Percent of what is known of the last `days` in which a provider was not unhealthy, 0 to 100."""
-    since = now - timedelta(days=days)
+def uptimes(provider_ids: list[int], now: datetime, days: Collection[int]) -> dict[int, dict[int, float]]:
+    """By provider and by days: percent of what is known of them in which it was not unhealthy, 0 to 100."""
     rows = HealthTransition.objects.filter(provider__in=provider_ids).order_by("provider", "at")
-    found: dict[int, list[HealthTransition]] = {}
-    for row in rows:
-        found.setdefault(row.provider_id, []).append(row)
-    return {provider: _uptime(rows, since, now) for provider, rows in found.items()}
+    turns: dict[int, list[tuple[datetime, str]]] = {}
+    for provider, at, after in rows.values_list("provider", "at", "after"):
+        turns.setdefault(provider, []).append((at, after))
+    return {
+        provider: {number: _uptime(found, now - timedelta(days=number), now) for number in days}
+        for provider, found in turns.items()
+    }
 
 
-def _uptime(rows: list[HealthTransition], since: datetime, now: datetime) -> float:
-    """A status holds until the next transition."""
+def _uptime(turns: list[tuple[datetime, str]], since: datetime, now: datetime) -> float:
+    """A status holds until the next turn."""
     known = down = 0.0
-    ends = [row.at for row in rows[1:]] + [now]
-    for row, end in zip(rows, ends, strict=True):
-        seconds = (end - max(row.at, since)).total_seconds()
-        if seconds > 0 and row.after != ProviderHealth.Status.UNKNOWN:
+    ends = [at for at, _ in turns[1:]] + [now]
+    for (at, status), end in zip(turns, ends, strict=True):
+        seconds = (end - max(at, since)).total_seconds()
+        if seconds > 0 and status != ProviderHealth.Status.UNKNOWN:
             known += seconds
-            down += seconds if row.after == ProviderHealth.Status.UNHEALTHY else 0.0
+            down += seconds if status == ProviderHealth.Status.UNHEALTHY else 0.0
     return 100.0 * (1 - down / known) if known else 100.0
-
-
-def latencies(
-    provider_ids: list[int], now: datetime, hours: int = 24
-) -> dict[int, list[tuple[datetime, float, bool]]]:
-    """(when, milliseconds, whether it was good) of each check, oldest first."""
-    rows = HealthCheck.objects.filter(provider__in=provider_ids, at__gte=now - timedelta(hours=hours))
-    found: dict[int, list[tuple[datetime, float, bool]]] = {}
-    for provider, at, ms, ok in rows.order_by("at").values_list("provider", "at", "latency_ms", "ok"):
-        found.setdefault(provider, []).append((at, ms, ok))
-    return found

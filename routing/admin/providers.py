@@ -36,7 +36,7 @@ from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 STALE_AFTER_PROBES = 3
 LONGEST_DETAIL = 32  # characters in the list; the tip has all
 _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
-_HEALTH_KIND = {"healthy": "success", "degraded": "warning", "unhealthy": "danger"}
+HEALTH_KIND = {"healthy": "success", "degraded": "warning", "unhealthy": "danger"}
 
 
 class ProviderForm(BudgetForm):
@@ -124,7 +124,7 @@ def _ago(moment: datetime) -> str:
 @admin.register(Provider)
 class ProviderAdmin(BudgetAdmin):
     form = ProviderForm
-    list_display = (
+    list_display: tuple[str, ...] = (
         "slug",
         "name",
         "shown_dialect",
@@ -206,7 +206,7 @@ class ProviderAdmin(BudgetAdmin):
         why = "" if status != "unknown" else "No probe has reported lately."
         if status == "disabled":
             why = "The provider, or its health checks, are switched off."
-        return badge(status, _HEALTH_KIND.get(status, ""), why)
+        return badge(status, HEALTH_KIND.get(status, ""), why)
 
     @display(description="Latency")
     def health_latency(self, provider: Provider) -> str:
