@@ -38,6 +38,11 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
 JOURNAL_DIR = DATA_DIR / "journal"
 
+# Monitoring
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
+
 # Limits and budgets
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
@@ -224,7 +229,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": PROBE_TICK_SECONDS,
         # A worker that was away finds one tick to do, not all that it missed.
         "options": {"expires": PROBE_TICK_SECONDS},
-    }
+    },
+    "prune-health-history": {
+        "task": "monitoring.tasks.prune_health_history",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
 }
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
@@ -272,6 +282,11 @@ UNFOLD = {
                         "title": "Providers",
                         "icon": "cloud",
                         "link": reverse_lazy("admin:routing_provider_changelist"),
+                    },
+                    {
+                        "title": "Maintenance windows",
+                        "icon": "construction",
+                        "link": reverse_lazy("admin:routing_maintenancewindow_changelist"),
                     },
                     {
                         "title": "Model routes",

@@ -15,6 +15,7 @@ import msgspec
 from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
 from django.utils import timezone
 
+from monitoring.backlog import Progress, tell
 from monitoring.models import RequestLog
 from proxy.journal.reader import Position, claim_dead, read_new, segments, workers
 from proxy.journal.records import Closed, Opened
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
 RESCUE_SECONDS = 5.0
+PROGRESS_SECONDS = 1.0
 
 UNSTORABLE = (DataError, IntegrityError, OverflowError)
 """Faults of a row; all others are the database's, and pass."""
@@ -44,6 +46,7 @@ class Shipper:
         self._positions: dict[Path, Position] = {}
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
+        self._next_progress = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Ship until told to stop, then once more."""
@@ -68,6 +71,17 @@ class Shipper:
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """Also where nothing was shipped: who reads it must see that somebody tries."""
+        if time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + PROGRESS_SECONDS
+            offsets = {path.name: position.offset for path, position in self._positions.items()}
+            try:
+                tell(self._directory, Progress(time.time(), offsets, self.problem))
+            except OSError as error:
+                logger.error("journal: progress not written: %s", error.strerror)
 
     @contextmanager
     def _alone(self, stop: threading.Event) -> Iterator[bool]:

@@ -1,11 +1,19 @@
 """Periodic work; no logic here."""
 
+from datetime import timedelta
+
 from celery import shared_task
+from django.conf import settings
 from django.utils import timezone
 
-from monitoring import probing
+from monitoring.checks import history, running
 
 
 @shared_task(ignore_result=True)
 def probe_providers() -> None:
-    probing.probe_due(now=timezone.now())
+    running.tick(timezone.now(), timedelta(seconds=settings.PROBE_TICK_SECONDS))
+
+
+@shared_task(ignore_result=True)
+def prune_health_history() -> None:
+    history.prune(timezone.now())

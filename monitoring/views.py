@@ -7,17 +7,15 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 
 from proxy.gateway import Gateway, running_gateway
+from routing.table import ProviderEntry
 
-UNHEALTHY, DEGRADED, HEALTHY = "unhealthy", "degraded", "healthy"
+UNHEALTHY, DEGRADED, HEALTHY, MAINTENANCE = "unhealthy", "degraded", "healthy", "maintenance"
 
 
 def health(request: HttpRequest) -> JsonResponse:
     """Always 200 while the process serves: restarting it would mend no provider."""
     gateway = running_gateway()
-    providers = {
-        entry.slug: UNHEALTHY if entry.unhealthy else HEALTHY
-        for entry in gateway.keeper.table.providers.values()
-    }
+    providers = {entry.slug: _status(entry) for entry in gateway.keeper.table.providers.values()}
     return JsonResponse(
         {
             "status": _overall(gateway, providers),
@@ -28,8 +26,14 @@ def health(request: HttpRequest) -> JsonResponse:
     )
 
 
+def _status(entry: ProviderEntry) -> str:
+    if entry.maintenance:
+        return MAINTENANCE
+    return UNHEALTHY if entry.unhealthy else HEALTHY
+
+
 def _overall(gateway: Gateway, providers: dict[str, str]) -> str:
-    ill = [slug for slug, status in providers.items() if status == UNHEALTHY]
+    ill = [slug for slug, status in providers.items() if status != HEALTHY]
     if not gateway.keeper.ready or (providers and len(ill) == len(providers)):
         return UNHEALTHY
     return DEGRADED if ill or gateway.keeper.problem else HEALTHY

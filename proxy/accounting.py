@@ -3,6 +3,7 @@
 from proxy.call import Attempt, Call
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
+from proxy.metrics.counters import Counters
 from proxy.usage import cost
 from routing.table import TargetEntry
 
@@ -10,8 +11,9 @@ CLIENT_INFO_LENGTH = 200
 
 
 class Accounting:
-    def __init__(self, journal: JournalWriter) -> None:
+    def __init__(self, journal: JournalWriter, counters: Counters) -> None:
         self._journal = journal
+        self._counters = counters
 
     def open(self, call: Call) -> None:
         """Before a provider is called: from here on the call leaves a row, whatever happens."""
@@ -38,7 +40,9 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         price_call(call)
-        self._journal.gather(_closed(call))
+        row = _closed(call)
+        self._journal.gather(row)
+        self._counters.count(call, row)
         if call.grant is None:
             return
         if call.target is not None:

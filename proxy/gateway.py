@@ -17,6 +17,9 @@ from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
+from proxy.metrics.counters import Counters
+from proxy.metrics.posting import Posting
+from proxy.metrics.store import Store
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
@@ -37,6 +40,7 @@ class Gateway:
     chooser: Chooser
     sharing: Sharing
     warming: Warming
+    posting: Posting
     draining: bool = False
 
     def drain(self) -> None:
@@ -51,6 +55,7 @@ class Gateway:
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
+        self.posting.stop()  # last: it tells what the others counted
         self.journal.close()
 
 
@@ -62,7 +67,9 @@ def build_gateway() -> Gateway:
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
-    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser, failed_auth)
+    counters = Counters()
+    engine = Engine(keeper, upstreams, admission, Accounting(journal, counters), chooser, failed_auth)
+    sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,
         engine=engine,
@@ -70,8 +77,11 @@ def build_gateway() -> Gateway:
         admission=admission,
         journal=journal,
         chooser=chooser,
-        sharing=Sharing(chooser.board, make_exchange(), keeper),
+        sharing=sharing,
         warming=Warming(upstreams, keeper),
+        posting=Posting(
+            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
+        ),
     )
 
 
@@ -116,6 +126,7 @@ def running_gateway() -> Gateway:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
+        _Running.gateway.posting.start()
     return _Running.gateway
 
 

@@ -166,6 +166,10 @@ class Upstreams:
             old.pool.retire()
         return Link(provider, Pool(name, provider.connection))
 
+    def links(self) -> list[Link]:
+        """Of all providers called so far; from any thread."""
+        return list(self._links.values())
+
     def forget_missing(self, table: RoutingTable) -> None:
         """Retire the pools of providers that the table no longer has."""
         kept = {entry.id for entry in table.providers.values()}

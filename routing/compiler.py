@@ -2,16 +2,20 @@
 
 import itertools
 import logging
+import math
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from django.conf import settings
+from django.utils import timezone
 
 from routing import gateway_keys, prices, strategies
 from routing.models import (
     ApiKey,
     GatewaySettings,
+    MaintenanceWindow,
     ModelRoute,
     Provider,
     ProviderHealth,
@@ -59,7 +63,11 @@ def compile_table() -> RoutingTable:
 
 
 def _compile(version: int) -> RoutingTable:
-    providers = {row.pk: provider_entry(row) for row in Provider.objects.enabled().select_related("health")}
+    now = timezone.now()
+    windows = list(MaintenanceWindow.objects.not_over(now))
+    resting = {window.provider_id for window in windows if window.starts_at <= now}
+    enabled = Provider.objects.enabled().select_related("health")
+    providers = {row.pk: provider_entry(row, row.pk in resting) for row in enabled}
     targets: dict[int, list[TargetEntry]] = {}
     for row in RouteTarget.objects.serving().select_related("provider", "route"):
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
@@ -74,6 +82,7 @@ def _compile(version: int) -> RoutingTable:
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
         cors_origins=frozenset(gateway.cors_origins),
         breaker=_breaker(gateway),
+        valid_until=_next_boundary(windows, now),
     )
 
 
@@ -95,6 +104,12 @@ def _fallbacks() -> dict[int, dict[str, list[int]]]:
     for route, kind, other in RouteFallback.objects.serving().values_list("route", "kind", "fallback"):
         found.setdefault(route, {}).setdefault(kind, []).append(other)
     return found
+
+
+def _next_boundary(windows: list[MaintenanceWindow], now: datetime) -> float:
+    """Unix seconds of the next beginning or end of a window."""
+    moments = [moment for window in windows for moment in (window.starts_at, window.ends_at)]
+    return min((moment.timestamp() for moment in moments if moment and moment > now), default=math.inf)
 
 
 def _breaker(row: GatewaySettings) -> BreakerRules:
@@ -132,7 +147,7 @@ _OWNERS: dict[type, str] = {
 }
 
 
-def provider_entry(row: Provider) -> ProviderEntry:
+def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
     health = getattr(row, "health", None)
     ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
     return ProviderEntry(
@@ -156,8 +171,9 @@ def provider_entry(row: Provider) -> ProviderEntry:
         retry_delay=row.retry_delay,
         claims=claims_of(row),
         allow_caller_key=row.allow_caller_key,
-        unhealthy=row.health_check_enabled and ill,
-        refuse_when_unhealthy=row.when_unhealthy == "refuse",
+        unhealthy=maintenance or (row.health_check_enabled and ill),
+        refuse_when_unhealthy=maintenance or row.when_unhealthy == "refuse",
+        maintenance=maintenance,
         continues=row.continues,
     )
 

@@ -1,5 +1,6 @@
 """The routing table: an immutable snapshot of the configuration, shared by all requests."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -92,6 +93,7 @@ class ProviderEntry:
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
+    maintenance: bool = False  # it is then unhealthy, and refuses
     continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 
@@ -191,6 +193,7 @@ class RoutingTable:
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
+    valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:
         """Exact name or alias first, then the longest wildcard."""

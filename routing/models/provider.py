@@ -132,6 +132,25 @@ class Provider(Limited):
     health_threshold = models.PositiveSmallIntegerField(
         default=1, help_text="Failed probes in a row that make the provider unhealthy, 1 to 10."
     )
+    health_recovery = models.PositiveSmallIntegerField(
+        "recovery threshold",
+        default=1,
+        help_text="Good probes in a row that make an unhealthy provider healthy again, 1 to 10.",
+    )
+    health_slow_ms = models.PositiveIntegerField(
+        "degraded above",
+        null=True,
+        blank=True,
+        help_text="Milliseconds above which a provider that answers is degraded, 1 to 60,000. Blank: never. "
+        "A degraded provider is served from as before.",
+    )
+    health_model = models.CharField(
+        "check with model",
+        max_length=200,
+        blank=True,
+        help_text="This provider's own name of a model: each probe then buys an answer of one token from it, "
+        "with a row in the request log. Blank: a GET, which costs nothing.",
+    )
     when_unhealthy = models.CharField(
         max_length=10,
         choices=WhenUnhealthy.choices,
@@ -168,6 +187,8 @@ class Provider(Limited):
             range_constraint("provider", "health_interval", 5, 86400),
             range_constraint("provider", "health_timeout", 0.1, 60),
             range_constraint("provider", "health_threshold", 1, 10),
+            range_constraint("provider", "health_recovery", 1, 10),
+            range_constraint("provider", "health_slow_ms", 1, 60000, nullable=True),
             choice_constraint("provider", "continues", Continues),
             *limit_constraints("provider"),
         ]

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0004_fallbacks'),
+        ('routing', '0006_maintenance'),
     ]
 
     operations = [
