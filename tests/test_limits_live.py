@@ -112,7 +112,7 @@ def storm(
 
 
 def most_in_a_minute(times: list[float]) -> int:
-    """As the provider sees it: a request that was admitted at the end of one minute may arrive in the next."""
+    """As the provider sees it; a request that is admitted in one minute may arrive in the next."""
     times = sorted(times)
     return max(sum(start <= at < start + 60 - JITTER_SECONDS for at in times) for start in times)
 
