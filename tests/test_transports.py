@@ -437,6 +437,16 @@ async def test_a_head_without_end_is_cut_off(transport):
     assert type(fault) is ConnectionBroken
 
 
+async def test_an_answer_too_long_to_keep_says_so(kind, transport, monkeypatch):
+    if kind == "httpx":
+        pytest.skip("httpx sets no limit")
+    monkeypatch.setattr("proxy.transports.http1.LONGEST_ANSWER", 300_000)
+    async with serving(answering(whole(BIG))) as server, transport() as made:
+        fault = await fault_of(made, post(server))
+        assert str(fault) == "sent an answer of more than 300,000 bytes"
+        assert await body_of(await made.send(post(server, stream=True)), True) == BIG
+
+
 # TLS
 
 

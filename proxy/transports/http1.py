@@ -222,8 +222,10 @@ class Http1Connection(asyncio.Protocol):
             self._parser.feed_data(data)
             if not response.started:
                 response.take_head(len(data))
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._end(ConnectionBroken("answered with malformed HTTP"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            ours = error.__context__  # where a callback of ours put an end to it
+            malformed = ConnectionBroken("answered with malformed HTTP")
+            self._end(ours if isinstance(ours, ConnectionBroken) else malformed)
         except ConnectionBroken as fault:
             self._end(fault)
         if response.stream or response.complete:
