@@ -3,10 +3,12 @@
 import asyncio
 import time
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from proxy.admission.memory import MemoryAdmission
+from proxy.admission.redis import RedisAdmission
+from tests.optional import needs
 from tests.scripted_engine import BEHAVIOURS, ScriptedEngine
 
 routes = some.fixed_dictionaries(
@@ -52,10 +54,37 @@ def test_nothing_leaks(route, behaviours, asked):
         await run_all(engine, asked)
         for claim in engine.claims():
             assert admission.open_calls(claim.kind, claim.id) == 0, claim
-            spent, reserved = admission.spending(claim, time.time())
-            assert reserved == 0, claim
+            assert admission.spending(claim, time.time())[1] == 0, claim
         billed = sum(row.cost_nano_usd or 0 for row in engine.journal.closed)
         key = engine.claims()[0]
         assert admission.spending(key, time.time())[0] == billed
+
+    asyncio.run(go())
+
+
+def held_in(client):
+    """What Redis still holds: open calls, and nano-USD reserved."""
+    held = {}
+    for name in client.keys("*"):
+        kind = client.type(name)
+        if kind == b"zset":
+            held[name] = client.zcard(name)
+        elif kind == b"hash" and b":b:" in name:
+            held[name] = int(client.hget(name, "r") or 0)
+    return {name: count for name, count in held.items() if count}
+
+
+@needs("Redis")
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(route=routes, behaviours=mixes, asked=calls)
+def test_nothing_leaks_in_redis(redis_server, route, behaviours, asked):
+    async def go():
+        redis_server.client.flushdb()
+        admission = RedisAdmission(redis_server.url, nothing_spent, timeout=2, without="closed", lease=30)
+        await admission.start()
+        engine = ScriptedEngine(admission, behaviours, **route)
+        await run_all(engine, asked)
+        await admission.aclose()
+        assert held_in(redis_server.client) == {}
 
     asyncio.run(go())
