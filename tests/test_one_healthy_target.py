@@ -15,7 +15,7 @@ from routing.strategies import STRATEGIES
 from tests.factories import make_key
 from tests.failing_over import route_over
 from tests.live import Door
-from tests.upstream import Answer
+from tests.upstream import Answer, completion
 
 MANY = int(os.environ.get("ONE_HEALTHY_REQUESTS", "0"))
 REQUESTS, CONNECTIONS = (MANY, 64) if MANY else (240, 24)
@@ -28,7 +28,7 @@ FAULTS = {
     "stall": Answer(chunks=[], stall=2),
     "slow first byte": Answer(delay=2),
     "death in the stream": Answer(chunks=[], cut="after_chunks"),
-    "death in the body": Answer(cut="mid_body"),
+    "death in the body": Answer(body=completion(), cut="mid_body"),
 }
 
 
