@@ -45,7 +45,7 @@ async def run_all(engine, asked):
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(route=routes, behaviours=mixes, asked=calls)
 def test_nothing_leaks(route, behaviours, asked):
     async def go():
@@ -75,7 +75,7 @@ def held_in(client):
 
 
 @needs("Redis")
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(route=routes, behaviours=mixes, asked=calls)
 def test_nothing_leaks_in_redis(redis_server, route, behaviours, asked):
     async def go():
