@@ -1,4 +1,4 @@
-"""Routes with several providers, and what a call left: for tests of fallbacks and cut streams."""
+"""Routes with several providers, and what a call through them left."""
 
 import json
 from dataclasses import dataclass, field

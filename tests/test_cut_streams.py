@@ -1,4 +1,4 @@
-"""Streams cut in the middle: continued by another target, held until whole, or ended with an error."""
+"""Streams that break: continued by another target, held back until whole, or ended with an error."""
 
 import json
 import time
@@ -234,9 +234,9 @@ def test_a_client_that_hangs_up_while_its_stream_is_continued_is_noted(door, ups
     upstream.always("p1", CUTS["closed"])
     upstream.always("p2", Answer(delay=5))
     with door.stream(key, headers={"x-request-id": f"gone-{door.name}"}) as answer:
-        for data in answer.iter_raw():
-            if b"t0039" in data:
-                break
+        chunks = answer.iter_raw()  # kept: a generator that is dropped closes the connection
+        while b"t0039" not in next(chunks):
+            pass
         until(lambda: upstream.calls("p2"), "p2 is asked")
     row = until(lambda: RequestLog.objects.filter(request_id=f"gone-{door.name}").first(), "its row")
     assert (row.outcome, row.attempts) == ("client_gone", 2)
@@ -277,5 +277,5 @@ def test_a_stall_is_noticed_in_time(door, upstream, gpt):
     upstream.always("p2", REST)
     started = time.monotonic()
     is_whole(stream(door, key))
-    assert 0.3 <= time.monotonic() - started < 1.5
+    assert 0.25 <= time.monotonic() - started < 1.5
     until(lambda: upstream.hang_ups, "the stalled connection is closed", 1)
