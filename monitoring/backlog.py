@@ -14,6 +14,7 @@ class Progress(msgspec.Struct):
     at: float  # Unix seconds
     offsets: dict[str, int] = {}
     problem: str = ""
+    stalled: dict[str, str] = {}  # other background components without a sign of life
 
 
 _decode = msgspec.json.Decoder(Progress).decode

@@ -18,6 +18,7 @@ from monitoring.metric_list import (
     PROVIDER_MAINTENANCE,
     PROVIDER_UP,
     SHIPPER_AGE,
+    STALLED,
     TABLE_AGE,
     TABLE_VERSION,
     TARGET_STATE,
@@ -25,6 +26,7 @@ from monitoring.metric_list import (
     WORKER_START,
     Metric,
 )
+from monitoring.watching import stalled_parts
 from proxy.metrics.counters import Labels
 from proxy.metrics.store import Ended, WorkerReport, summed
 from proxy.targets.exchange import Snapshot, TargetView
@@ -114,6 +116,7 @@ def _of_journal() -> Iterator[tuple[Metric, list[Sample]]]:
     told = progress(directory)
     yield BACKLOG, [((), backlog_bytes(directory, told))]
     yield SHIPPER_AGE, [((), max(time.time() - told.at, 0.0))] if told is not None else []
+    yield STALLED, [((component,), 1.0) for component in stalled_parts()]
 
 
 def _of_targets(living: list[WorkerReport], table: RoutingTable) -> Iterator[tuple[Metric, list[Sample]]]:

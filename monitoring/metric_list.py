@@ -138,6 +138,9 @@ SHIPPER_AGE = Metric(
     (),
     "Since the shipper's last sign of life; absent before the first.",
 )
+STALLED = Metric(
+    "stalled", "gauge", ("component",), "1 for each background part without a sign of life; absent else."
+)
 GAUGES = (
     IN_FLIGHT,
     TARGET_STATE,
@@ -152,5 +155,6 @@ GAUGES = (
     JOURNAL_LOST,
     BACKLOG,
     SHIPPER_AGE,
+    STALLED,
 )
 METRICS = (*COUNTED, *GAUGES)

@@ -15,7 +15,8 @@ import msgspec
 from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
 from django.utils import timezone
 
-from monitoring.backlog import Progress, tell
+from monitoring import heartbeats
+from monitoring.backlog import Progress, backlog_bytes, progress, tell
 from monitoring.models import RequestLog
 from proxy.journal.reader import Position, claim_dead, read_new, segments, workers
 from proxy.journal.records import Closed, Opened
@@ -47,6 +48,8 @@ class Shipper:
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
         self._next_progress = 0.0
+        self._next_watch = 0.0
+        self._stalled: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Ship until told to stop, then once more."""
@@ -67,11 +70,23 @@ class Shipper:
             if time.monotonic() >= self._next_rescue:
                 self._rescue()
                 self._next_rescue = time.monotonic() + RESCUE_SECONDS
+            self._watch()
             self._note("")
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
         self._tell_progress()
+
+    def _watch(self) -> None:
+        """Tells its own sign of life and looks for the others, as web processes may not ask the database."""
+        if time.monotonic() >= self._next_watch:
+            self._next_watch = time.monotonic() + heartbeats.BEAT_SECONDS
+            now = timezone.now()
+            heartbeats.beat(heartbeats.SHIPPER, now, {"backlog_bytes": self._backlog()})
+            self._stalled = heartbeats.stalled(now)
+
+    def _backlog(self) -> int:
+        return backlog_bytes(self._directory, progress(self._directory))
 
     def _tell_progress(self) -> None:
         """Also where nothing was shipped: who reads it must see that somebody tries."""
@@ -79,7 +94,7 @@ class Shipper:
             self._next_progress = time.monotonic() + PROGRESS_SECONDS
             offsets = {path.name: position.offset for path, position in self._positions.items()}
             try:
-                tell(self._directory, Progress(time.time(), offsets, self.problem))
+                tell(self._directory, Progress(time.time(), offsets, self.problem, self._stalled))
             except OSError as error:
                 logger.error("journal: progress not written: %s", error.strerror)
 

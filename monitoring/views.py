@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
+from monitoring.watching import stalled_parts
 from proxy.gateway import Gateway, running_gateway
 from routing.table import ProviderEntry
 
@@ -58,5 +59,6 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "table_problem": keeper.problem.split(":", 1)[0] or None,
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
+        "stalled": stalled_parts(),
     }
     return JsonResponse(content, status=200 if ready else 503)
