@@ -268,10 +268,11 @@ def test_a_duplicate_has_the_settings_and_the_fallbacks_but_is_nobodys_fallback(
 
 def test_the_providers_page_sets_whether_it_goes_on_with_an_answer(admin_client):
     provider = make_provider()
-    data = provider_form(slug=provider.slug)
+    data = provider_form(slug=provider.slug, when_unhealthy="try")
     page = admin_client.get(change(provider)).content.decode()
     assert "The same with &quot;prefix&quot;: true" in page
-    assert admin_client.post(change(provider), {**data, "continues": "flag"}).status_code == 302
+    saved = admin_client.post(change(provider), {**data, "continues": "flag"})
+    assert saved.status_code == 302, saved.context["adminform"].form.errors
     assert Provider.objects.get().continues == "flag"
     assert admin_client.post(change(provider), {**data, "continues": ""}).status_code == 302
     assert Provider.objects.get().continues == ""
