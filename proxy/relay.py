@@ -37,6 +37,7 @@ class Relay:
         "_closed",
         "_continuation",
         "_first",
+        "_half",
         "_over",
         "_reader",
         "_resume",
@@ -62,6 +63,7 @@ class Relay:
         self._resume = resume
         self._first = answer.body if answer.stream else b""
         self._reader = StreamReader()
+        self._half = b""  # of a line, as it came
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None and answer.stream
         self._continuation = Continuation(call.ask) if continues and call.ask else None
@@ -98,7 +100,18 @@ class Relay:
         good = self._reader.feed(chunk)
         if good < len(chunk):
             chunk = chunk[:good]
+        if self._half or self._reader.rest:
+            chunk = self._whole_lines(chunk)
         return redacted(chunk, self._call) if self._reader.failed else chunk
+
+    def _whole_lines(self, chunk: bytes) -> bytes:
+        """A half line waits for its other half: a client could make nothing of it where the stream breaks."""
+        if self._reader.malformed:
+            return self._half + chunk if chunk else b""  # else the half is of the malformed event
+        lines = self._half + chunk
+        end = len(lines) - len(self._reader.rest)
+        self._half = lines[end:]
+        return lines[:end]
 
     def _fault(self) -> str:
         if self._continuation is not None:
@@ -106,7 +119,7 @@ class Relay:
         return "sent a malformed event" if self._reader.malformed else ""
 
     async def _ended(self) -> bytes:
-        tail = b""
+        tail = self._half
         if self._continuation is not None:
             tail = self._continuation.end()
             self._reader.feed(tail)
@@ -116,7 +129,7 @@ class Relay:
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
             self._over = True
             await self._let_go()
-            return tail
+            return redacted(tail, self._call) if self._reader.failed else tail
         return await self._cut(ConnectionBroken("the stream ended before the answer did"))
 
     def _answer_type(self) -> str:

@@ -33,12 +33,12 @@ class StreamReader:
     __slots__ = (
         "_data",
         "_on_event",
-        "_rest",
         "_skipping",
         "done",
         "failed",
         "finished",
         "malformed",
+        "rest",
         "size",
         "usage",
     )
@@ -51,7 +51,7 @@ class StreamReader:
         self.malformed = False  # saw data that is no JSON
         self.size = 0  # bytes of text, as far as an estimate needs it
         self._on_event = on_event
-        self._rest = b""  # a line that is not whole yet
+        self.rest = b""  # a line that is not whole yet
         self._skipping = False  # until the end of a line that is too long
         self._data: list[bytes] = []  # of an event whose JSON goes on over several lines
 
@@ -60,8 +60,8 @@ class StreamReader:
         if self._is_one_event(chunk):
             return len(chunk)
         start = self._skip_long_line(chunk) if self._skipping else 0
-        before = len(self._rest)
-        lines = self._rest + chunk[start:]
+        before = len(self.rest)
+        lines = self.rest + chunk[start:]
         end = lines.rfind(b"\n") + 1
         self._keep_rest(lines[end:])
         at = begun = 0
@@ -76,7 +76,7 @@ class StreamReader:
 
     def _is_one_event(self, chunk: bytes) -> bool:
         """The usual case, read at once."""
-        if self._rest or self._data or self._skipping or chunk[:6] != b"data: ":
+        if self.rest or self._data or self._skipping or chunk[:6] != b"data: ":
             return False
         if chunk.find(b"\n\n") != len(chunk) - 2:
             return False
@@ -88,7 +88,7 @@ class StreamReader:
 
     def _keep_rest(self, rest: bytes) -> None:
         self._skipping = len(rest) > LONGEST_LINE
-        self._rest = b"" if self._skipping else rest
+        self.rest = b"" if self._skipping else rest
 
     def _skip_long_line(self, chunk: bytes) -> int:
         """Where the line after one that is too long to be looked at begins."""
@@ -98,7 +98,7 @@ class StreamReader:
 
     def end(self) -> None:
         """The upstream closed: what is left is a line too."""
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
         if rest:
             self._read(rest)
 

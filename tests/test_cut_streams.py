@@ -85,7 +85,7 @@ def test_a_held_stream_is_started_anew_by_the_next_target(door, upstream, gpt, c
 
 
 @pytest.mark.parametrize("on_cut", ["error", "continue"])
-@pytest.mark.parametrize("cut", ["reset", "stalled", "malformed", "no_end"])
+@pytest.mark.parametrize("cut", ["reset", "stalled", "malformed", "no_end", "half_an_event"])
 def test_where_nobody_continues_there_is_a_clear_error_and_no_done(door, upstream, gpt, cut, on_cut):
     """By default; and with `continue` where the next target refuses: its refusal masks nothing."""
     key = gpt(on_cut=on_cut)
