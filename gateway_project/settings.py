@@ -35,6 +35,7 @@ LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
 UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fast")
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
 JOURNAL_DIR = DATA_DIR / "journal"
 
 # Monitoring

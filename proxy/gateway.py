@@ -25,6 +25,7 @@ from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
+from proxy.warming import Warming
 from routing import notices
 from routing.live import TableKeeper
 
@@ -38,6 +39,7 @@ class Gateway:
     journal: JournalWriter
     chooser: Chooser
     sharing: Sharing
+    warming: Warming
     posting: Posting
     draining: bool = False
 
@@ -49,6 +51,7 @@ class Gateway:
         self.drain()
         self.keeper.stop()
         self.sharing.stop()
+        self.warming.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
@@ -75,6 +78,7 @@ def build_gateway() -> Gateway:
         journal=journal,
         chooser=chooser,
         sharing=sharing,
+        warming=Warming(upstreams, keeper),
         posting=Posting(
             Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
         ),

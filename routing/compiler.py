@@ -89,10 +89,13 @@ def _compile(version: int) -> RoutingTable:
 def _routes(targets: dict[int, list[TargetEntry]]) -> list[tuple[ModelRoute, RouteEntry]]:
     rows = list(ModelRoute.objects.enabled().order_by("name"))
     fallbacks = _fallbacks()
-    limited = {
-        row.pk for row in rows if claims_of(row) or any(target.claims for target in targets.get(row.pk, ()))
-    }
-    return [(row, _route(row, targets.get(row.pk, []), fallbacks.get(row.pk, {}), limited)) for row in rows]
+    claims = {row.pk: _all_claims(row, targets.get(row.pk, [])) for row in rows}
+    return [(row, _route(row, targets.get(row.pk, []), fallbacks.get(row.pk, {}), claims)) for row in rows]
+
+
+def _all_claims(row: ModelRoute, targets: list[TargetEntry]) -> tuple[Claim, ...]:
+    """The limits of the route, its targets and their providers."""
+    return claims_of(row) + tuple(claim for target in targets for claim in target.claims)
 
 
 def _fallbacks() -> dict[int, dict[str, list[int]]]:
@@ -161,6 +164,8 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
             max_connections=row.max_connections,
             queue_timeout=row.queue_timeout,
             keep_alive=row.keep_alive,
+            max_queue=row.max_queue,
+            prewarm=row.prewarm,
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
@@ -190,10 +195,15 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
 
 
 def _route(
-    row: ModelRoute, serving: list[TargetEntry], fallbacks: dict[str, list[int]], limited: set[int]
+    row: ModelRoute,
+    serving: list[TargetEntry],
+    fallbacks: dict[str, list[int]],
+    claims: dict[int, tuple[Claim, ...]],
 ) -> RouteEntry:
     serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
     targets = tuple(target for target in serving if target.shadow_share is None)
+    reachable = (row.pk, *itertools.chain.from_iterable(fallbacks.values()))
+    applying = [claim for route in reachable for claim in claims.get(route, ())]
     return RouteEntry(
         id=row.pk,
         name=row.name,
@@ -206,8 +216,8 @@ def _route(
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
         claims=claims_of(row),
-        limited=row.pk in limited
-        or not limited.isdisjoint(itertools.chain.from_iterable(fallbacks.values())),
+        limited=bool(applying),
+        budgeted=any(claim.budget is not None for claim in applying),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share is not None),
@@ -281,12 +291,14 @@ def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> 
         teams[team.pk] = TeamEntry(
             id=team.pk, slug=team.slug, claims=claims_of(team), tags=frozenset(team.tags)
         )
+    claims = claims_of(row) + (teams[team.pk].claims if team is not None else ())
     return KeyEntry(
         id=row.pk,
         name=row.name,
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        claims=claims_of(row) + (teams[team.pk].claims if team is not None else ()),
+        claims=claims,
+        budgeted=any(claim.budget is not None for claim in claims),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
         tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),

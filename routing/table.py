@@ -56,6 +56,8 @@ class Connection:
     max_connections: int
     queue_timeout: float
     keep_alive: float
+    max_queue: int = 1000
+    prewarm: int = 0
 
 
 def rank_of(priority: int, weight: int) -> int:
@@ -130,7 +132,8 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
-    limited: bool = False  # whether limits may apply: its own, a target's, a provider's, a fallback's
+    budgeted: bool = False  # whether one of these limits may be a budget
+    limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
@@ -163,6 +166,7 @@ class KeyEntry:
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
     claims: tuple[Claim, ...]  # the key's and its team's
+    budgeted: bool = False
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's

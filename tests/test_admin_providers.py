@@ -33,6 +33,8 @@ def form(**values):
         "read_timeout": "60",
         "max_connections": "100",
         "queue_timeout": "5",
+        "max_queue": "1000",
+        "prewarm": "0",
         "keep_alive": "60",
         "retries": "1",
         "retry_delay": "0.5",

@@ -224,6 +224,8 @@ providers = st.fixed_dictionaries(
         "read_timeout": seconds(0.1, 3600),
         "max_connections": st.integers(1, 65535),
         "queue_timeout": seconds(0, 300),
+        "max_queue": st.integers(0, 100000),
+        "prewarm": st.integers(0, 1000),
         "keep_alive": seconds(0, 3600),
         "retries": st.integers(0, 10),
         "retry_delay": seconds(0, 60),

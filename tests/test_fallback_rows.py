@@ -9,24 +9,12 @@ from django.urls import reverse
 from routing.compiler import compile_table
 from routing.models import ModelRoute, Provider, RouteFallback, RoutingVersion
 from tests.factories import make_fallback, make_provider, make_route, make_target
+from tests.test_admin_providers import form as provider_form
 from tests.test_admin_routes import change, errors, form, run
 
 pytestmark = pytest.mark.django_db
 
 ADD = reverse("admin:routing_modelroute_add")
-PROVIDER_FIELDS = ("slug", "name", "dialect", "base_url", "health_path", "when_unhealthy", "budget_period")
-PROVIDER_NUMBERS = (
-    "connect_timeout",
-    "read_timeout",
-    "max_connections",
-    "queue_timeout",
-    "keep_alive",
-    "retries",
-    "retry_delay",
-    "health_interval",
-    "health_timeout",
-    "health_threshold",
-)
 
 
 def version():
@@ -280,10 +268,11 @@ def test_a_duplicate_has_the_settings_and_the_fallbacks_but_is_nobodys_fallback(
 
 def test_the_providers_page_sets_whether_it_goes_on_with_an_answer(admin_client):
     provider = make_provider()
-    data = {name: getattr(provider, name) for name in (*PROVIDER_FIELDS, *PROVIDER_NUMBERS)}
+    data = provider_form(slug=provider.slug, when_unhealthy="try")
     page = admin_client.get(change(provider)).content.decode()
     assert "The same with &quot;prefix&quot;: true" in page
-    assert admin_client.post(change(provider), {**data, "continues": "flag"}).status_code == 302
+    saved = admin_client.post(change(provider), {**data, "continues": "flag"})
+    assert saved.status_code == 302, saved.context["adminform"].form.errors
     assert Provider.objects.get().continues == "flag"
     assert admin_client.post(change(provider), {**data, "continues": ""}).status_code == 302
     assert Provider.objects.get().continues == ""

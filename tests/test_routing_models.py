@@ -33,6 +33,8 @@ def refusal(row, field="__all__"):
         (make_provider, {"max_connections": 0}),
         (make_provider, {"max_connections": 65536}),
         (make_provider, {"queue_timeout": -1}),
+        (make_provider, {"max_queue": 100001}),
+        (make_provider, {"prewarm": 1001}),
         (make_provider, {"keep_alive": 3601}),
         (make_provider, {"retries": 11}),
         (make_provider, {"retry_delay": 61}),

@@ -260,7 +260,8 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
         {
             "fields": [
                 ("connect_timeout", "read_timeout"),
-                ("max_connections", "queue_timeout", "keep_alive"),
+                ("max_connections", "max_queue", "queue_timeout"),
+                ("keep_alive", "prewarm"),
             ],
             "description": "How long the gateway waits.",
         },

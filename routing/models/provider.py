@@ -94,8 +94,18 @@ class Provider(Limited):
     queue_timeout = models.FloatField(
         default=5, help_text="Seconds that a request waits for a free connection before 503, 0 to 300."
     )
+    max_queue = models.PositiveIntegerField(
+        default=1000,
+        help_text="Requests that wait for a free connection at the same time, per web process, 0 to 100,000. "
+        "Further ones get 503 at once.",
+    )
     keep_alive = models.FloatField(
         default=60, help_text="Seconds that an idle connection is kept, 0 to 3,600. 0: a new one each time."
+    )
+    prewarm = models.PositiveSmallIntegerField(
+        default=0,
+        help_text="Idle connections held ready for the next requests, per web process, 0 to 1,000. Only with "
+        "the fast transport, and where idle connections are kept.",
     )
     retries = models.PositiveSmallIntegerField(
         default=1, help_text="Further tries at the same target after a failure, 0 to 10."
@@ -169,6 +179,8 @@ class Provider(Limited):
             range_constraint("provider", "read_timeout", 0.1, 3600),
             range_constraint("provider", "max_connections", 1, 65535),
             range_constraint("provider", "queue_timeout", 0, 300),
+            range_constraint("provider", "max_queue", 0, 100000),
+            range_constraint("provider", "prewarm", 0, 1000),
             range_constraint("provider", "keep_alive", 0, 3600),
             range_constraint("provider", "retries", 0, 10),
             range_constraint("provider", "retry_delay", 0, 60),
