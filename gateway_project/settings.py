@@ -41,6 +41,11 @@ JOURNAL_DIR = DATA_DIR / "journal"
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
+EMAIL_URL = env.str("EMAIL_URL", default="")
+if EMAIL_URL:
+    globals().update(env.email_url_config(EMAIL_URL))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
@@ -230,6 +235,12 @@ CELERY_BEAT_SCHEDULE = {
         # A worker that was away finds one tick to do, not all that it missed.
         "options": {"expires": PROBE_TICK_SECONDS},
     },
+    # The shipper's process looks too: each of the two notices when the other is gone.
+    "look-for-alerts": {
+        "task": "monitoring.tasks.look_for_alerts",
+        "schedule": ALERT_TICK_SECONDS,
+        "options": {"expires": ALERT_TICK_SECONDS},
+    },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
         "schedule": 3600,
@@ -338,6 +349,26 @@ UNFOLD = {
             {
                 "title": "Monitoring",
                 "items": [
+                    {
+                        "title": "Alerts",
+                        "icon": "notifications",
+                        "link": reverse_lazy("admin:monitoring_alert_changelist"),
+                    },
+                    {
+                        "title": "Alert rules",
+                        "icon": "rule",
+                        "link": reverse_lazy("admin:monitoring_alertrule_changelist"),
+                    },
+                    {
+                        "title": "Alert channels",
+                        "icon": "campaign",
+                        "link": reverse_lazy("admin:monitoring_alertchannel_changelist"),
+                    },
+                    {
+                        "title": "Alert deliveries",
+                        "icon": "outgoing_mail",
+                        "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
                     {
                         "title": "Request log",
                         "icon": "receipt_long",

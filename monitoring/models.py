@@ -4,7 +4,20 @@ from decimal import Decimal
 
 from django.db import models
 
+from monitoring.alert_models import Alert, AlertChannel, AlertDelivery, AlertRule
 from routing.models import Provider, ProviderHealth
+
+__all__ = [
+    "Alert",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertRule",
+    "CheckSchedule",
+    "HealthCheck",
+    "HealthTransition",
+    "Heartbeat",
+    "RequestLog",
+]
 
 NANO = Decimal(10) ** 9
 

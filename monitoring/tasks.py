@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from monitoring import heartbeats
+from monitoring.alerts import running as alerts
 from monitoring.checks import history, running
 
 
@@ -27,3 +28,8 @@ def probe_providers() -> None:
 @shared_task(ignore_result=True)
 def prune_health_history() -> None:
     history.prune(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def look_for_alerts() -> None:
+    alerts.tick()

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from monitoring.alerts.running import run as run_alerts
 from monitoring.shipping import Shipper
 
 NICENESS = 10  # rows may wait where requests want the core
@@ -22,6 +23,8 @@ class Command(BaseCommand):
         stop = threading.Event()
         shipping = threading.Thread(target=Shipper(Path(settings.JOURNAL_DIR)).run, args=(stop,))
         shipping.start()
+        # A daemon: a rule that asks the database for long must not keep the process.
+        threading.Thread(target=run_alerts, args=(stop,), name="alerts", daemon=True).start()
         # Not a signal: the pipe also ends when the web server is killed, and only then.
         sys.stdin.buffer.read()
         stop.set()

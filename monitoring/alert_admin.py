@@ -1,0 +1,161 @@
+"""Alerts in the admin: whom to tell, about what, what is wrong now, and what was told."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE
+from django.core.exceptions import ValidationError
+from django.core.validators import URLValidator, validate_email
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from monitoring.alerts.delivering import send_test
+from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
+from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, record
+
+_STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
+
+
+class ChannelForm(forms.ModelForm):
+    new_target = forms.CharField(
+        label="Address",
+        required=False,
+        max_length=2000,
+        widget=UnfoldAdminPasswordWidget({"autocomplete": "off"}),
+        help_text="The webhook's URL, or e-mail addresses separated by commas. Stored encrypted and never "
+        "shown again. Blank: the stored one stays.",
+    )
+    new_secret = forms.CharField(
+        label="Signing secret",
+        required=False,
+        max_length=200,
+        widget=UnfoldAdminPasswordWidget({"autocomplete": "new-password"}),
+        help_text="Webhooks only: signs each message. Blank: the stored one stays.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        target = cleaned.get("new_target", "").strip()
+        if not target and (self.instance.pk is None or "kind" in self.changed_data):
+            self.add_error("new_target", "An address is needed.")
+        elif target:
+            _check(cleaned.get("kind", ""), target, self)
+        return cleaned
+
+    def save(self, commit: bool = True) -> AlertChannel:
+        if target := self.cleaned_data.get("new_target", "").strip():
+            self.instance.target = target
+        if secret := self.cleaned_data.get("new_secret"):
+            self.instance.secret = secret
+        channel: AlertChannel = super().save(commit)
+        return channel
+
+
+def _check(kind: str, target: str, form: forms.Form | forms.ModelForm) -> None:
+    try:
+        if kind == AlertChannel.Kind.EMAIL:
+            for address in target.split(","):
+                validate_email(address.strip())
+        elif not target.startswith("http://"):  # a plain host name (a container's) is allowed there
+            URLValidator(schemes=["https"])(target)
+    except ValidationError:
+        form.add_error("new_target", "Allowed are an http or https URL, or e-mail addresses for e-mail.")
+
+
+@admin.register(AlertChannel)
+class AlertChannelAdmin(ModelAdmin):
+    form = ChannelForm
+    list_display = ("name", "kind", "last_delivery", "enabled")
+    fields = (("name", "kind"), "new_target", "new_secret", "enabled")
+    actions = ("send_a_test",)
+    compressed_fields = False
+
+    @admin.action(description="Send a test to selected alert channels", permissions=["change"])
+    def send_a_test(self, request: HttpRequest, queryset: QuerySet[AlertChannel]) -> None:
+        for channel in queryset[:10]:
+            problem = send_test(channel)
+            text = f"{channel.name}: {problem or 'the test was taken'}."
+            self.message_user(request, text, messages.ERROR if problem else messages.SUCCESS)
+
+    @display(description="Last delivery")
+    def last_delivery(self, channel: AlertChannel) -> Any:
+        last = channel.deliveries.first()
+        return _delivery(last) if last else NOTHING
+
+
+def _delivery(delivery: AlertDelivery) -> SafeString:
+    return badge(delivery.status, _STATUS_KIND.get(delivery.status, ""), delivery.last_error)
+
+
+@admin.register(AlertRule)
+class AlertRuleAdmin(ModelAdmin):
+    list_display = ("kind", "threshold", "remind_minutes", "enabled")
+    fields = (("kind", "threshold"), ("remind_minutes", "enabled"), "channels")
+    readonly_fields = ("kind",)
+    filter_horizontal = ("channels",)
+    formfield_overrides = PLAIN_NUMBERS
+    compressed_fields = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False  # there is one of each kind
+
+    def has_delete_permission(self, request: HttpRequest, obj: AlertRule | None = None) -> bool:
+        return False
+
+
+class _ReadOnly(ModelAdmin):
+    empty_value_display = NOTHING
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Alert)
+class AlertAdmin(_ReadOnly):
+    list_display = ("summary", "rule", "shown_state", "started_at", "ended_at", "acknowledged_by")
+    list_filter = ("rule",)
+    list_select_related = ("rule", "acknowledged_by")
+    actions = ("acknowledge",)
+
+    def has_acknowledge_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("monitoring.change_alert")
+
+    @admin.action(description="Acknowledge selected alerts: no more reminders", permissions=["acknowledge"])
+    def acknowledge(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
+        fresh = list(queryset.filter(acknowledged_at=None, ended_at=None))
+        ids = [alert.pk for alert in fresh]
+        Alert.objects.filter(pk__in=ids).update(
+            acknowledged_at=timezone.now(), acknowledged_by=request.user.pk
+        )
+        if fresh:
+            record(request, fresh, CHANGE, "Acknowledged.")
+        self.message_user(request, f"{len(fresh)} alerts acknowledged.", messages.SUCCESS)
+
+    @display(description="State")
+    def shown_state(self, alert: Alert) -> SafeString:
+        if alert.ended_at is not None:
+            return badge("over", "success")
+        return badge("acknowledged", "info") if alert.acknowledged_at else badge("open", "danger")
+
+
+@admin.register(AlertDelivery)
+class AlertDeliveryAdmin(_ReadOnly):
+    list_display = ("created_at", "channel", "event", "summary", "shown_status", "attempts", "last_error")
+    list_filter = ("status", "channel")
+    list_select_related = ("channel",)
+
+    @display(description="Status")
+    def shown_status(self, delivery: AlertDelivery) -> SafeString:
+        return _delivery(delivery)

@@ -1,0 +1,1 @@
+"""Alerts: what is wrong (rules), once (raising), told to people (delivering, channels)."""

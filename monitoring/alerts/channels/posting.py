@@ -1,0 +1,28 @@
+"""One POST with one bound for all of it, as webhooks of every kind need."""
+
+import asyncio
+
+import httpx
+
+from monitoring.alerts.message import ChannelFailed
+
+
+def post(url: str, content: bytes, headers: dict[str, str], seconds: float) -> None:
+    """Raises ChannelFailed for anything but a 2xx within `seconds`."""
+    status = asyncio.run(_post(url, content, {"content-type": "application/json", **headers}, seconds))
+    if not 200 <= status < 300:
+        raise ChannelFailed(f"status {status}")
+
+
+async def _post(url: str, content: bytes, headers: dict[str, str], seconds: float) -> int:
+    try:
+        # The time-outs of httpx are per step: a server that drips bytes would hold it for ever.
+        async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds) as client:
+            request = client.build_request("POST", url, content=content, headers=headers)
+            answer = await client.send(request, stream=True)
+            await answer.aclose()
+            return answer.status_code
+    except TimeoutError:
+        raise ChannelFailed(f"no answer within {seconds:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ChannelFailed(f"{type(error).__name__}: connection failed") from None

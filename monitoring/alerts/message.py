@@ -1,0 +1,25 @@
+"""What channels are given to send."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ChannelFailed(Exception):
+    """The message was not taken. The text is safe to show: it holds no address and no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`event`: fired, reminder, resolved or test. Times are ISO 8601 in UTC."""
+
+    id: str  # of the delivery: the same in each retry
+    event: str
+    rule: str
+    subject: str
+    summary: str
+    started_at: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"[{self.event}] {self.summary}"
