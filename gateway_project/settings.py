@@ -36,8 +36,10 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 JOURNAL_DIR = DATA_DIR / "journal"
+JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Limits and budgets
+LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
@@ -217,13 +219,19 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
+ROLL_UP_SECONDS = 15
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
         "schedule": PROBE_TICK_SECONDS,
         # A worker that was away finds one tick to do, not all that it missed.
         "options": {"expires": PROBE_TICK_SECONDS},
-    }
+    },
+    "roll-up-usage": {
+        "task": "monitoring.tasks.roll_up_usage",
+        "schedule": ROLL_UP_SECONDS,
+        "options": {"expires": ROLL_UP_SECONDS},
+    },
 }
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
@@ -326,6 +334,11 @@ UNFOLD = {
                         "title": "Request log",
                         "icon": "receipt_long",
                         "link": reverse_lazy("admin:monitoring_requestlog_changelist"),
+                    },
+                    {
+                        "title": "Usage and cost",
+                        "icon": "bar_chart",
+                        "link": reverse_lazy("admin:monitoring_usage"),
                     },
                 ],
             },

@@ -71,3 +71,8 @@ class RequestLog(models.Model):
     def cost_usd(self) -> Decimal | None:
         """None is unknown, never 0."""
         return None if self.cost_nano_usd is None else Decimal(self.cost_nano_usd) / NANO
+
+
+from monitoring.book_models import RowSeal, StaleHour, UsageHour  # noqa: E402
+
+__all__ = ["RequestLog", "RowSeal", "StaleHour", "UsageHour"]

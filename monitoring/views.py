@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
+from monitoring.shipper_state import read_state
 from proxy.gateway import Gateway, running_gateway
 
 UNHEALTHY, DEGRADED, HEALTHY = "unhealthy", "degraded", "healthy"
@@ -54,5 +55,19 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "table_problem": keeper.problem.split(":", 1)[0] or None,
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
+        "journal": _journal(gateway),
     }
     return JsonResponse(content, status=200 if ready else 503)
+
+
+def _journal(gateway: Gateway) -> dict[str, Any]:
+    """What does not reach the books, or reaches them late."""
+    shipper = read_state(gateway.journal.directory)
+    return {
+        "problem": gateway.journal.problem or None,
+        "records_waiting": gateway.journal.waiting,
+        "records_damaged": shipper.damaged if shipper else 0,
+        "calls_unknown": shipper.unknown if shipper else 0,
+        "shipping_problem": (shipper and shipper.problem) or None,
+        "bytes_not_shipped": shipper.behind_bytes if shipper else 0,
+    }

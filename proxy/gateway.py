@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
+from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
@@ -35,6 +36,7 @@ class Gateway:
     journal: JournalWriter
     chooser: Chooser
     sharing: Sharing
+    limits_file: LimitsFile
     draining: bool = False
 
     def drain(self) -> None:
@@ -45,6 +47,7 @@ class Gateway:
         self.drain()
         self.keeper.stop()
         self.sharing.stop()
+        self.limits_file.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
@@ -59,7 +62,8 @@ def build_gateway() -> Gateway:
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
-    engine = Engine(keeper, upstreams, admission, Accounting(journal), chooser, failed_auth)
+    accounting = Accounting(journal, settings.JOURNAL_WHEN_FULL)
+    engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
     return Gateway(
         keeper=keeper,
         engine=engine,
@@ -68,6 +72,7 @@ def build_gateway() -> Gateway:
         journal=journal,
         chooser=chooser,
         sharing=Sharing(chooser.board, make_exchange(), keeper),
+        limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
     )
 
 
@@ -112,6 +117,7 @@ def running_gateway() -> Gateway:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
+        _Running.gateway.limits_file.start()
     return _Running.gateway
 
 
