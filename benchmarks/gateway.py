@@ -11,6 +11,7 @@ KEY = "sk-bench-12345678"
 ORIGIN = "http://bench.test"
 SETUP_SECONDS = 120
 # Nothing else is inherited: a DATABASE_URL of the caller's must not be loaded with benchmark rows.
+FERNET = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="  # nothing secret is stored in a run
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "UPSTREAM_TRANSPORT")
 
 
@@ -18,7 +19,11 @@ def command() -> list[str]:
     return python(*COMMAND.split())
 
 
-def environment(scratch: Path, port: int) -> dict[str, str]:
+LIMITS = ("--rpm", "100000000", "--tpm", "100000000", "--budget", "100000", "--budget-period", "day")
+"""Of the rows with limits: never reached, but counted for each request."""
+
+
+def environment(scratch: Path, port: int, redis_url: str = "") -> dict[str, str]:
     return {name: os.environ[name] for name in INHERITED if name in os.environ} | {
         "DATA_DIR": str(scratch / "data"),
         "HOST": "127.0.0.1",
@@ -26,16 +31,20 @@ def environment(scratch: Path, port: int) -> dict[str, str]:
         "WEB_WORKERS": "1",
         "LOG_LEVEL": "WARNING",
         "CORS_ALLOWED_ORIGINS": ORIGIN,
+        **({"REDIS_URL": redis_url, "SECRET_KEY": "bench", "ENCRYPTION_KEYS": FERNET} if redis_url else {}),
     }
 
 
-def set_up(scratch: Path, env: dict[str, str], words: dict[str, object]) -> None:
-    """Database, providers and key. Raises BenchmarkFailed with the output of what failed."""
-    config = filled("litellm_config.yaml", scratch, words)
+def set_up(scratch: Path, env: dict[str, str], words: dict[str, object], limits: bool = False) -> None:
+    """Database, providers and key; with `limits` also two targets per route and a strategy.
+
+    Raises BenchmarkFailed with the output of what failed.
+    """
+    config = filled("limits_config.yaml" if limits else "litellm_config.yaml", scratch, words)
     for arguments in (
         ["migrate", "-v0"],
         ["load_config", str(config)],
-        ["create_key", "bench", "--key", KEY],
+        ["create_key", "bench", "--key", KEY, *(LIMITS if limits else ())],
     ):
         done = subprocess.run(
             python("manage.py", *arguments),

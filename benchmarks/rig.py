@@ -16,6 +16,8 @@ SUBJECTS = {
     "nginx": "nginx, plain reverse proxy",
     "fast": "Switchstand, fast lane",
     "drf": "Switchstand, DRF door",
+    "limits": "fast lane, limits and a strategy",
+    "redis": "the same, counted in Redis",
 }
 
 
@@ -39,7 +41,8 @@ class Rig:
 
     def build(self, wanted: list[str]) -> list[Subject]:
         """Starts the providers and what the wanted subjects need; returns when all of it answers."""
-        names = ("JSON_PORT", "STREAM_PORT", "NGINX_PORT", "GATEWAY_PORT")
+        names = ["JSON_PORT", "STREAM_PORT", "NGINX_PORT", "GATEWAY_PORT"]
+        names += ["LIMITS_PORT", "REDIS_PORT", "SHARED_PORT"]
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         words = {"SCRATCH": self.scratch, "ANSWER": answers.whole(), **ports}
         direct = self._direct(words, ports)
@@ -48,6 +51,11 @@ class Rig:
             subjects.append(self._nginx(words, ports["NGINX_PORT"]))
         if {"fast", "drf"} & set(wanted):
             subjects += self._switchstand(words, ports["GATEWAY_PORT"])
+        if "limits" in wanted:
+            subjects.append(self._limited("limits", words, ports["LIMITS_PORT"], ""))
+        if "redis" in wanted and redis_program():
+            url = self._redis(ports["REDIS_PORT"])
+            subjects.append(self._limited("redis", words, ports["SHARED_PORT"], url))
         return [subject for subject in subjects if subject.name in wanted]
 
     def _direct(self, words: dict[str, object], ports: dict[str, int]) -> Subject:
@@ -83,6 +91,26 @@ class Rig:
             subjects.append(self._ready(Subject(name=name, server=server, targets=targets)))
         return subjects
 
+    def _limited(self, name: str, words: dict[str, object], port: int, redis_url: str) -> Subject:
+        """A gateway of its own, whose key and targets have limits; `redis_url` empty: counted in process."""
+        scratch = self.scratch / name
+        scratch.mkdir()
+        env = gateway.environment(scratch, port, redis_url)
+        gateway.set_up(scratch, env, words, limits=True)
+        server = self.servers.start(f"switchstand-{name}", gateway.command(), self.core, env)
+        key = {"Authorization": f"Bearer {gateway.KEY}"}
+        models = {"json": MODEL, "stream": STREAM_MODEL}
+        targets = {kind: _target(kind, port, CHAT, model, key) for kind, model in models.items()}
+        return self._ready(Subject(name=name, server=server, targets=targets))
+
+    def _redis(self, port: int) -> str:
+        """On the load's core, as it would be on another machine."""
+        program = redis_program()
+        assert program
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.servers.start("redis", [program, *options], self.load_core)
+        return f"redis://127.0.0.1:{port}/0"
+
     def _ready(self, subject: Subject) -> Subject:
         assert subject.server
         for target in subject.targets.values():
@@ -106,6 +134,10 @@ def _target(kind: str, port: int, path: str, model: str, headers: dict[str, str]
 def nginx_program() -> str | None:
     """Debian installs it in /usr/sbin, which is not on everyone's PATH."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def redis_program() -> str | None:
+    return shutil.which("redis-server")
 
 
 def nginx(scratch: Path, config: Path) -> list[str]:

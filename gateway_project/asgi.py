@@ -38,6 +38,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     gateway = await sync_to_async(running_gateway)()
     await gateway.admission.start()
     await warm_up(gateway, django_application)
+    gateway.warming.start()
     on_stop(gateway.drain, notice=settings.DRAIN_NOTICE_SECONDS)
     _calm_garbage_collector()
     await send({"type": "lifespan.startup.complete"})

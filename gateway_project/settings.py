@@ -35,8 +35,14 @@ LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
 UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fast")
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
 JOURNAL_DIR = DATA_DIR / "journal"
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
+
+# Monitoring
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
 LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
@@ -232,6 +238,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
     },
+    "prune-health-history": {
+        "task": "monitoring.tasks.prune_health_history",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
 }
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
@@ -279,6 +290,11 @@ UNFOLD = {
                         "title": "Providers",
                         "icon": "cloud",
                         "link": reverse_lazy("admin:routing_provider_changelist"),
+                    },
+                    {
+                        "title": "Maintenance windows",
+                        "icon": "construction",
+                        "link": reverse_lazy("admin:routing_maintenancewindow_changelist"),
                     },
                     {
                         "title": "Model routes",

@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
+from monitoring import provider_admin  # noqa: F401 replaces the routing admin's
 from monitoring.models import RequestLog
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc

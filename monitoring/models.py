@@ -1,8 +1,10 @@
-"""What happened: one row per request, shipped from the journal."""
+"""What happened: one row per request, shipped from the journal; and what health checks found."""
 
 from decimal import Decimal
 
 from django.db import models
+
+from routing.models import Provider, ProviderHealth
 
 NANO = Decimal(10) ** 9
 
@@ -71,6 +73,76 @@ class RequestLog(models.Model):
     def cost_usd(self) -> Decimal | None:
         """None is unknown, never 0."""
         return None if self.cost_nano_usd is None else Decimal(self.cost_nano_usd) / NANO
+
+
+class CheckSchedule(models.Model):
+    """When a provider was last claimed for a check; the row that probers compete for."""
+
+    provider = models.OneToOneField(Provider, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    checked_at = models.DateTimeField()
+    factor = models.FloatField(default=1.0, help_text="Of the interval, until the next check.")
+
+    def __str__(self) -> str:
+        return f"{self.provider_id}: {self.checked_at}"
+
+
+class HealthCheck(models.Model):
+    """One check of one provider; pruned after HEALTH_HISTORY_DAYS."""
+
+    class Kind(models.TextChoices):
+        GET = "get", "GET"
+        COMPLETION = "completion", "One-token completion"
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="checks")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    ok = models.BooleanField("answered")
+    status = models.CharField("status after it", max_length=10, choices=ProviderHealth.Status.choices)
+    latency_ms = models.FloatField("latency ms")
+    detail = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["provider", "-at"], name="healthcheck_provider"),
+            models.Index(fields=["at"], name="healthcheck_at"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider_id} at {self.at}"
+
+
+class HealthTransition(models.Model):
+    """A provider's status turned, with what it was judged by."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="transitions")
+    at = models.DateTimeField()
+    before = models.CharField(max_length=10, choices=ProviderHealth.Status.choices)
+    after = models.CharField(max_length=10, choices=ProviderHealth.Status.choices)
+    reason = models.CharField(max_length=300)
+    evidence = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [models.Index(fields=["provider", "-at"], name="healthtransition_provider")]
+
+    def __str__(self) -> str:
+        return f"{self.before} to {self.after}"
+
+
+class Heartbeat(models.Model):
+    """The last sign of life of one instance of a background component."""
+
+    component = models.CharField(max_length=20)
+    instance = models.CharField(max_length=100)
+    at = models.DateTimeField()
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["component", "instance"], name="heartbeat_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.component} on {self.instance}"
 
 
 from monitoring.book_models import RowSeal, StaleHour, UsageHour  # noqa: E402

@@ -20,7 +20,6 @@ class ShipperState(msgspec.Struct):
     rows: int = 0  # records shipped; one that is shipped again after a crash counts again
     unknown: int = 0  # calls whose process died
     damaged: int = 0  # records that were torn or altered, and rows that no column takes
-    behind_bytes: int = 0  # of the journal, not shipped yet
     problem: str = ""  # the kind of fault that keeps rows from the database
 
 

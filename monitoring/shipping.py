@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from django.db import close_old_connections, connection
+from django.utils import timezone
 
+from monitoring import heartbeats
+from monitoring.backlog import Progress, backlog_bytes, progress, tell
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
 from proxy.admission.redis_books import recount_budgets
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
 RESCUE_SECONDS = 5.0
+PROGRESS_SECONDS = 1.0
 
 
 class Shipper:
@@ -38,6 +42,9 @@ class Shipper:
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
         self._books = StateFile(directory)
+        self._next_progress = 0.0
+        self._next_watch = 0.0
+        self._stalled: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Ship until told to stop, then once more."""
@@ -58,11 +65,34 @@ class Shipper:
             if time.monotonic() >= self._next_rescue:
                 self._rescue()
                 self._next_rescue = time.monotonic() + RESCUE_SECONDS
+            self._watch()
             self._note("")
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
-        self._tell()
+        self._tell_state()
+        self._tell_progress()
+
+    def _watch(self) -> None:
+        """Tells its own sign of life and looks for the others, as web processes may not ask the database."""
+        if time.monotonic() >= self._next_watch:
+            self._next_watch = time.monotonic() + heartbeats.BEAT_SECONDS
+            now = timezone.now()
+            heartbeats.beat(heartbeats.SHIPPER, now, {"backlog_bytes": self._backlog()})
+            self._stalled = heartbeats.stalled(now)
+
+    def _backlog(self) -> int:
+        return backlog_bytes(self._directory, progress(self._directory))
+
+    def _tell_progress(self) -> None:
+        """Also where nothing was shipped: who reads it must see that somebody tries."""
+        if time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + PROGRESS_SECONDS
+            offsets = {path.name: position.offset for path, position in self._positions.items()}
+            try:
+                tell(self._directory, Progress(time.time(), offsets, self.problem, self._stalled))
+            except OSError as error:
+                logger.error("journal: progress not written: %s", error.strerror)
 
     @contextmanager
     def _alone(self, stop: threading.Event) -> Iterator[bool]:
@@ -79,19 +109,12 @@ class Shipper:
             logger.error("journal not shipped, will try again: %s", problem)
         self.problem = problem
 
-    def _tell(self) -> None:
-        state = self._books.state
-        state.problem = self.problem.split(":", 1)[0]  # the full text may name hosts: it is in the log
-        state.behind_bytes = self._behind()
+    def _tell_state(self) -> None:
+        self._books.state.problem = self.problem.split(":", 1)[0]  # the full text may name hosts
         try:
             self._books.save()
         except OSError as error:
-            logger.error("the shipper's state is not saved: %s", error)
-
-    def _behind(self) -> int:
-        sizes = {path: path.stat().st_size for path in self._directory.glob("*.journal")}
-        read = {path: position.offset for path, position in self._positions.items()}
-        return sum(size - read.get(path, 0) for path, size in sizes.items())
+            logger.error("the shipper's state is not saved: %s", error.strerror)
 
     def _ship_worker(self, worker: str) -> None:
         paths = segments(self._directory, worker)

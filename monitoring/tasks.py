@@ -1,14 +1,32 @@
 """Periodic work; no logic here."""
 
+from datetime import timedelta
+from typing import Any
+
 from celery import shared_task
+from celery.signals import worker_ready
+from django.conf import settings
 from django.utils import timezone
 
-from monitoring import probing, rollups
+from monitoring import heartbeats, rollups
+from monitoring.checks import history, running
+
+
+@worker_ready.connect
+def worker_is_alive(**_: Any) -> None:
+    heartbeats.beat_for_ever(heartbeats.WORKER)
 
 
 @shared_task(ignore_result=True)
 def probe_providers() -> None:
-    probing.probe_due(now=timezone.now())
+    now = timezone.now()
+    running.tick(now, timedelta(seconds=settings.PROBE_TICK_SECONDS))
+    heartbeats.beat(heartbeats.TICKS, now)
+
+
+@shared_task(ignore_result=True)
+def prune_health_history() -> None:
+    history.prune(timezone.now())
 
 
 @shared_task(ignore_result=True)

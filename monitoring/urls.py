@@ -1,6 +1,6 @@
 from django.urls import path
 
-from monitoring import views
+from monitoring import metrics_view, views
 from monitoring.litellm_views import KeyInfoView, SpendLogsView
 from monitoring.usage_views import OwnUsageView, UsageView
 from proxy.endpoints import BASES
@@ -13,4 +13,5 @@ urlpatterns = [
     path("key/info", KeyInfoView.as_view()),
     path("spend/logs", SpendLogsView.as_view()),
     *(path(f"{base}/usage".lstrip("/"), OwnUsageView.as_view()) for base in BASES),
+    path("metrics", metrics_view.metrics),
 ]

@@ -6,19 +6,19 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
+from monitoring.backlog import backlog_bytes, progress
 from monitoring.shipper_state import read_state
+from monitoring.watching import stalled_parts
 from proxy.gateway import Gateway, running_gateway
+from routing.table import ProviderEntry
 
-UNHEALTHY, DEGRADED, HEALTHY = "unhealthy", "degraded", "healthy"
+UNHEALTHY, DEGRADED, HEALTHY, MAINTENANCE = "unhealthy", "degraded", "healthy", "maintenance"
 
 
 def health(request: HttpRequest) -> JsonResponse:
     """Always 200 while the process serves: restarting it would mend no provider."""
     gateway = running_gateway()
-    providers = {
-        entry.slug: UNHEALTHY if entry.unhealthy else HEALTHY
-        for entry in gateway.keeper.table.providers.values()
-    }
+    providers = {entry.slug: _status(entry) for entry in gateway.keeper.table.providers.values()}
     return JsonResponse(
         {
             "status": _overall(gateway, providers),
@@ -29,8 +29,14 @@ def health(request: HttpRequest) -> JsonResponse:
     )
 
 
+def _status(entry: ProviderEntry) -> str:
+    if entry.maintenance:
+        return MAINTENANCE
+    return UNHEALTHY if entry.unhealthy else HEALTHY
+
+
 def _overall(gateway: Gateway, providers: dict[str, str]) -> str:
-    ill = [slug for slug, status in providers.items() if status == UNHEALTHY]
+    ill = [slug for slug, status in providers.items() if status != HEALTHY]
     if not gateway.keeper.ready or (providers and len(ill) == len(providers)):
         return UNHEALTHY
     return DEGRADED if ill or gateway.keeper.problem else HEALTHY
@@ -56,18 +62,20 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
         "journal": _journal(gateway),
+        "stalled": stalled_parts(),
     }
     return JsonResponse(content, status=200 if ready else 503)
 
 
 def _journal(gateway: Gateway) -> dict[str, Any]:
     """What does not reach the books, or reaches them late."""
-    shipper = read_state(gateway.journal.directory)
+    directory = gateway.journal.directory
+    shipper = read_state(directory)
     return {
         "problem": gateway.journal.problem or None,
         "records_waiting": gateway.journal.waiting,
         "records_damaged": shipper.damaged if shipper else 0,
         "calls_unknown": shipper.unknown if shipper else 0,
         "shipping_problem": (shipper and shipper.problem) or None,
-        "bytes_not_shipped": shipper.behind_bytes if shipper else 0,
+        "bytes_not_shipped": backlog_bytes(directory, progress(directory)),
     }

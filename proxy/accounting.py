@@ -4,6 +4,7 @@ from proxy.call import Attempt, Call
 from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
+from proxy.metrics.counters import Counters
 from proxy.usage import cost
 from routing.table import TargetEntry
 
@@ -11,8 +12,9 @@ CLIENT_INFO_LENGTH = 200
 
 
 class Accounting:
-    def __init__(self, journal: JournalWriter, when_full: str = "serve") -> None:
+    def __init__(self, journal: JournalWriter, counters: Counters, when_full: str = "serve") -> None:
         self._journal = journal
+        self._counters = counters
         self._serves_unwritten = when_full == "serve"
 
     def open(self, call: Call) -> None:
@@ -27,7 +29,9 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         price_call(call)
-        self._journal.gather(_closed(call))
+        row = _closed(call)
+        self._journal.gather(row)
+        self._counters.count(call, row)
         if call.grant is None:
             return
         if call.target is not None:
@@ -75,11 +79,24 @@ def price_call(call: Call) -> None:
     """
     reserved = call.grant.reserved_nano if call.grant is not None else None
     if call.target is not None and call.target.price is not None and call.usage is not None:
-        call.price_cost = cost(call.usage, call.target.price)
-        if call.usage.estimated and reserved is not None:
-            call.price_cost = min(call.price_cost, reserved)
+        call.price_cost = price = _cost_of_parts(call)
+        if call.usage.estimated and reserved is not None and price is not None:
+            call.price_cost = min(price, reserved)
     elif _abandoned(call):
         call.price_cost = reserved
+
+
+def _cost_of_parts(call: Call) -> int | None:
+    """Each part of a continued answer at the price of the target that gave it."""
+    assert call.target is not None
+    assert call.usage is not None
+    rest, total = call.usage, 0
+    for target, part in call.answered_before:
+        if target.price is None:
+            return None
+        total += cost(part, target.price)
+        rest = rest - part
+    return None if call.target.price is None else total + cost(rest, call.target.price)
 
 
 def _closed(call: Call) -> Closed:
@@ -133,10 +150,9 @@ def _add_route(row: Closed, call: Call) -> None:
         row.model, row.stream = _text(call.ask.model, 200), call.ask.stream
     if call.route is not None:
         row.route = call.route.route.name
-    if call.attempts:
-        last = call.attempts[-1]
-        row.target_id, row.provider = last.target.id, last.target.provider.slug
-        row.upstream_model = _text(last.upstream_model, 200)
+    if attempt := call.served_by():
+        row.target_id, row.provider = attempt.target.id, attempt.target.provider.slug
+        row.upstream_model = _text(attempt.upstream_model, 200)
 
 
 TrailEntry = dict[str, str | int | float]

@@ -4,6 +4,7 @@ from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
 from proxy.admission.refusals import message
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
+from proxy.ids import uuid7
 from proxy.resolve import targets_of
 from proxy.usage import worst_cost
 from routing.table import Claim, Resolved, TargetEntry
@@ -20,8 +21,10 @@ async def admit(call: Call, admission: Admission) -> Grant:
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    call.need, call.options = _need_of(call), options_of(call, call.order)
-    call.bounds_answer = _has_budget(shared, call.options)
+    call.bounds_answer = key.budgeted or route.route.budgeted
+    answer = _answer_tokens(call)
+    call.need = _need(call, answer, call.bounds_answer)
+    call.options = _options(call, call.order, answer, call.bounds_answer, ())
     try:
         grant = await admission.admit(shared, call.options, call.need)
     except RateLimited as error:
@@ -35,19 +38,44 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
-    return await admission.admit((), options_of(call, [target]), _need_of(call))
+    answer = _answer_tokens(call)
+    # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
+    need = _need(call, answer, True, uuid7())
+    return await admission.admit((), _options(call, [target], answer, True, ()), need)
 
 
-def options_of(call: Call, targets: list[TargetEntry]) -> list[Option]:
-    """Of targets of the call's present route."""
+async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
+    """The call's grant holds one of the targets from `position` on, which a fallback route added.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
+    assert call.grant is not None
+    added = call.options[position:]
+    if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
+        assert call.need is not None
+        call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
+    await call.grant.move(position, len(call.order))
+
+
+def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
+    """Of targets of the call's present route; `also` are claims that all of them have."""
+    return _options(call, targets, _answer_tokens(call), call.bounds_answer, also)
+
+
+def _options(
+    call: Call, targets: list[TargetEntry], answer: int, budgeted: bool, also: tuple[Claim, ...]
+) -> list[Option]:
+    """What they cost in the worst case is worked out only where a budget asks for it."""
+    if not budgeted:
+        return [Option(also + target.claims, 0) for target in targets]
     assert call.ask is not None
-    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
-    return [Option(target.claims, worst_cost(given, answer, target.price)) for target in targets]
+    given = call.ask.prompt_tokens
+    return [Option(also + target.claims, worst_cost(given, answer, target.price)) for target in targets]
 
 
-def _need_of(call: Call) -> Need:
+def _need(call: Call, answer: int, budgeted: bool, id: str = "") -> Need:
     assert call.ask is not None
-    return Need(call.id, call.ask.prompt_tokens + _answer_tokens(call), call.received_at_ns / 1e9)
+    return Need(id or call.id, call.ask.prompt_tokens + answer, call.received_at_ns / 1e9, budgeted)
 
 
 def _answer_tokens(call: Call) -> int:
@@ -55,11 +83,6 @@ def _answer_tokens(call: Call) -> int:
     assert call.ask is not None
     given = call.ask.answer_limit
     return (call.route.route.answer_tokens if given is None else given) * call.ask.choices
-
-
-def _has_budget(shared: tuple[Claim, ...], options: list[Option]) -> bool:
-    claims = [*shared, *(claim for option in options for claim in option.claims)]
-    return any(claim.budget is not None for claim in claims)
 
 
 def over_limit_route(call: Call) -> tuple[Resolved, list[TargetEntry]] | None:

@@ -26,7 +26,7 @@ class AnswerHeaders:
             _identity(call),
             retried,
         ) + b"x-litellm-attempted-fallbacks: %d\r\nx-litellm-overhead-duration-ms: %.3f\r\n" % (
-            len(call.attempts) - 1 - retried,
+            max(len(call.attempts) - 1 - retried, int(call.detoured_from is not None)),
             max(call.elapsed_ms - call.upstream_ms, 0.0),
         )
         if call.price_cost is not None:

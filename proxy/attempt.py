@@ -18,6 +18,8 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
+OTHER_WAS_FIRST = "cancelled: another target was first"
+
 
 @dataclass(slots=True)
 class Answer:
@@ -60,7 +62,10 @@ class Asker:
             target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
         )
         try:
-            answer = await self._in_time(call, attempt, trial, prefix)
+            if call.route.route.attempt_timeout is None:
+                answer = await self._on_slot(call, attempt, trial, prefix)
+            else:
+                answer = await self._in_time(call, attempt, trial, prefix)
         except BaseException as error:
             attempt.result = _result(error)
             if isinstance(error, GatewayError):
@@ -76,8 +81,9 @@ class Asker:
     async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
         assert call.route is not None
         seconds = call.route.route.attempt_timeout
+        assert seconds is not None
         try:
-            with Deadline(seconds) if seconds is not None else nullcontext():
+            with Deadline(seconds):
                 return await self._on_slot(call, attempt, trial, prefix)
         except DeadlinePassed:
             slug = attempt.target.provider.slug
@@ -102,6 +108,7 @@ class Asker:
     async def _answer(
         self, call: Call, attempt: Attempt, link: Link, trial: Trial, prefix: Prefix | None
     ) -> Answer:
+        assert call.route is not None
         request = _request(call, attempt, link, prefix)
         call.attempts.append(attempt)
         response: UpstreamResponse | None = None
@@ -109,8 +116,8 @@ class Asker:
             with _first_byte(call):
                 response = await link.pool.transport.send(request)
                 answer = await _read(call, attempt.target, link, response, trial)
-            if answer.stream and _holds(call):
-                answer.body = await _held(answer)
+            if answer.stream and prefix is None and call.route.route.on_cut == "hold":
+                answer.body = await _held(answer, call.route.route.stall_timeout)
             return answer
         except BaseException as error:
             if response is not None:
@@ -138,11 +145,6 @@ def _first_byte(call: Call) -> Deadline | nullcontext[None]:
     return Deadline(seconds) if seconds is not None and call.ask.stream else nullcontext()
 
 
-def _holds(call: Call) -> bool:
-    assert call.route is not None
-    return call.route.route.on_cut == "hold"
-
-
 async def _read(
     call: Call, target: TargetEntry, link: Link, response: UpstreamResponse, trial: Trial
 ) -> Answer:
@@ -163,14 +165,25 @@ async def _read(
     return Answer(target, link, response, content_type or "application/json", body, False, trial, usage)
 
 
-async def _held(answer: Answer) -> bytes:
+async def next_chunk(response: UpstreamResponse, stall: float | None) -> bytes:
+    """b"" at the end. Raises TransportFault, also where nothing came for `stall` seconds."""
+    if stall is None:
+        return await response.next_chunk()
+    try:
+        with Deadline(stall):
+            return await response.next_chunk()
+    except DeadlinePassed:
+        raise TransportTimeout(f"sent nothing for {stall:g} s") from None
+
+
+async def _held(answer: Answer, stall: float | None) -> bytes:
     """The whole stream. Raises UpstreamError where it is not whole, so that another target may be asked."""
     reader = StreamReader()
     parts, chunk = [], answer.body
     while chunk:
         parts.append(chunk)
         reader.feed(chunk)
-        chunk = await answer.response.next_chunk()
+        chunk = await next_chunk(answer.response, stall)
     reader.end()
     if reader.failed or not reader.whole:
         raise _failed(answer.link, "sent an incomplete stream")
@@ -194,6 +207,8 @@ async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayE
     error = link.dialect.error(link.provider, response.status, body, wait, own_key)
     if isinstance(error, UpstreamRateLimited):
         error.told_wait = wait
+    elif isinstance(error, UpstreamError) and response.status >= 500:
+        error.retry_after = wait
     # ... and again after the JSON's escapes are gone.
     for credential in credentials:
         error.message = error.message.replace(credential, "[redacted]")
@@ -238,4 +253,6 @@ def _bound_name(provider: ProviderEntry) -> str:
 def _result(error: BaseException) -> str:
     if isinstance(error, GatewayError):
         return f"{error.code}: {error.message}"[:200]
-    return "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+    if isinstance(error, asyncio.CancelledError):
+        return OTHER_WAS_FIRST if OTHER_WAS_FIRST in error.args else "cancelled"
+    return type(error).__name__

@@ -7,7 +7,7 @@ import time
 from proxy import detours, hedging
 from proxy.admission.base import Admission, Grant
 from proxy.admission.refusals import refused
-from proxy.admitting import admit_alone
+from proxy.admitting import admit_alone, admit_fallback
 from proxy.attempt import Answer, Asker
 from proxy.backoff import backoff
 from proxy.call import Call
@@ -47,7 +47,8 @@ class Attempts:
         assert call.route is not None
         deadline = call.route.route.deadline
         seconds = min(call.timeout_header or deadline, deadline)
-        left = call.incoming.received + seconds - time.perf_counter()
+        call.deadline_at = call.incoming.received + seconds
+        left = call.deadline_at - time.perf_counter()
         try:
             with Deadline(left):
                 answer = await self._try_all(call)
@@ -72,14 +73,20 @@ class Attempts:
     async def continued_answer(self, call: Call, prefix: Prefix) -> Answer | None:
         """The rest of a stream that broke, from a target that takes the beginning; None where none does."""
         assert call.route is not None
-        assert call.grant is not None
+        spent = call.upstream_ms  # what comes now is no part of the way to the first byte
         try:
             with Deadline(call.route.route.deadline):
-                for position in range(call.grant.option + 1, len(call.order)):
-                    if answer := await self._continue_at(call, position, prefix):
-                        return answer
+                return await self._continue(call, prefix)
         except DeadlinePassed:
             return None
+        finally:
+            call.upstream_ms = spent
+
+    async def _continue(self, call: Call, prefix: Prefix) -> Answer | None:
+        assert call.target is not None
+        for position in range(call.order.index(call.target) + 1, len(call.order)):
+            if answer := await self._continue_at(call, position, prefix):
+                return answer
         return None
 
     async def _continue_at(self, call: Call, position: int, prefix: Prefix) -> Answer | None:
@@ -90,6 +97,8 @@ class Attempts:
         try:
             await call.grant.move(position, position + 1)
             answer = await self._asker.ask(call, target, prefix)
+            if not answer.stream:
+                return None  # a whole JSON answer can't be joined to a stream
         except GatewayError:  # the trail has it; the caller is told of the cut, not of this
             return None
         call.target = target
@@ -98,39 +107,50 @@ class Attempts:
     async def _try_all(self, call: Call) -> Answer:
         assert call.grant is not None
         failures: list[GatewayError] = []
+        kind = detours.ERROR
         while True:
             position = call.grant.option
-            if position < len(call.order) - 1 and self._chooser.lost(position, call):
-                call.skip(call.order[position], LOST)
-            else:
+            if position == len(call.order) - 1 or not self._lost(call, position):
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:
-                    kind = detours.kind_of(failure)
-                    if kind is None or not await self._detour(call, kind):
+                    # From here on only routes of this list: those for other errors would reject it as well.
+                    kind = detours.kind_of(failure) or ""
+                    if not kind or not await self._detour(call, kind):
                         raise
                     continue
                 except (UpstreamError, PoolExhausted, RateLimited) as failure:
                     failures.append(failure)
                     if type(failure) is RateLimited:
                         call.skip(call.order[position], failure.message)
-            await self._go_on(call, position + 1, failures)
+            await self._go_on(call, position + 1, failures, kind)
 
-    async def _go_on(self, call: Call, position: int, failures: list[GatewayError]) -> None:
+    async def _go_on(self, call: Call, position: int, failures: list[GatewayError], kind: str) -> None:
         """Let the grant hold the next target that may be tried. Raises the verdict where there is none."""
         assert call.grant is not None
         last = len(call.order) - 1
-        while position < last and self._chooser.lost(position, call):
-            call.skip(call.order[position], LOST)
+        while position <= last and self._is_passed_over(call, position, last):
             position += 1
         if position <= last and not self._spent(call):
             try:
                 return await call.grant.move(position, last + 1)
             except RateLimited as failure:
                 failures.append(failure)
-        if self._spent(call) or not await self._detour(call, detours.ERROR):
+        if self._spent(call) or not await self._detour(call, kind):
             raise _verdict(call, failures)
         return None
+
+    def _is_passed_over(self, call: Call, position: int, last: int) -> bool:
+        if call.order[position] is call.hedged:
+            return True  # it has failed in the race
+        return position < last and self._lost(call, position)
+
+    def _lost(self, call: Call, position: int) -> bool:
+        """Whether it became unavailable meanwhile; the trail then says so."""
+        lost = self._chooser.lost(position, call)
+        if lost:
+            call.skip(call.order[position], LOST)
+        return lost
 
     async def _detour(self, call: Call, kind: str) -> bool:
         """Whether a fallback route of this kind was found; the grant then holds one of its targets."""
@@ -140,7 +160,7 @@ class Attempts:
             if not detours.take(call, kind, self._chooser):
                 return False
             try:
-                await call.grant.move(position, len(call.order))
+                await admit_fallback(call, position, self._admission)
             except RateLimited:
                 continue  # noted in the grant's skipped
             return True
@@ -155,86 +175,105 @@ class Attempts:
     async def _try_or_hedge(self, call: Call, position: int, failures: list[GatewayError]) -> Answer:
         assert call.route is not None
         target, after = call.order[position], call.route.route.hedge_after
-        another = position < len(call.order) - 1
-        if after is None or not another:
-            return await self._try_target(call, target, failures, another)
-        hedge = _Hedge(call, position + 1, self._asker, self._chooser, self._admission)
+        if after is None or position == len(call.order) - 1:
+            return await self._try_target(call, target, failures)
+        hedge = _Hedge(call, position + 1, self)
         try:
             answer = await hedging.race(
-                call, lambda: self._try_target(call, target, failures, another), hedge.ready, after
+                call, lambda: self._try_target(call, target, failures), hedge.ready, after
             )
+        except GatewayError:
+            failures += hedge.failures
+            raise
         finally:
             hedge.over()
         if answer.target is not target:
-            await hedge.won()
+            await hedge.won(answer)
         return answer
 
-    async def _try_target(
-        self, call: Call, target: TargetEntry, failures: list[GatewayError], another: bool
-    ) -> Answer:
+    async def ask_second(self, call: Call, position: int) -> tuple[Grant, hedging.Ask] | None:
+        """The second target of a race, with a hold of its own; None where it may not be tried."""
+        target = call.order[position]
+        if self._spent(call) or self._chooser.lost(position, call):
+            return None
+        try:
+            grant = await admit_alone(call, target, self._admission)
+        except GatewayError:
+            return None
+        return grant, lambda: self._asker.ask(call, target)
+
+    async def _try_target(self, call: Call, target: TargetEntry, failures: list[GatewayError]) -> Answer:
         """Tries one target and its retries. Raises the last failure."""
         assert call.grant is not None
-        provider = target.provider
         wanted = call.retries_header
-        retries = provider.retries if wanted is None else wanted
+        retries = target.provider.retries if wanted is None else wanted
         for number in range(retries + 1):
             try:
                 return await self._asker.ask(call, target)
             except UpstreamError as failure:
-                if number == retries or self._spent(call) or not _worth_a_retry(failure, another):
+                if number == retries or not self._is_worth_a_retry(call, target, failure):
                     raise
-                if another and not self._chooser.may_try(target, call):
-                    raise
+                pause = backoff(target.provider.retry_delay, number, failure.retry_after, self._dice)
+                if pause >= call.deadline_at - time.perf_counter():
+                    raise  # nobody would be there to get the answer
                 failures.append(failure)
-                await _pause(call, backoff(provider.retry_delay, number, failure.retry_after, self._dice))
+                await _pause(call, pause)
             # A retry is a further request: it counts against the target's limits.
             position = call.grant.option
             await call.grant.move(position, position + 1)
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def _is_worth_a_retry(self, call: Call, target: TargetEntry, failure: UpstreamError) -> bool:
+        """Whether the same target should be asked once more before others are."""
+        if isinstance(failure, UpstreamRejected | UpstreamAuthFailed | UpstreamTimeout) or self._spent(call):
+            return False
+        if target is call.order[-1] and not detours.any_left(call, detours.ERROR):
+            return True
+        # Another target may answer at once, where this one has said that it won't yet.
+        told_to_wait = isinstance(failure, UpstreamRateLimited) or failure.retry_after is not None
+        return not told_to_wait and self._chooser.may_try(target, call)
+
 
 class _Hedge:
     """The second target of a race, with its own hold on the target's limits while the race is open."""
 
-    def __init__(
-        self, call: Call, position: int, asker: Asker, chooser: Chooser, admission: Admission
-    ) -> None:
+    def __init__(self, call: Call, position: int, attempts: Attempts) -> None:
+        self.failures: list[GatewayError] = []
         self._call = call
         self._position = position
-        self._asker = asker
-        self._chooser = chooser
-        self._admission = admission
+        self._attempts = attempts
         self._grant: Grant | None = None
 
     async def ready(self) -> hedging.Ask | None:
-        call, target = self._call, self._call.order[self._position]
-        if self._chooser.lost(self._position, call):
+        found = await self._attempts.ask_second(self._call, self._position)
+        if found is None:
             return None
+        self._grant, ask = found
+        return lambda: self._ask(ask)
+
+    async def _ask(self, ask: hedging.Ask) -> Answer:
         try:
-            self._grant = await admit_alone(call, target, self._admission)
-        except GatewayError:
-            return None
-        return lambda: self._asker.ask(call, target)
+            return await ask()
+        except GatewayError as failure:
+            self.failures.append(failure)
+            self._call.hedged = self._call.order[self._position]
+            raise
 
     def over(self) -> None:
         if self._grant is not None:
             self._grant.settle(0, 0)
 
-    async def won(self) -> None:
+    async def won(self, answer: Answer) -> None:
         """The call's own grant holds the winner from now on, and settles what it cost."""
-        assert self._call.grant is not None
+        call = self._call
+        assert call.grant is not None
         try:
-            await self._call.grant.move(self._position, self._position + 1)
-        except RateLimited as full:  # others took the room in between; the answer is here all the same
-            self._call.skip(self._call.order[self._position], full.message)
-
-
-def _worth_a_retry(failure: UpstreamError, another: bool) -> bool:
-    """Whether the same target may answer next time."""
-    if isinstance(failure, UpstreamRejected | UpstreamAuthFailed | UpstreamTimeout):
-        return False
-    # Another target may answer at once, where this one has said that it won't yet.
-    return not (isinstance(failure, UpstreamRateLimited) and another)
+            await call.grant.move(self._position, self._position + 1)
+        except GatewayError as full:  # others took the room in between; the answer is here all the same
+            call.skip(answer.target, full.message)
+        except BaseException:
+            await hedging.close(answer)
+            raise
 
 
 async def _pause(call: Call, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """One request on its way through the engine."""
 
+import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -55,17 +56,20 @@ class Call:
 
     __slots__ = (
         "answer_bytes",
+        "answered_before",
         "ask",
         "attempts",
         "available",
         "bounds_answer",
         "caller_credential",
+        "deadline_at",
         "detoured_from",
         "detours",
         "error",
         "first_byte",
         "grant",
         "headrooms",
+        "hedged",
         "id",
         "incoming",
         "key",
@@ -109,14 +113,17 @@ class Call:
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
         self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
         self.detours: list[int] = []  # fallback routes that were looked at
+        self.hedged: TargetEntry | None = None  # asked beside another one, and failed
         self.available = 0  # so many of them had no open circuit; the rest are last resorts
         self.skipped: list[tuple[TargetEntry, str]] = []  # and why
         self.shadow = False
         self.target: TargetEntry | None = None
         self.usage: Usage | None = None
+        self.answered_before: list[tuple[TargetEntry, Usage]] = []  # the parts of a stream that were cut
         self.answer_bytes = 0
         self.price_cost: int | None = None
         self.upstream_ms = 0.0
+        self.deadline_at = math.inf  # perf_counter
         self.first_byte: float | None = None  # perf_counter
         self.status: int | None = None
         self.outcome = ""
@@ -137,6 +144,13 @@ class Call:
 
     def skip(self, target: TargetEntry, why: str) -> None:
         self.skipped.append((target, why))
+
+    def served_by(self) -> Attempt | None:
+        """The attempt whose answer the caller gets; the last one where there is none, None before any."""
+        for attempt in reversed(self.attempts):
+            if attempt.target is self.target:
+                return attempt
+        return self.attempts[-1] if self.attempts else None
 
     @property
     def elapsed_ms(self) -> float:

@@ -40,6 +40,8 @@ class Prefix:
         provider: ProviderEntry,
     ) -> bytes:
         """The same question with the beginning of its answer, and so much less to answer."""
+        if not self.text:
+            return ask.body(upstream_model, defaults)  # cut before its first word: it starts anew
         flag = {"prefix": True} if provider.continues == "flag" else {}
         message = _encode({"role": "assistant", "content": self.text, **flag})
         fields = dict(ask.fields)
@@ -86,12 +88,18 @@ class Continuation:
                 break
         return b"".join(good)
 
-    def cut(self) -> None:
-        """The stream broke: what comes from now on is another target's."""
+    def end(self) -> bytes:
+        """The stream ended: an event that no blank line followed is an event too."""
+        return self.take(b"\n\n") if self._rest.strip() else b""
+
+    def cut(self) -> Usage:
+        """The stream broke: what comes from now on is another target's. The usage of what came, estimated."""
         before = self._before or Usage(0, 0, estimated=True)
-        self._before = before + self._estimate()
+        part = self._estimate()
+        self._before = before + part
         self._cut_texts = len(self._texts)
         self._rest, self._usage, self.fault = b"", None, ""
+        return part
 
     def _estimate(self) -> Usage:
         made = tokens_of_text("".join(self._texts[self._cut_texts :]))
@@ -99,10 +107,11 @@ class Continuation:
         return Usage(given, made, estimated=True)
 
     def _take_event(self, event: bytes, good: list[bytes]) -> bool:
-        if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
+        data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+        if not data or data == b"[DONE]":
             good.append(event + b"\n\n")
             return True
-        content = _decoded(event[5:])
+        content = _decoded(data)
         if content is None or content.get("error"):
             self.fault = "sent a malformed event" if content is None else "sent an error"
             return False

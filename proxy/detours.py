@@ -1,5 +1,7 @@
 """Where a call goes when its own route can't serve it: the route's fallback lists."""
 
+from collections.abc import Iterator
+
 from proxy.admitting import options_of
 from proxy.call import Call
 from proxy.errors import ContentPolicyRefused, ContextWindowExceeded, GatewayError
@@ -25,15 +27,27 @@ def take(call: Call, kind: str, chooser: Chooser) -> bool:
     """
     assert call.route is not None
     asked = call.detoured_from or call.route
-    for route_id in _listed(asked.route, kind):
-        route = call.table.route_by_id(route_id)
-        if route is None or route_id in call.detours:
-            continue
-        call.detours.append(route_id)
+    for route in list(_left(call, kind)):
+        call.detours.append(route.id)
         if _append(call, asked, route, chooser):
             call.detoured_from = asked
             return True
     return False
+
+
+def any_left(call: Call, kind: str) -> bool:
+    """Whether there is a fallback route of this kind that was not looked at yet."""
+    return next(_left(call, kind), None) is not None
+
+
+def _left(call: Call, kind: str) -> Iterator[RouteEntry]:
+    asked = call.detoured_from or call.route
+    assert asked is not None
+    assert call.key is not None
+    for route_id in _listed(asked.route, kind):
+        route = call.table.route_by_id(route_id)
+        if route is not None and route_id not in call.detours and call.key.may_use(route):
+            yield route
 
 
 def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
@@ -43,17 +57,14 @@ def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
 
 
 def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser) -> bool:
-    assert call.key is not None
-    if not call.key.may_use(route):
-        return False
-    before, order = call.route, call.order
+    before, order, available = call.route, call.order, call.available
     call.route = Resolved(route, asked.wildcard_part)
     try:
         more = chooser.order(call, targets_of(call, call.route))
     except GatewayError:  # none of its targets may be tried: the trail says why
-        call.route = before
+        call.route, call.available = before, available
         return False
     call.available += len(order)
     call.order = [*order, *more]
-    call.options += options_of(call, more)
+    call.options += options_of(call, more, also=route.claims)
     return True

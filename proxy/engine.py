@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Mapping
 
+from proxy import detours
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
 from proxy.admitting import admit, over_limit_route
@@ -13,7 +14,14 @@ from proxy.ask import decode_chat
 from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
-from proxy.errors import GatewayError, InvalidApiKey, RateLimited, UpstreamError
+from proxy.errors import (
+    GatewayError,
+    InvalidApiKey,
+    NoHealthyUpstream,
+    RateLimited,
+    UpstreamError,
+    UpstreamRateLimited,
+)
 from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
 from proxy.relay import Relay
@@ -104,7 +112,7 @@ class Engine:
 
     async def _admit(self, call: Call, targets: list[TargetEntry]) -> None:
         """Puts the targets in order; the call's grant holds one of them."""
-        call.order = self._chooser.order(call, targets)
+        self._choose(call, targets)
         try:
             call.grant = await admit(call, self._admission)
         except RateLimited:
@@ -114,6 +122,15 @@ class Engine:
             call.route, targets = other
             call.order = self._chooser.order(call, targets)
             call.grant = await admit(call, self._admission)
+
+    def _choose(self, call: Call, targets: list[TargetEntry]) -> None:
+        """Puts the targets in order; those of a fallback route where the call's own may not be tried."""
+        try:
+            call.order = self._chooser.order(call, targets)
+        except (NoHealthyUpstream, UpstreamRateLimited):
+            call.available = 0
+            if not detours.take(call, detours.ERROR, self._chooser):
+                raise
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status

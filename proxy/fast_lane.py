@@ -23,6 +23,8 @@ STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 CHUNKED = b"transfer-encoding: chunked\r\n"
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+LOOK_SECONDS = 1.0  # between two looks for connections whose headers take too long
 LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has been refused
 
 
@@ -31,6 +33,37 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     _between = True  # no request has begun that has not got to the end of its headers
     _closing = False
+    _looks = False  # whether some connection of this process has the timer of _look running
+    running: "Exchange | None" = None  # whose answer is due next; `cycle` is the request that came last
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.begun = time.perf_counter()
+        if not FastLaneProtocol._looks:
+            FastLaneProtocol._looks = True
+            self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
+
+    def end_if_slow(self, now: float) -> None:
+        """Close if the client has sent no whole head within HEADER_SECONDS, and nothing else is to do."""
+        if now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused or self._answers:
+            return
+        if not self._between:
+            self.transport.write(TIMED_OUT)
+            self.transport.close()
+        elif self.timeout_keep_alive_task is None:  # before the first request, or after stray line breaks
+            self.transport.close()
+
+    @property
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def send_400_response(self, msg: str) -> None:
+        """Never into another request's answer: that one is sent to its end, then the connection closes."""
+        running: Any = self.running if self.running and self.running.begun else None
+        if running is None or running.response_complete:
+            return super().send_400_response(msg)
+        running.keep_alive = False
+        return self.flow.pause_reading()
 
     def on_message_begin(self) -> None:
         self._between = False
@@ -75,7 +108,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             exchange.take_turn()
         else:
-            self.flow.pause_reading()
+            if self.pipeline:  # not before: who doesn't read doesn't see the client hang up either
+                self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
@@ -95,10 +129,22 @@ class FastLaneProtocol(HttpToolsProtocol):
         return super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle: Any = self.cycle
         super().connection_lost(exc)
-        if isinstance(cycle, Exchange):
-            cycle.hang_up()
+        waiting: list[Any] = [self.running, self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        for cycle in waiting:
+            if isinstance(cycle, Exchange):
+                cycle.hang_up()
+
+
+def _look(loop: asyncio.AbstractEventLoop, connections: Any) -> None:
+    """One timer for all connections: one for each would cost every request."""
+    now = time.perf_counter()
+    for connection in list(connections):
+        if isinstance(connection, FastLaneProtocol):
+            connection.end_if_slow(now)
+    FastLaneProtocol._looks = bool(connections)
+    if connections:
+        loop.call_later(LOOK_SECONDS, _look, loop, connections)
 
 
 class _NoEvent:
@@ -117,6 +163,7 @@ class Exchange:
         "_limit",
         "_linger",
         "_my_turn",
+        "_old",
         "_protocol",
         "_refused",
         "_size",
@@ -133,7 +180,8 @@ class Exchange:
     def __init__(self, protocol: FastLaneProtocol, incoming: Incoming) -> None:
         self.response_complete = False
         self.disconnected = False
-        self.keep_alive = protocol.parser.should_keep_alive()
+        self._old = protocol.parser.get_http_version() == "1.0"  # knows no chunks
+        self.keep_alive = not self._old and protocol.parser.should_keep_alive()
         self._protocol = protocol
         self._incoming = incoming
         self._limit: int = settings.MAX_BODY_BYTES
@@ -148,6 +196,7 @@ class Exchange:
     def take_turn(self) -> None:
         """All earlier answers of this connection are sent."""
         self._my_turn = True
+        self._protocol.running = self
         announced = self._incoming.headers.get(b"content-length", b"0")
         if int(announced) > self._limit:
             self._refuse_body()
@@ -170,6 +219,11 @@ class Exchange:
             self._complete()
         elif self._my_turn:
             self._start()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer is on its way, or has been sent in part."""
+        return self._task is not None or self._refused
 
     def hang_up(self) -> None:
         """The client is gone: nobody waits for the answer any more."""
@@ -234,12 +288,14 @@ class Exchange:
 
     async def _stream(self, relay: Relay) -> None:
         write, flow = self._protocol.transport.write, self._protocol.flow
-        write(self._head(relay.status, relay.headers) + CHUNKED + b"\r\n")
+        framing = b"\r\n" if self._old else CHUNKED + b"\r\n"
+        write(self._head(relay.status, relay.headers) + framing)
         while chunk := await relay.next_chunk():
-            write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            write(chunk if self._old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
             if flow.write_paused:
                 await flow.drain()
-        write(b"0\r\n\r\n")
+        if not self._old:
+            write(b"0\r\n\r\n")
         self._complete()
 
     def _respond(self, status: int, headers: bytes, body: bytes) -> None:

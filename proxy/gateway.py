@@ -18,11 +18,15 @@ from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
+from proxy.metrics.counters import Counters
+from proxy.metrics.posting import Posting
+from proxy.metrics.store import Store
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
 from proxy.upstreams import Upstreams
+from proxy.warming import Warming
 from routing import notices
 from routing.live import TableKeeper
 
@@ -36,6 +40,8 @@ class Gateway:
     journal: JournalWriter
     chooser: Chooser
     sharing: Sharing
+    warming: Warming
+    posting: Posting
     limits_file: LimitsFile
     draining: bool = False
 
@@ -47,10 +53,12 @@ class Gateway:
         self.drain()
         self.keeper.stop()
         self.sharing.stop()
+        self.warming.stop()
         self.limits_file.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
+        self.posting.stop()  # last: it tells what the others counted
         self.journal.close()
 
 
@@ -62,8 +70,10 @@ def build_gateway() -> Gateway:
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
-    accounting = Accounting(journal, settings.JOURNAL_WHEN_FULL)
+    counters = Counters()
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
     engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
+    sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,
         engine=engine,
@@ -71,7 +81,11 @@ def build_gateway() -> Gateway:
         admission=admission,
         journal=journal,
         chooser=chooser,
-        sharing=Sharing(chooser.board, make_exchange(), keeper),
+        sharing=sharing,
+        warming=Warming(upstreams, keeper),
+        posting=Posting(
+            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
+        ),
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
     )
 
@@ -117,6 +131,7 @@ def running_gateway() -> Gateway:
         _Running.gateway = build_gateway()
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
+        _Running.gateway.posting.start()
         _Running.gateway.limits_file.start()
     return _Running.gateway
 

@@ -5,11 +5,14 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from proxy.attempt import Answer
+from proxy.attempt import OTHER_WAS_FIRST, Answer
 from proxy.call import Call
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, UpstreamRejected
 
 Ask = Callable[[], Coroutine[Any, Any, Answer]]
+Racer = asyncio.Future[Answer]
+
+_closing: set[asyncio.Future[None]] = set()  # the loop keeps only weak references to tasks
 
 
 async def race(call: Call, first: Ask, second: Callable[[], Awaitable[Ask | None]], after: float) -> Answer:
@@ -19,33 +22,63 @@ async def race(call: Call, first: Ask, second: Callable[[], Awaitable[Ask | None
     The loser is cancelled, its connection closed; only the winner's answer counts as the call's.
     """
     started, spent = time.perf_counter(), call.upstream_ms
-    racers: list[asyncio.Future[Answer]] = [asyncio.ensure_future(first())]
+    racers: list[Racer] = [asyncio.ensure_future(first())]
     try:
         await asyncio.wait(racers, timeout=after)
         if not racers[0].done() and (ask := await second()) is not None:
             racers.append(asyncio.ensure_future(ask()))
-        return await _winner(racers)
+        winner = await _winner(racers)
+    except BaseException as error:
+        await _stop(racers, "" if isinstance(error, asyncio.CancelledError) else OTHER_WAS_FIRST)
+        raise
     finally:
-        await _stop(racers)
         # Both added their time; the caller waited once.
         call.upstream_ms = spent + (time.perf_counter() - started) * 1000
+    try:
+        await _stop([racer for racer in racers if racer is not winner], OTHER_WAS_FIRST)
+    except BaseException:
+        await close(winner.result())
+        raise
+    return winner.result()
 
 
-async def _winner(racers: list["asyncio.Future[Answer]"]) -> Answer:
+async def close(answer: Answer) -> None:
+    """Goes on to its end even where the caller is cancelled meanwhile."""
+    await _to_its_end(answer.aclose())
+
+
+async def _winner(racers: list[Racer]) -> Racer:
+    """Raises the first target's failure, or the second's where only that one is the caller's fault."""
     waiting = set(racers)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for racer in racers:
             if racer in done and not isinstance(racer.exception(), GatewayError):
-                answer = racer.result()
-                racers.remove(racer)
-                return answer
-    return racers[0].result()
+                racer.result()  # raises what is no answer either
+                return racer
+        if racers[0] in done and isinstance(racers[0].exception(), UpstreamRejected):
+            break  # the caller's fault, which another target would only repeat
+    for racer in reversed(racers):
+        if racer.done() and isinstance(racer.exception(), UpstreamRejected):
+            racer.result()
+    racers[0].result()
+    raise AssertionError("unreachable: the first target failed")
 
 
-async def _stop(losers: list["asyncio.Future[Answer]"]) -> None:
+async def _stop(losers: list[Racer], why: str) -> None:
     for loser in losers:
-        loser.cancel()
+        loser.cancel(why or None)
+    await _to_its_end(_close_all(losers))
+
+
+async def _close_all(losers: list[Racer]) -> None:
     for result in await asyncio.gather(*losers, return_exceptions=True):
         if isinstance(result, Answer):  # it had answered too
             await result.aclose()
+
+
+async def _to_its_end(closing: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(closing)
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+    await asyncio.shield(task)

@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from proxy.attempt import Answer
+from proxy.attempt import Answer, next_chunk
 from proxy.call import Call
 from proxy.continuing import Continuation, Prefix
-from proxy.deadline import Deadline, DeadlinePassed
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.sse import StreamReader
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
@@ -38,6 +37,7 @@ class Relay:
         "_closed",
         "_continuation",
         "_first",
+        "_over",
         "_reader",
         "_resume",
         "_stall",
@@ -65,6 +65,7 @@ class Relay:
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None and answer.stream
         self._continuation = Continuation(call.ask) if continues and call.ask else None
+        self._over = not answer.stream  # whether the stream came to some end of its own
         self._closed = False
 
     async def next_chunk(self) -> bytes:
@@ -88,13 +89,7 @@ class Relay:
             return chunk
         if fault := self._fault():
             raise ConnectionBroken(fault)
-        if self._stall is None:
-            return await answer.response.next_chunk()
-        try:
-            with Deadline(self._stall):
-                return await answer.response.next_chunk()
-        except DeadlinePassed:
-            raise TransportTimeout(f"sent nothing for {self._stall:g} s") from None
+        return await next_chunk(answer.response, self._stall)
 
     def _good(self, chunk: bytes) -> bytes:
         """What of the chunk may be passed on; _fault() tells why it isn't all."""
@@ -111,12 +106,17 @@ class Relay:
         return "sent a malformed event" if self._reader.malformed else ""
 
     async def _ended(self) -> bytes:
+        tail = b""
+        if self._continuation is not None:
+            tail = self._continuation.end()
+            self._reader.feed(tail)
         self._reader.end()
         if self._reader.failed and self._answer is not None:
             self._answer.trial.failed(UpstreamError("sent an error in the middle of a stream."))
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
+            self._over = True
             await self._let_go()
-            return b""
+            return tail
         return await self._cut(ConnectionBroken("the stream ended before the answer did"))
 
     def _answer_type(self) -> str:
@@ -129,22 +129,29 @@ class Relay:
         error = kind(f"{slug}: {fault}; the answer is incomplete.", provider=slug)
         if self._answer is not None:
             self._answer.trial.failed(error)
+        if (attempt := self._call.served_by()) is not None:
+            attempt.result += f", then: {error.message}"
         await self._let_go()
-        if self._continuation is not None and await self._continued(self._continuation):
-            return await self.next_chunk()
+        if self._continuation is not None and self._continuation.prefix is not None:
+            if self._reader.finished:  # only the farewell is missing
+                self._over = self._reader.done = True
+                return b"data: [DONE]\n\n"
+            if await self._continued(self._continuation):
+                return await self.next_chunk()
+        self._over = True
         self._call.error = error
         self._call.outcome = "upstream_broken"
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)
 
     async def _continued(self, continuation: Continuation) -> bool:
-        prefix = continuation.prefix
-        if prefix is None:
-            return False
+        prefix, before = continuation.prefix, self._call.target
+        assert prefix is not None
+        assert before is not None
         answer = await self._resume(self._call, prefix)
-        if answer is None or not answer.stream:
+        if answer is None:
             return False
-        continuation.cut()
+        self._call.answered_before.append((before, continuation.cut()))
         self._answer, self._first = answer, answer.body
         return True
 
@@ -174,7 +181,7 @@ class Relay:
             together = self._continuation.usage if self._continuation else None
             call.usage = together or self._reader.usage
             call.answer_bytes = self._reader.size
-            unfinished = self._answer is not None and not self._reader.whole
+            unfinished = not self._over and not self._reader.whole
             if unfinished and not call.outcome:
                 call.outcome = "client_gone"
             if self._reader.failed and not call.outcome:

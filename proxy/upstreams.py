@@ -2,12 +2,24 @@
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from proxy.dialects import Dialect, dialect_of
 from proxy.errors import PoolExhausted
 from proxy.transports import make_transport, transport_for
 from proxy.transports.base import RequestHead, Transport
 from routing.table import Connection, ProviderEntry, RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class PoolGauges:
+    """One provider's pool as it is now."""
+
+    in_use: int  # requests that hold a slot
+    waiting: int  # requests that wait for one
+    idle: int  # open connections that no request uses; 0 with httpx, which doesn't tell
+    limit: int  # slots
+    opened_total: int  # connections opened since the pool was made
 
 
 class Pool:
@@ -20,6 +32,23 @@ class Pool:
         self.in_use = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._retired = False
+        self._warming: asyncio.Task[None] | None = None
+
+    def gauges(self) -> PoolGauges:
+        return PoolGauges(
+            in_use=self.in_use,
+            waiting=len(self._waiting),
+            idle=self.transport.idle,
+            limit=self.connection.max_connections,
+            opened_total=self.transport.opened_total,
+        )
+
+    def warm(self, url: str) -> None:
+        """Have idle connections opened, if the provider wants some and none are being opened yet."""
+        wanted = self.connection.prewarm
+        if not wanted or self._retired or (self._warming is not None and not self._warming.done()):
+            return
+        self._warming = asyncio.get_running_loop().create_task(self.transport.warm(url, wanted))
 
     def take_free(self) -> bool:
         """Take a slot if one is free."""
@@ -30,19 +59,26 @@ class Pool:
 
     async def wait_for_free(self, provider: str) -> None:
         """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
+        if len(self._waiting) >= self.connection.max_queue:
+            raise self._exhausted(provider, f", and {len(self._waiting)} requests wait for one")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await asyncio.wait_for(turn, self.connection.queue_timeout)
+            # Not wait_for(): before Python 3.12 it loses a cancellation that comes together with the slot.
+            async with asyncio.timeout(self.connection.queue_timeout):
+                await turn
         except BaseException as error:
             self._give_up(turn)
             if not isinstance(error, TimeoutError):
                 raise
-            raise PoolExhausted(
-                f"All {self.connection.max_connections} connections to {provider} are in use.",
-                provider=provider,
-                retry_after=1,
-            ) from None
+            waited = f", and none came free within {self.connection.queue_timeout:g} s"
+            raise self._exhausted(provider, waited) from None
+
+    def _exhausted(self, provider: str, why: str) -> PoolExhausted:
+        most = self.connection.max_connections
+        return PoolExhausted(
+            f"All {most} connections to {provider} are in use{why}.", provider=provider, retry_after=1
+        )
 
     def _give_up(self, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled():
@@ -66,8 +102,13 @@ class Pool:
         if not self.in_use:
             self._close_soon()
 
+    async def aclose(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+        await self.transport.aclose()
+
     def _close_soon(self) -> None:
-        closing = asyncio.ensure_future(self.transport.aclose())
+        closing = asyncio.ensure_future(self.aclose())
         _closing.add(closing)
         closing.add_done_callback(_closing.discard)
 
@@ -86,6 +127,9 @@ class Link:
         self.dialect: Dialect = dialect_of(provider)
         self._head = self.dialect.head(provider, provider.credential)
 
+    def warm(self) -> None:
+        self.pool.warm(self._head.url)
+
     def head(self, caller_credential: str) -> RequestHead:
         """With the caller's own credential where there is one, else the provider's stored one."""
         return self.dialect.head(self.provider, caller_credential) if caller_credential else self._head
@@ -100,7 +144,19 @@ class Upstreams:
         link = self._links.get(provider.id)
         if link is None or link.provider is not provider:
             link = self._links[provider.id] = self._renewed(provider, link)
+            link.warm()
         return link
+
+    def gauges(self) -> dict[str, PoolGauges]:
+        """By the slugs of the providers called so far."""
+        return {link.provider.slug: link.pool.gauges() for link in self._links.values()}
+
+    def follow(self, table: RoutingTable) -> None:
+        """Keep the pools of its providers warm, and retire those of providers that it no longer has."""
+        self.forget_missing(table)
+        for provider in table.providers.values():
+            if provider.connection.prewarm:
+                self.link(provider).warm()
 
     def _renewed(self, provider: ProviderEntry, old: Link | None) -> Link:
         name = transport_for(self._transport_name, provider.base_url)
@@ -110,6 +166,10 @@ class Upstreams:
             old.pool.retire()
         return Link(provider, Pool(name, provider.connection))
 
+    def links(self) -> list[Link]:
+        """Of all providers called so far; from any thread."""
+        return list(self._links.values())
+
     def forget_missing(self, table: RoutingTable) -> None:
         """Retire the pools of providers that the table no longer has."""
         kept = {entry.id for entry in table.providers.values()}
@@ -118,5 +178,5 @@ class Upstreams:
 
     async def aclose(self) -> None:
         for link in self._links.values():
-            await link.pool.transport.aclose()
+            await link.pool.aclose()
         self._links.clear()

@@ -34,6 +34,15 @@ class Usage:
             estimated=self.estimated or other.estimated,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input=self.input - other.input,
+            output=self.output - other.output,
+            cached=self.cached - other.cached,
+            reasoning=self.reasoning - other.reasoning,
+            estimated=self.estimated,
+        )
+
 
 class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None

@@ -1,23 +1,30 @@
-"""Database -> RoutingTable: five queries, whatever the number of rows."""
+"""Database -> RoutingTable: a fixed number of queries, whatever the number of rows."""
 
+import itertools
 import logging
+import math
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from django.conf import settings
+from django.utils import timezone
 
 from routing import gateway_keys, prices, strategies
 from routing.models import (
     ApiKey,
     GatewaySettings,
+    MaintenanceWindow,
     ModelRoute,
     Provider,
     ProviderHealth,
+    RouteFallback,
     RouteTarget,
     RoutingVersion,
     Team,
 )
+from routing.models.fallback import FallbackKind
 from routing.table import (
     BreakerRules,
     Budget,
@@ -56,13 +63,15 @@ def compile_table() -> RoutingTable:
 
 
 def _compile(version: int) -> RoutingTable:
-    providers = {row.pk: provider_entry(row) for row in Provider.objects.enabled().select_related("health")}
+    now = timezone.now()
+    windows = list(MaintenanceWindow.objects.not_over(now))
+    resting = {window.provider_id for window in windows if window.starts_at <= now}
+    enabled = Provider.objects.enabled().select_related("health")
+    providers = {row.pk: provider_entry(row, row.pk in resting) for row in enabled}
     targets: dict[int, list[TargetEntry]] = {}
     for row in RouteTarget.objects.serving().select_related("provider", "route"):
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
-    routes = [
-        (row, _route(row, targets.get(row.pk, []))) for row in ModelRoute.objects.enabled().order_by("name")
-    ]
+    routes = _routes(targets)
     gateway = GatewaySettings.load()
     return RoutingTable(
         version=version,
@@ -73,7 +82,34 @@ def _compile(version: int) -> RoutingTable:
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
         cors_origins=frozenset(gateway.cors_origins),
         breaker=_breaker(gateway),
+        valid_until=_next_boundary(windows, now),
     )
+
+
+def _routes(targets: dict[int, list[TargetEntry]]) -> list[tuple[ModelRoute, RouteEntry]]:
+    rows = list(ModelRoute.objects.enabled().order_by("name"))
+    fallbacks = _fallbacks()
+    claims = {row.pk: _all_claims(row, targets.get(row.pk, [])) for row in rows}
+    return [(row, _route(row, targets.get(row.pk, []), fallbacks.get(row.pk, {}), claims)) for row in rows]
+
+
+def _all_claims(row: ModelRoute, targets: list[TargetEntry]) -> tuple[Claim, ...]:
+    """The limits of the route, its targets and their providers."""
+    return claims_of(row) + tuple(claim for target in targets for claim in target.claims)
+
+
+def _fallbacks() -> dict[int, dict[str, list[int]]]:
+    """By route and kind, in the order in which they are tried."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for route, kind, other in RouteFallback.objects.serving().values_list("route", "kind", "fallback"):
+        found.setdefault(route, {}).setdefault(kind, []).append(other)
+    return found
+
+
+def _next_boundary(windows: list[MaintenanceWindow], now: datetime) -> float:
+    """Unix seconds of the next beginning or end of a window."""
+    moments = [moment for window in windows for moment in (window.starts_at, window.ends_at)]
+    return min((moment.timestamp() for moment in moments if moment and moment > now), default=math.inf)
 
 
 def _breaker(row: GatewaySettings) -> BreakerRules:
@@ -111,7 +147,7 @@ _OWNERS: dict[type, str] = {
 }
 
 
-def provider_entry(row: Provider) -> ProviderEntry:
+def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
     health = getattr(row, "health", None)
     ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
     return ProviderEntry(
@@ -128,13 +164,17 @@ def provider_entry(row: Provider) -> ProviderEntry:
             max_connections=row.max_connections,
             queue_timeout=row.queue_timeout,
             keep_alive=row.keep_alive,
+            max_queue=row.max_queue,
+            prewarm=row.prewarm,
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
         claims=claims_of(row),
         allow_caller_key=row.allow_caller_key,
-        unhealthy=row.health_check_enabled and ill,
-        refuse_when_unhealthy=row.when_unhealthy == "refuse",
+        unhealthy=maintenance or (row.health_check_enabled and ill),
+        refuse_when_unhealthy=maintenance or row.when_unhealthy == "refuse",
+        maintenance=maintenance,
+        continues=row.continues,
     )
 
 
@@ -154,9 +194,16 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
     )
 
 
-def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
+def _route(
+    row: ModelRoute,
+    serving: list[TargetEntry],
+    fallbacks: dict[str, list[int]],
+    claims: dict[int, tuple[Claim, ...]],
+) -> RouteEntry:
     serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
     targets = tuple(target for target in serving if target.shadow_share is None)
+    reachable = (row.pk, *itertools.chain.from_iterable(fallbacks.values()))
+    applying = [claim for route in reachable for claim in claims.get(route, ())]
     return RouteEntry(
         id=row.pk,
         name=row.name,
@@ -169,10 +216,20 @@ def _route(row: ModelRoute, serving: list[TargetEntry]) -> RouteEntry:
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
         claims=claims_of(row),
-        limited=bool(claims_of(row)) or any(target.claims for target in targets),
+        limited=bool(applying),
+        budgeted=any(claim.budget is not None for claim in applying),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(target for target in serving if target.shadow_share is not None),
+        max_attempts=row.max_attempts,
+        attempt_timeout=row.attempt_timeout,
+        first_byte_timeout=row.first_byte_timeout,
+        stall_timeout=row.stall_timeout,
+        hedge_after=None if row.hedge_after_ms is None else row.hedge_after_ms / 1000,
+        on_cut=row.on_cut,
+        fallbacks=tuple(fallbacks.get(FallbackKind.ERROR, ())),
+        context_fallbacks=tuple(fallbacks.get(FallbackKind.CONTEXT, ())),
+        policy_fallbacks=tuple(fallbacks.get(FallbackKind.POLICY, ())),
         created=int(row.created_at.timestamp()),
         tagged=any(target.tags for target in serving),
         canaries=any(target.canary_share is not None for target in targets),
@@ -234,12 +291,14 @@ def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> 
         teams[team.pk] = TeamEntry(
             id=team.pk, slug=team.slug, claims=claims_of(team), tags=frozenset(team.tags)
         )
+    claims = claims_of(row) + (teams[team.pk].claims if team is not None else ())
     return KeyEntry(
         id=row.pk,
         name=row.name,
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        claims=claims_of(row) + (teams[team.pk].claims if team is not None else ()),
+        claims=claims,
+        budgeted=any(claim.budget is not None for claim in claims),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
         tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),

@@ -48,7 +48,8 @@ class TableKeeper:
     def refresh(self) -> None:
         """Compile if the version moved. Any failure is kept in `problem` and logged once."""
         try:
-            if not self.ready or current_version() != self.table.version:
+            stale = time.time() >= self.table.valid_until
+            if not self.ready or stale or current_version() != self.table.version:
                 self.table = compile_table()
                 logger.info("routing table %d serves %d routes", self.table.version, len(self.table.routes))
             self.checked_at = time.monotonic()

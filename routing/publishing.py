@@ -49,8 +49,10 @@ def connect() -> None:
     published = (
         routing_models.ApiKey,
         routing_models.GatewaySettings,
+        routing_models.MaintenanceWindow,
         routing_models.ModelRoute,
         routing_models.Provider,
+        routing_models.RouteFallback,
         routing_models.RouteTarget,
         routing_models.Team,
     )

@@ -1,5 +1,6 @@
 """The routing table: an immutable snapshot of the configuration, shared by all requests."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -55,6 +56,8 @@ class Connection:
     max_connections: int
     queue_timeout: float
     keep_alive: float
+    max_queue: int = 1000
+    prewarm: int = 0
 
 
 def rank_of(priority: int, weight: int) -> int:
@@ -90,6 +93,7 @@ class ProviderEntry:
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
+    maintenance: bool = False  # it is then unhealthy, and refuses
     continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 
@@ -128,7 +132,8 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
-    limited: bool = False  # whether the route, one of its targets or their providers has limits
+    budgeted: bool = False  # whether one of these limits may be a budget
+    limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
     shadows: tuple[TargetEntry, ...] = ()
@@ -161,6 +166,7 @@ class KeyEntry:
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
     claims: tuple[Claim, ...]  # the key's and its team's
+    budgeted: bool = False
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
@@ -187,6 +193,7 @@ class RoutingTable:
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
+    valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:
         """Exact name or alias first, then the longest wildcard."""

@@ -31,6 +31,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(scope="session")
+def django_db_modify_db_settings_parallel_suffix() -> None:
+    """Workers that run tests side by side have a DATA_DIR each: their databases need no other names."""
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """Only for tests marked needs("Redis"); one that stops it must start it again."""
     with scratch("redis") as directory:

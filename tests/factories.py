@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from routing import gateway_keys
-from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
+from routing.models import ApiKey, ModelRoute, Provider, RouteFallback, RouteTarget, Team
 
 _numbers = itertools.count(1)
 
@@ -29,6 +29,10 @@ def make_target(**values: Any) -> RouteTarget:
     values["provider"] = values["provider"] or make_provider()
     values.setdefault("upstream_model", f"upstream-{next(_numbers)}")
     return RouteTarget.objects.create(**values)
+
+
+def make_fallback(route: ModelRoute, fallback: ModelRoute, **values: Any) -> RouteFallback:
+    return RouteFallback.objects.create(route=route, fallback=fallback, **values)
 
 
 def make_team(**values: Any) -> Team:

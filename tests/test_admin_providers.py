@@ -33,6 +33,8 @@ def form(**values):
         "read_timeout": "60",
         "max_connections": "100",
         "queue_timeout": "5",
+        "max_queue": "1000",
+        "prewarm": "0",
         "keep_alive": "60",
         "retries": "1",
         "retry_delay": "0.5",
@@ -45,6 +47,9 @@ def form(**values):
         "health_interval": "30",
         "health_timeout": "5",
         "health_threshold": "1",
+        "health_recovery": "1",
+        "health_slow_ms": "",
+        "health_model": "",
         "when_unhealthy": "",
         "enabled": "on",
         **values,
@@ -65,7 +70,8 @@ def probed(provider, *, status="healthy", ago=1.0, **values):
 
 def row_of(response, provider):
     page = response.content.decode()
-    return next(row for row in page.split("<tr")[1:] if f">{provider.slug}</a>" in row)
+    rows = [row.split("</tr>")[0] for row in page.split("<tr")[1:]]
+    return next(row for row in rows if f">{provider.slug}</a>" in row)
 
 
 def test_a_new_api_key_is_stored_encrypted_and_shown_masked_only(admin_client):
@@ -279,5 +285,5 @@ def test_the_list_takes_the_same_queries_for_any_number_of_rows(admin_client, dj
         probed(provider)
         make_target(route=route, provider=provider)
     admin_client.get(LIST)
-    with django_assert_num_queries(5):  # session, user, two counts, rows
+    with django_assert_num_queries(8):  # session, user, two counts, rows; turns, hours, windows
         admin_client.get(LIST)

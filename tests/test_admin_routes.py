@@ -24,6 +24,8 @@ def form(*targets, **values):
         "aliases": "",
         "strategy": "ordered",
         "deadline": "600",
+        "max_attempts": "10",
+        "on_cut": "error",
         "max_messages": "",
         "max_output_tokens": "4096",
         "budget_period": "total",
@@ -31,6 +33,8 @@ def form(*targets, **values):
         "enabled": "on",
         "targets-TOTAL_FORMS": len(targets),
         "targets-INITIAL_FORMS": sum("id" in target for target in targets),
+        "fallback_links-TOTAL_FORMS": "0",
+        "fallback_links-INITIAL_FORMS": "0",
         **values,
     }
     for number, target in enumerate(targets):
@@ -249,8 +253,8 @@ def test_the_route_form_takes_the_same_queries_for_any_number_of_targets(
         make_target(route=route)
     admin_client.get(change(route))
     with django_assert_num_queries(
-        8
-    ):  # session, user, route, targets (list, form, live state), providers twice
+        9
+    ):  # session, user, route, targets (list, form, live state), providers twice, fallbacks
         admin_client.get(change(route))
 
 

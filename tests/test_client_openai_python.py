@@ -253,7 +253,7 @@ def test_a_broken_stream_raises_after_the_words_that_came(client):
 
 def test_an_error_that_the_provider_sends_in_its_stream_is_raised(client, upstream):
     said = b'data: {"error": {"message": "The model is overloaded.", "code": "overloaded"}}\n\n'
-    upstream.script("gpt", Answer(chunks=[*events("Hel", done=False, finish=False), said]))
+    upstream.script("gpt", Answer(chunks=[*events("Hel", done=False, finish=False), said], gap=0.2))
     stream = client.chat.completions.create(model="gpt", messages=HELLO, stream=True)
     assert next(stream).choices[0].delta.content == "Hel"
     with pytest.raises(openai.APIError, match=r"The model is overloaded\.") as raised:

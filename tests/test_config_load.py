@@ -308,28 +308,6 @@ litellm_settings: {request_timeout: 99, num_retries: 2}
     assert (provider.read_timeout, provider.retries) == (900, 4)
 
 
-def test_fallbacks_are_tried_after_the_routes_own_targets(write: Write) -> None:
-    path = write("""
-model_list:
-  - {model_name: best, litellm_params: {model: openai/gpt-4o, order: 3}}
-  - {model_name: cheap, litellm_params: {model: openai/mini, order: 1, rpm: 5}}
-  - {model_name: cheap, litellm_params: {model: openai/nano, order: 2}}
-  - {model_name: last, litellm_params: {model: openai/old}}
-router_settings:
-  fallbacks: [{best: [cheap, last]}]
-""")
-    load(path)
-    best = ModelRoute.objects.get(name="best")
-    assert [(row.upstream_model, row.priority, row.rpm) for row in best.targets.all()] == [
-        ("gpt-4o", 3, None),
-        ("mini", 4, 5),
-        ("nano", 5, None),
-        ("old", 6, None),
-    ]
-    assert ModelRoute.objects.get(name="cheap").targets.count() == 2
-    assert "nothing to change" in load(path)
-
-
 def test_model_group_aliases_become_aliases(write: Write) -> None:
     path = write(
         entry() + "router_settings: {model_group_alias: {best: gpt-4, old: {model: gpt-4, hidden: true}}}"
@@ -464,7 +442,7 @@ router_settings: {fallbacks: [{fine: [unknown]}]}
         "model_list[6]: is the same model of the same provider as model_list[0]",
         "litellm_params.read_timeout: -1 is not a number of 0",
         "litellm_params.cors_origins: 'http://a/path' is not an origin",
-        "router_settings.fallbacks[0].fine: 'unknown' is no model_name of this file",
+        "router_settings.fallbacks[0].fine: unknown route 'unknown'",
     ):
         assert expected in found
     assert not Provider.objects.exists()

@@ -17,9 +17,20 @@ from hypothesis import strategies as st
 from routing import strategies
 from routing.config import dumper
 from routing.config.loader import load_file
-from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, Team
+from routing.models import (
+    ApiKey,
+    GatewaySettings,
+    ModelRoute,
+    Provider,
+    RouteFallback,
+    RouteTarget,
+    Team,
+)
+from routing.models.fallback import FallbackKind
 from routing.models.limits import BudgetPeriod
-from tests.factories import make_key, make_provider, make_route, make_target, make_team
+from routing.models.provider import Continues
+from routing.models.route import OnCut
+from tests.factories import make_fallback, make_key, make_provider, make_route, make_target, make_team
 
 pytestmark = pytest.mark.django_db
 
@@ -42,8 +53,16 @@ def everything():
                 values["api_key"] = row.api_key
             if isinstance(row, ApiKey):
                 values["allowed_routes"] = sorted(route.name for route in row.allowed_routes.all())
+            if isinstance(row, ModelRoute):
+                values["fallbacks"] = {kind: fallbacks_of(row, kind) for kind in FallbackKind}
             found[f"{model.__name__} {row}"] = values
     return found
+
+
+def fallbacks_of(route, kind):
+    """Their names: the order counts, not the positions that make it."""
+    links = route.fallback_links.filter(kind=kind).order_by("position", "pk")
+    return [link.fallback.name for link in links]
 
 
 def _value(value):
@@ -84,19 +103,16 @@ def test_the_specifications_configuration_survives(tmp_path, monkeypatch):
     there_and_back(tmp_path)
 
 
-def test_fallbacks_survive_as_the_targets_they_became(tmp_path):
-    path = tmp_path / "fallbacks.yaml"
-    path.write_text(
-        """
-model_list:
-  - {model_name: best, litellm_params: {model: openai/gpt-4o, order: 3, input_cost_per_token: 1.5e-7}}
-  - {model_name: cheap, litellm_params: {model: openai/mini, rpm: 5}}
-router_settings: {fallbacks: [{best: [cheap]}], model_group_alias: {old: best}}
-"""
-    )
-    load_file(path)
-    assert ModelRoute.objects.get(name="best").targets.count() == 2
+def test_fallbacks_survive_in_their_order(tmp_path):
+    best, cheap, old = (make_route(name=name) for name in ("best", "cheap", "${OLD}"))
+    make_fallback(best, cheap, position=9)
+    make_fallback(best, old, position=2)
+    make_fallback(old, best, kind="policy")
     there_and_back(tmp_path)
+    assert list(ModelRoute.objects.get(name="best").fallback_links.values_list("fallback__name")) == [
+        ("${OLD}",),
+        ("cheap",),
+    ]
 
 
 def test_a_key_whose_routes_are_all_deleted_stays_shut(tmp_path):
@@ -208,6 +224,8 @@ providers = st.fixed_dictionaries(
         "read_timeout": seconds(0.1, 3600),
         "max_connections": st.integers(1, 65535),
         "queue_timeout": seconds(0, 300),
+        "max_queue": st.integers(0, 100000),
+        "prewarm": st.integers(0, 1000),
         "keep_alive": seconds(0, 3600),
         "retries": st.integers(0, 10),
         "retry_delay": seconds(0, 60),
@@ -218,6 +236,7 @@ providers = st.fixed_dictionaries(
         "health_timeout": seconds(0.1, 60),
         "health_threshold": st.integers(1, 10),
         "when_unhealthy": st.sampled_from(["try", "refuse"]),
+        "continues": st.sampled_from(Continues.values),
         "enabled": st.booleans(),
         **limits,
     }
@@ -231,6 +250,12 @@ routes = st.fixed_dictionaries(
         "default_parameters": parameters,
         "strategy": st.sampled_from([name for name, _ in strategies.choices()]),
         "max_output_tokens": st.integers(1, 10**7),
+        "max_attempts": st.integers(1, 50),
+        "attempt_timeout": st.none() | seconds(0.05, 3600),
+        "first_byte_timeout": st.none() | seconds(0.05, 3600),
+        "stall_timeout": st.none() | seconds(0.05, 3600),
+        "hedge_after_ms": st.none() | st.integers(1, 600_000),
+        "on_cut": st.sampled_from(OnCut.values),
         "enabled": st.booleans(),
         **limits,
     }
@@ -249,6 +274,9 @@ targets = st.fixed_dictionaries(
         "enabled": st.booleans(),
         **limits,
     }
+)
+fallbacks = st.fixed_dictionaries(
+    {"kind": st.sampled_from(FallbackKind.values), "position": st.integers(0, 1000)}
 )
 teams = st.fixed_dictionaries(
     {
@@ -304,6 +332,9 @@ def build(data):
         route.over_limit_route = data.draw(st.sampled_from([None, *made[ModelRoute]]))
         if valid(route) is None:
             route.refresh_from_db()
+        for other in made[ModelRoute]:
+            for values in data.draw(st.lists(fallbacks, max_size=2)):
+                valid(RouteFallback(route=route, fallback=other, **values))
         for provider in made[Provider]:
             for values in data.draw(st.lists(targets, max_size=2)):
                 valid(RouteTarget(route=route, provider=provider, **values))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from routing.table import Claim
 
@@ -11,17 +11,20 @@ __all__ = ["Admission", "Claim", "FreeGrant", "Grant", "Headroom", "Need", "NoRo
 NEVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What one request asks for: tokens in the worst case, and when it came (Unix seconds)."""
+# Tuples where one is made per request: a frozen dataclass costs twice as much.
+class Need(NamedTuple):
+    """What one request asks for: tokens in the worst case, and when it came (Unix seconds).
+
+    `budgeted`: whether any of its claims has a budget.
+    """
 
     id: str  # the call's: its row in the log has the same
     tokens: int
     at: float
+    budgeted: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One target that may serve the request, and what that costs in the worst case.
 
     cost_nano None: the price is unknown, so no budget can be kept with it.
@@ -31,8 +34,7 @@ class Option:
     cost_nano: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(NamedTuple):
     """The state of one limit, for the x-ratelimit headers. `reset` is in seconds."""
 
     limit: int

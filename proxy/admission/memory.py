@@ -166,7 +166,7 @@ class MemoryAdmission:
         `again`: the limits of `shared` were checked for this call, and must be so once more
         after a wait.
         """
-        while missing := self._unseeded(shared, options, need, tried):
+        while need.budgeted and (missing := self._unseeded(shared, options, need, tried)):
             await self._seed(missing, need)
             if again and (reason := self._full_of_shared(shared, need)):
                 raise refused([reason], need, self.headrooms(shared))
@@ -174,8 +174,7 @@ class MemoryAdmission:
         for index in tried:
             reason = self._full(grant, shared, options[index], need)
             if reason is None:
-                grant.hold(index, skipped)
-                return
+                return grant.hold(index, skipped)
             skipped.append(reason)
         grant.skipped += tuple(skipped)
         raise refused(skipped, need, self.headrooms(shared))
@@ -247,9 +246,10 @@ class MemoryAdmission:
 
     def _full(self, grant: MemoryGrant, shared: Sequence[Claim], option: Option, need: Need) -> NoRoom | None:
         now = self.clock()
-        for position, claim in enumerate(shared):
-            if reason := self._full_budget(claim, option, need, grant.held_of(position)):
-                return reason
+        if need.budgeted:
+            for position, claim in enumerate(shared):
+                if reason := self._full_budget(claim, option, need, grant.held_of(position)):
+                    return reason
         for claim in option.claims:
             if reason := _full_rates(claim, self._counts(claim), need.tokens, now):
                 return reason

@@ -108,7 +108,8 @@ class _Standings:
         standing = self._chooser.standing(target, self._call, self._now)
         if target.provider.unhealthy and target.provider.refuse_when_unhealthy:
             self.refused.append(target)
-            self._call.skip(target, "its provider is unhealthy and then refuses")
+            why = "in maintenance" if target.provider.maintenance else "unhealthy and then refuses"
+            self._call.skip(target, f"its provider is {why}")
         elif standing in (Standing.READY, Standing.PROBE):
             (self.ill if target.provider.unhealthy else self.ready).append(target)
         else:
@@ -137,7 +138,9 @@ class _Standings:
                 retry_after=wait,
             )
         names = ", ".join(sorted({target.provider.slug for target in self.refused}))
-        reason = f"unhealthy: {names}" if any_targets and names else "it has no enabled target"
+        resting = all(target.provider.maintenance for target in self.refused)
+        state = "in maintenance" if resting else "unhealthy"
+        reason = f"{state}: {names}" if any_targets and names else "it has no enabled target"
         return NoHealthyUpstream(f"No provider can serve {route.name} now ({reason}).", retry_after=5)
 
 

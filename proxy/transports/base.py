@@ -67,4 +67,16 @@ class Transport(Protocol):
         Raises TransportFault.
         """
 
-    async def aclose(self) -> None: ...
+    async def warm(self, url: str, wanted: int) -> None:
+        """Open connections to `url` until `wanted` are idle. Raises nothing: it is only help."""
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way fail."""
+
+    @property
+    def idle(self) -> int:
+        """Open connections that no call uses."""
+
+    @property
+    def opened_total(self) -> int:
+        """Connections opened so far."""

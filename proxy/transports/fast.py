@@ -4,6 +4,7 @@ Figures beside the libraries it stands in for: docs/decisions.md.
 """
 
 import asyncio
+import logging
 import os
 import ssl
 from functools import lru_cache
@@ -14,6 +15,7 @@ import certifi
 from proxy.transports.base import (
     ConnectFailed,
     RequestHead,
+    TransportFault,
     TransportTimeout,
     UpstreamRequest,
     UpstreamResponse,
@@ -21,7 +23,10 @@ from proxy.transports.base import (
 from proxy.transports.http1 import Http1Connection
 from routing.table import Connection
 
+logger = logging.getLogger(__name__)
+
 MOST_TICKS_A_SECOND = 20
+WARM_AT_ONCE = 16  # connections opened side by side before anyone needs them
 
 
 class Wire:
@@ -31,10 +36,7 @@ class Wire:
 
     def __init__(self, head: RequestHead) -> None:
         parts = urlsplit(head.url)
-        secure = parts.scheme == "https"
-        if not parts.hostname:
-            raise ConnectFailed("connection failed: the URL has no host")
-        self.place = (parts.hostname, parts.port or (443 if secure else 80), secure)
+        self.place = place_of(head.url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = [f"POST {target} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}"]
         lines += [f"{name}: {value}" for name, value in head.headers]
@@ -46,6 +48,19 @@ class Wire:
 Place = tuple[str, int, bool]
 
 
+def place_of(url: str) -> Place:
+    """Host, port, and whether over TLS. Raises ConnectFailed."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    try:
+        port = parts.port or (443 if secure else 80)
+    except ValueError:
+        raise ConnectFailed("connection failed: the URL has no valid port") from None
+    if not parts.hostname:
+        raise ConnectFailed("connection failed: the URL has no host")
+    return parts.hostname, port, secure
+
+
 class FastTransport:
     def __init__(self, connection: Connection) -> None:
         self._settings = connection
@@ -53,6 +68,11 @@ class FastTransport:
         self._all: set[Http1Connection] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._closed = False
+        self.opened_total = 0
+
+    @property
+    def idle(self) -> int:
+        return sum(not connection.lost for idle in self._idle.values() for connection in idle)
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         wire = request.head.wire
@@ -73,7 +93,31 @@ class FastTransport:
         if self._ticker is not None:
             self._ticker.cancel()
         for connection in list(self._all):
-            connection.abort()
+            connection.close()
+
+    async def warm(self, url: str, wanted: int) -> None:
+        """Never above max_connections; without keep_alive there is nothing to keep."""
+        if not self._settings.keep_alive:
+            return
+        try:
+            place = place_of(url)
+            missing = self._missing(place, wanted)
+            # Counted once: a server that closes what it accepts must not be called in a loop.
+            for begin in range(0, missing, WARM_AT_ONCE):
+                opening = [self._open_idle(place) for _ in range(min(missing - begin, WARM_AT_ONCE))]
+                opened = await asyncio.gather(*opening, return_exceptions=True)
+                for fault in [found for found in opened if isinstance(found, BaseException)]:
+                    raise fault
+        except TransportFault as fault:
+            logger.debug("not warmed: %s", fault)
+
+    async def _open_idle(self, place: Place) -> None:
+        self._freed(await self._connect(place))
+
+    def _missing(self, place: Place, wanted: int) -> int:
+        idle = len(_living(self._idle.get(place, [])))
+        room = self._settings.max_connections - len(self._all)
+        return 0 if self._closed else max(min(wanted - idle, room), 0)
 
     def _from_pool(self, place: Place) -> Http1Connection | None:
         """The connection that was used last: the others may grow old and go."""
@@ -87,8 +131,8 @@ class FastTransport:
     async def _connect(self, place: Place) -> Http1Connection:
         host, port, secure = place
         loop = asyncio.get_running_loop()
-        context = tls_context() if secure else None
         try:
+            context = tls_context() if secure else None
             async with asyncio.timeout(self._settings.connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: Http1Connection(loop, place, self._freed, self._all.discard),
@@ -103,8 +147,9 @@ class FastTransport:
         except (OSError, UnicodeError) as error:
             raise ConnectFailed("connection failed") from error
         self._all.add(connection)
+        self.opened_total += 1
         if self._ticker is None:
-            self._tick(loop)
+            self._tick_later(loop)  # a tick now would find it idle, before its first request
         return connection
 
     def _freed(self, connection: Http1Connection) -> None:
@@ -124,9 +169,14 @@ class FastTransport:
             elif quiet > self._settings.read_timeout and not connection.held_back:
                 connection.time_out("timed out")
         self._idle = {place: kept for place, idle in self._idle.items() if (kept := _living(idle))}
+        self._ticker = None
+        if self._all:
+            self._tick_later(loop)
+
+    def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
         shortest = min(self._settings.read_timeout, self._settings.keep_alive or 1.0)
         pause = max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
-        self._ticker = loop.call_later(pause, self._tick, loop) if self._all else None
+        self._ticker = loop.call_later(pause, self._tick, loop)
 
 
 def _living(idle: list[Http1Connection]) -> list[Http1Connection]:

@@ -43,10 +43,8 @@ class Http1Response:
 
     def header(self, name: str) -> str | None:
         wanted = name.encode("ascii")
-        for found, value in self._headers:
-            if found.lower() == wanted:
-                return value.decode("latin-1")
-        return None
+        values = [value for found, value in self._headers if found.lower() == wanted]
+        return b", ".join(values).decode("latin-1") if values else None
 
     async def head(self) -> None:
         """Returns when the head of a stream, or the whole of another answer, is here."""
@@ -73,8 +71,16 @@ class Http1Response:
             self._connection.abort()
 
     def take_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
-        self._size += len(name) + len(value)
+        if not self.started:  # what comes after the body is no header: RFC 9110, 6.5.1
+            self._headers.append((name, value))
+
+    def forget_headers(self) -> None:
+        """They belonged to a 1xx; the answer brings its own."""
+        self._headers.clear()
+
+    def take_head(self, size: int) -> None:
+        """So many bytes came, and the head is not whole yet."""
+        self._size += size
         if self._size > LONGEST_HEAD:
             raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
 
@@ -116,7 +122,7 @@ class Http1Response:
         chunks = self._chunks
         taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
-        if self._size > HIGH_WATER:
+        if self._size > HIGH_WATER and not self.complete:  # else the connection serves another by now
             self._connection.go_on()
         self._size = 0
         return taken
@@ -175,8 +181,12 @@ class Http1Connection(asyncio.Protocol):
         """Fail the request under way; the connection is of no more use."""
         self._end(TransportTimeout(message))
 
+    def close(self) -> None:
+        """Close at once; a request under way fails."""
+        self._end(ConnectionBroken("connection closed"))
+
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close at once; nobody waits for the answer of a request under way."""
         self.lost = True
         self._response = None
         self._transport.abort()
@@ -203,16 +213,26 @@ class Http1Connection(asyncio.Protocol):
         self.active_at = self.loop.time()
         response = self._response
         if response is None:
-            return self.abort()  # nobody asked: never let it answer the next request
+            self.abort()  # nobody asked: never let it answer the next request
+        else:
+            self._feed(response, data)
+
+    def _feed(self, response: Http1Response, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return self._end(ConnectionBroken("answered with malformed HTTP"))
+            if not response.started:
+                response.take_head(len(data))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            ours = error.__context__  # where a callback of ours put an end to it
+            malformed = ConnectionBroken("answered with malformed HTTP")
+            self._end(ours if isinstance(ours, ConnectionBroken) else malformed)
         except ConnectionBroken as fault:
-            return self._end(fault)
-        return response.wake() if response.stream or response.complete else None
+            self._end(fault)
+        if response.stream or response.complete:
+            response.wake()
 
     def eof_received(self) -> bool:
+        self.lost = True  # no request may follow
         return False  # close: HTTP has no half-open connections
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -229,14 +249,22 @@ class Http1Connection(asyncio.Protocol):
 
     # What httptools calls, in this order.
 
+    def on_message_begin(self) -> None:
+        if self._response is None:
+            self.abort()  # bytes behind a whole answer: they must not become part of the next one
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._response is not None:
             self._response.take_header(name, value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if self._response is not None and status >= 200:
+        if self._response is None:
+            return
+        if status >= 200:
             self._response.begin_body(status)
+        else:
+            self._response.forget_headers()
 
     def on_body(self, data: bytes) -> None:
         if self._response is not None:

@@ -18,6 +18,9 @@ FAULTS: tuple[tuple[type[Exception], type[TransportFault], str], ...] = (
     (httpx.TimeoutException, TransportTimeout, "timed out"),
     (httpx.ConnectError, ConnectFailed, "connection failed"),
     (httpx.UnsupportedProtocol, ConnectFailed, "connection failed"),
+    (httpx.InvalidURL, ConnectFailed, "connection failed: no valid URL"),
+    (ExceptionGroup, ConnectFailed, "connection failed"),  # all addresses failed, a port above 65,535
+    (httpx.LocalProtocolError, ConnectFailed, "what was to be sent is no HTTP"),
     (httpx.HTTPError, ConnectionBroken, "connection broken"),
     (httpx.StreamError, ConnectionBroken, "connection broken"),
 )
@@ -60,6 +63,8 @@ class HttpxResponse:
 
 
 class HttpxTransport:
+    idle = 0  # httpx doesn't tell
+
     def __init__(self, connection: Connection) -> None:
         timeout = httpx.Timeout(connection.read_timeout, connect=connection.connect_timeout, pool=None)
         limits = httpx.Limits(
@@ -68,14 +73,26 @@ class HttpxTransport:
             keepalive_expiry=connection.keep_alive,
         )
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+        self.opened_total = 0
 
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
         with _mapped():
             prepared = self._client.build_request(
-                "POST", request.head.url, content=request.body, headers=request.head.headers
+                "POST",
+                request.head.url,
+                content=request.body,
+                headers=request.head.headers,
+                extensions={"trace": self._count},
             )
             response = await self._client.send(prepared, stream=True)
         return HttpxResponse(response)
+
+    async def _count(self, event: str, _details: object) -> None:
+        if event == "connection.connect_tcp.complete":
+            self.opened_total += 1
+
+    async def warm(self, url: str, wanted: int) -> None:
+        """httpx opens connections only for requests."""
 
     async def aclose(self) -> None:
         await self._client.aclose()

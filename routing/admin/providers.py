@@ -36,7 +36,7 @@ from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
 STALE_AFTER_PROBES = 3
 LONGEST_DETAIL = 32  # characters in the list; the tip has all
 _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
-_HEALTH_KIND = {"healthy": "success", "unhealthy": "danger"}
+HEALTH_KIND = {"healthy": "success", "degraded": "warning", "unhealthy": "danger"}
 
 
 class ProviderForm(BudgetForm):
@@ -105,7 +105,9 @@ def _health(provider: Provider) -> ProviderHealth | None:
 
 
 def health_status(provider: Provider) -> str:
-    """healthy, unhealthy, or unknown where no probe has reported lately."""
+    """healthy, degraded, unhealthy; unknown where no probe has reported lately, disabled where none does."""
+    if not (provider.enabled and provider.health_check_enabled):
+        return "disabled"
     health = _health(provider)
     longest = timedelta(seconds=STALE_AFTER_PROBES * provider.health_interval)
     return "unknown" if health is None or health.checked_at < timezone.now() - longest else health.status
@@ -122,7 +124,7 @@ def _ago(moment: datetime) -> str:
 @admin.register(Provider)
 class ProviderAdmin(BudgetAdmin):
     form = ProviderForm
-    list_display = (
+    list_display: tuple[str, ...] = (
         "slug",
         "name",
         "shown_dialect",
@@ -202,9 +204,9 @@ class ProviderAdmin(BudgetAdmin):
     def shown_status(self, provider: Provider) -> SafeString:
         status = health_status(provider)
         why = "" if status != "unknown" else "No probe has reported lately."
-        if not provider.health_check_enabled:
-            why = "Health checks are switched off for this provider."
-        return badge(status, _HEALTH_KIND.get(status, ""), why)
+        if status == "disabled":
+            why = "The provider, or its health checks, are switched off."
+        return badge(status, HEALTH_KIND.get(status, ""), why)
 
     @display(description="Latency")
     def health_latency(self, provider: Provider) -> str:
@@ -258,10 +260,17 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
         {
             "fields": [
                 ("connect_timeout", "read_timeout"),
-                ("max_connections", "queue_timeout", "keep_alive"),
-                ("retries", "retry_delay"),
+                ("max_connections", "max_queue", "queue_timeout"),
+                ("keep_alive", "prewarm"),
             ],
-            "description": "How long the gateway waits, and how often it tries again.",
+            "description": "How long the gateway waits.",
+        },
+    ),
+    (
+        "Failures",
+        {
+            "fields": [("retries", "retry_delay"), "continues"],
+            "description": "How often the gateway tries again, and what becomes of a cut stream.",
         },
     ),
     (
@@ -277,7 +286,8 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
             "fields": [
                 "health_check_enabled",
                 ("health_path", "when_unhealthy"),
-                ("health_interval", "health_timeout", "health_threshold"),
+                ("health_interval", "health_timeout", "health_slow_ms"),
+                ("health_threshold", "health_recovery", "health_model"),
             ],
             "description": "Probes ask the provider whether it answers; the list shows what they found.",
         },

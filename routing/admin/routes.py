@@ -1,6 +1,7 @@
 """Model routes with their targets."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -27,8 +28,7 @@ from routing.admin.base import (
     record,
 )
 from routing.admin.budgets import LIMITS, BudgetAdmin, BudgetForm, budget_fieldset
-from routing.models import ModelRoute, RouteTarget
-from routing.models.limits import Limited
+from routing.models import ModelRoute, RouteFallback, RouteTarget
 from routing.models.route import name_validator
 from routing.strategies import STRATEGIES
 
@@ -96,10 +96,37 @@ class TargetInline(TabularInline):
         return formfield
 
 
+class FallbackInline(TabularInline):
+    model = RouteFallback
+    fk_name = "route"
+    extra = 0
+    hide_title = True
+    fields = ("fallback", "kind", "position")
+    autocomplete_fields = ("fallback",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RouteFallback]:
+        return super().get_queryset(request).select_related("fallback").order_by("kind", "position", "pk")
+
+
+_FAILURES: tuple[str, dict[str, Any]] = (
+    "When a provider fails",
+    {
+        "fields": [
+            ("max_attempts", "on_cut"),
+            ("attempt_timeout", "first_byte_timeout", "stall_timeout"),
+            "hedge_after_ms",
+        ],
+        "description": "After this route's targets its fallbacks are tried, listed at the end of the page; "
+        "the fallbacks of these are not. A provider's refusal of the content is handed to the caller as it "
+        "is, unless a fallback is listed for it.",
+    },
+)
+
+
 @admin.register(ModelRoute)
 class ModelRouteAdmin(BudgetAdmin):
     form = ModelRouteForm
-    inlines = (TargetInline,)
+    inlines = (TargetInline, FallbackInline)
     list_display = ("name", "shown_aliases", "shown_strategy", "shown_targets", "enabled")
     list_filter = ("enabled", "strategy", ("targets__provider", admin.RelatedOnlyFieldListFilter))
     search_fields = ("name", "aliases", "targets__upstream_model")
@@ -117,6 +144,7 @@ class ModelRouteAdmin(BudgetAdmin):
                     "description": "How a request for this model is tried, and what is added to it.",
                 },
             ),
+            _FAILURES,
             LIMITS,
             budget_fieldset(obj, "max_output_tokens"),
             ("Over a limit", {"fields": ["over_limit_route"]}),
@@ -179,26 +207,30 @@ def _taken_names() -> set[str]:
     return taken
 
 
+_NOT_COPIED = {"id", "name", "aliases", "enabled", "created_at", "updated_at"}
+
+
 def _duplicate(route: ModelRoute, taken: set[str]) -> ModelRoute:
+    columns = [field.attname for field in ModelRoute._meta.concrete_fields if field.name not in _NOT_COPIED]
     copy = ModelRoute(
         name=copied_name(route.name, taken),
-        strategy=route.strategy,
-        deadline=route.deadline,
-        max_messages=route.max_messages,
-        default_parameters=route.default_parameters,
-        **{field.name: getattr(route, field.name) for field in Limited._meta.fields},
-        max_output_tokens=route.max_output_tokens,
-        over_limit_route=route.over_limit_route,
         enabled=False,
+        **{column: getattr(route, column) for column in columns},
     )
     taken.add(copy.name)
     copy.save()
-    targets = list(route.targets.all())
-    for target in targets:
-        target.pk, target.route = None, copy
-        target._state.adding = True
-    RouteTarget.objects.bulk_create(targets)
+    RouteTarget.objects.bulk_create(_given_to(copy, route.targets.all()))
+    RouteFallback.objects.bulk_create(_given_to(copy, route.fallback_links.all()))
     return copy
+
+
+def _given_to(route: ModelRoute, rows: Iterable[Any]) -> list[Any]:
+    """The rows as new ones of this route."""
+    copies = list(rows)
+    for row in copies:
+        row.pk, row.route = None, route
+        row._state.adding = True
+    return copies
 
 
 def copied_name(name: str, taken: set[str]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from routing.config import fields
+from routing.config import fallbacks, fields
 from routing.config.model_list import Entry
 from routing.config.own_section import OwnSection
 from routing.config.plan import Credential, GatewaySecret, Plan, PlannedRow
@@ -19,7 +19,6 @@ def assemble(entries: list[Entry], settings: Settings, own: OwnSection, notes: N
         if (slug := providers.add(entry)) is not None:
             routes.add(entry, slug, zai=providers.is_zai(slug))
     routes.link_aliases(settings.aliases)
-    routes.link_fallbacks(settings.fallbacks)
     providers.settle(settings)
     routes.settle(settings.every_route, providers.rows)
     plan = Plan(
@@ -30,6 +29,7 @@ def assemble(entries: list[Entry], settings: Settings, own: OwnSection, notes: N
         secrets=_different_secrets(settings.secrets, notes),
     )
     _overrule(plan, own, notes)
+    plan.fallbacks = fallbacks.settle(settings.fallbacks, plan.routes, notes)
     if own.complete:
         _complete(plan)
     return plan
@@ -88,6 +88,7 @@ def _complete(plan: Plan) -> None:
         row.values.setdefault("api_key", Credential(""))
     for row in plan.routes.values():
         row.values.setdefault("over_limit_route", "")
+    plan.fallbacks |= fallbacks.missing(plan.fallbacks, plan.routes)
     for row in plan.keys.values():
         row.values.setdefault("team", "")
         row.values.setdefault("allowed_routes", [])

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from routing.config import fallback_rows
 from routing.config.environment import escape_all
 from routing.config.fields import dump_fields
 from routing.config.keys import ENCRYPTED
@@ -37,10 +38,10 @@ _Dumper.add_representer(str, _text)
 
 
 def dump() -> str:
-    document = {
-        "model_list": [_entry(row) for row in _targets()],
-        "switchstand": escape_all(_own_section()),
-    }
+    document: dict[str, Any] = {"model_list": [_entry(row) for row in _targets()]}
+    if lists := fallback_rows.dump():
+        document["router_settings"] = lists
+    document["switchstand"] = escape_all(_own_section())
     return HEAD + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -49,7 +49,7 @@ def _field(field: Any) -> str:
     if field.name not in ("base_url", "name") or shown:
         shown = shown or "none"
     meaning = str(field.help_text or field.verbose_name).replace("|", "\\|")
-    choices = ", ".join(f"`{value}`" for value, _ in field.flatchoices)
+    choices = ", ".join(f"`{value}`" for value, _ in field.flatchoices if value)
     return f"| `{field.name}` | {shown or 'needed'} | {meaning}{f' One of {choices}.' if choices else ''} |"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.db import transaction
 
-from routing.config import document, reader
+from routing.config import document, fallback_rows, fallbacks, reader
 from routing.config.plan import GatewaySecret, Plan, PlannedRow, TargetId
 from routing.config.prune import prune_providers, prune_routes
 from routing.config.report import ConfigInvalid, LoadReport, Notes
@@ -40,6 +40,7 @@ class _Load:
     def run(self, *, prune: bool) -> Writer:
         if prune:
             prune_routes(self.plan, self.routes, self.writer)
+            self.plan.fallbacks |= fallbacks.missing(self.plan.fallbacks, self.plan.routes)
         self._gateway()
         for slug, planned in self.plan.teams.items():
             row = self.teams.setdefault(slug, Team(slug=slug))
@@ -48,6 +49,7 @@ class _Load:
             provider = self.providers.setdefault(slug, Provider(slug=slug))
             self.writer.write(provider, planned, f"provider {slug}")
         self._write_routes()
+        fallback_rows.write(self.plan.fallbacks, self.routes, self.writer)
         self._write_targets()
         for name, planned in self.plan.keys.items():
             self._write_key(name, planned)

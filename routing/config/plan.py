@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from routing.config.fallbacks import FallbackList
 from routing.config.section import ABSENT
 
 
@@ -84,6 +85,7 @@ class Plan:
     providers: dict[str, PlannedRow] = field(default_factory=dict)
     routes: dict[str, PlannedRow] = field(default_factory=dict)
     targets: dict[TargetId, PlannedRow] = field(default_factory=dict)
+    fallbacks: dict[tuple[str, str], FallbackList] = field(default_factory=dict)  # by route and kind
     keys: dict[str, PlannedRow] = field(default_factory=dict)
     secrets: list[GatewaySecret] = field(default_factory=list)
     lists_models: bool = False  # whether the file has a model_list at all

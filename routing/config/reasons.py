@@ -5,7 +5,6 @@ _LOG = "each request gets one row in the request log"
 _CACHE = "answers are not cached"
 _POLICY = "one number of failures holds for all errors; use allowed_fails"
 _ALERTS = "there are no alerts yet"
-_FALLBACK = "fallbacks don't depend on the kind of error; use router_settings.fallbacks"
 _BUDGET = "budgets belong to keys, teams, routes, targets and providers"
 _DATABASE = _ENVIRONMENT.format("DATABASE_URL")
 _REDIS = _ENVIRONMENT.format("REDIS_URL")
@@ -20,8 +19,8 @@ ROOT = {
 }
 
 MODEL_PARAMETERS = {
-    "stream_timeout": "a stream is bounded by the route's deadline until its first byte, "
-    "and by the provider's read timeout from then on",
+    "stream_timeout": "a stream is bounded by first_byte_timeout and stall_timeout of its route, "
+    "in switchstand.routes",
     "drop_params": "unknown body fields are passed through",
     "additional_drop_params": "unknown body fields are passed through",
     "allowed_openai_params": "all body fields are passed through",
@@ -58,9 +57,7 @@ ROUTER = {
     "allowed_fails_policy": _POLICY,
     "retry_policy": "one number of retries holds for all errors; use num_retries",
     "retry_after": "the delay is the provider's retry_delay, doubled each time, or its Retry-After",
-    "default_fallbacks": "each route names its own fallbacks",
-    "context_window_fallbacks": _FALLBACK,
-    "content_policy_fallbacks": _FALLBACK,
+    "max_fallbacks": "each route has its own max_attempts, in switchstand.routes",
     "redis_host": _REDIS,
     "redis_port": _REDIS,
     "redis_password": _REDIS,
@@ -73,9 +70,6 @@ ROUTER = {
 LITELLM = {
     "drop_params": "unknown body fields are passed through",
     "modify_params": "bodies are passed through untouched",
-    "default_fallbacks": "each route names its own fallbacks",
-    "context_window_fallbacks": _FALLBACK,
-    "content_policy_fallbacks": _FALLBACK,
     "callbacks": _LOG,
     "success_callback": _LOG,
     "failure_callback": _LOG,

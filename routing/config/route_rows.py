@@ -1,15 +1,13 @@
 """The routes that a file's entries name, and their targets."""
 
 import copy
-from collections.abc import Iterable
 
-from routing.config import accounts, reasons
+from routing.config import accounts
 from routing.config.model_list import Entry
 from routing.config.plan import PlannedRow, TargetId
 from routing.config.report import Notes
 from routing.config.section import ABSENT
 from routing.config.settings_sections import Link
-from routing.models import RouteTarget
 
 
 class RouteRows:
@@ -29,20 +27,10 @@ class RouteRows:
 
     def link_aliases(self, links: list[Link]) -> None:
         for link in links:
-            if self._known(link, [link.route]):
+            if self._known(link):
                 row = self.rows[link.route]
                 row.additions.setdefault("aliases", []).extend(link.names)
                 row.paths["aliases"] = link.path
-
-    def link_fallbacks(self, links: list[Link]) -> None:
-        """A fallback becomes targets that are tried after the route's own."""
-        listed = dict(self.targets)
-        for link in links:
-            if link.route == "*" and "*" not in self.rows:
-                self.notes.warn(link.path, f"no effect: {reasons.ROUTER['default_fallbacks']}")
-            elif self._known(link, [link.route, *link.names]):
-                for name in link.names:
-                    self._append_targets(link, {key: row for key, row in listed.items() if key.route == name})
 
     def settle(self, every_route: PlannedRow, providers: dict[str, PlannedRow]) -> None:
         """An answer may take as long as its route's deadline: no shorter read timeout cuts it off."""
@@ -73,25 +61,7 @@ class RouteRows:
             else:
                 row.add_to_mapping("default_parameters", {name: value}, path)
 
-    def _known(self, link: Link, routes: Iterable[str]) -> bool:
-        unknown = [name for name in routes if name not in self.rows]
-        for name in unknown:
-            self.notes.problem(link.path, f"{name!r} is no model_name of this file")
-        return not unknown
-
-    def _append_targets(self, link: Link, others: dict[TargetId, PlannedRow]) -> None:
-        own = [row for identity, row in self.targets.items() if identity.route == link.route]
-        last = max((_priority(row) for row in own), default=0)
-        ranks = sorted({_priority(row) for row in others.values()})
-        for identity, other in others.items():
-            copied = identity._replace(route=link.route)
-            if copied in self.targets:
-                self.notes.warn(link.path, f"{copied.model} is a target of the route already")
-                continue
-            row = PlannedRow(link.path, values=dict(other.values))
-            row.values["priority"] = last + 1 + ranks.index(_priority(other))
-            self.targets[copied] = row
-
-
-def _priority(row: PlannedRow) -> int:
-    return row.values.get("priority", RouteTarget._meta.get_field("priority").get_default())
+    def _known(self, link: Link) -> bool:
+        if link.route not in self.rows:
+            self.notes.problem(link.path, f"{link.route!r} is no model_name of this file")
+        return link.route in self.rows

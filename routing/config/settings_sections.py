@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.config import reasons
+from routing.config import fallbacks, reasons
+from routing.config.fallbacks import FallbackList
 from routing.config.keys import read_secret
 from routing.config.plan import GatewaySecret, PlannedRow
 from routing.config.section import ABSENT, Section
@@ -20,11 +21,11 @@ STRATEGIES_HERE = {
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Something that belongs to a route, and where the file says so."""
+    """A route's further names, and where the file says so."""
 
     path: str
     route: str
-    names: tuple[str, ...]  # the route's further names, or the routes that it falls back to
+    names: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class Settings:
     gateway: PlannedRow | None = None
     secrets: list[GatewaySecret] = field(default_factory=list)
     aliases: list[Link] = field(default_factory=list)
-    fallbacks: list[Link] = field(default_factory=list)
+    fallbacks: list[FallbackList] = field(default_factory=list)
 
 
 def read(root: Section) -> Settings:
@@ -51,7 +52,7 @@ def read(root: Section) -> Settings:
 
 
 def _router_settings(section: Section, settings: Settings) -> None:
-    settings.fallbacks += _fallbacks(section)
+    settings.fallbacks += fallbacks.read(section)
     settings.aliases += _aliases(section)
     _unless_said(settings.every_provider, "retries", section, "num_retries", section.whole("num_retries"))
     _unless_said(settings.every_route, "deadline", section, "timeout", section.number("timeout"))
@@ -61,7 +62,7 @@ def _router_settings(section: Section, settings: Settings) -> None:
 
 
 def _litellm_settings(section: Section, settings: Settings) -> None:
-    settings.fallbacks += _fallbacks(section)
+    settings.fallbacks += fallbacks.read(section)
     _unless_said(settings.every_provider, "retries", section, "num_retries", section.whole("num_retries"))
     _allowed_fails(section, settings)
     seconds = section.number("request_timeout")
@@ -146,16 +147,6 @@ def _unless_said(row: PlannedRow, name: str, section: Section, word: str, value:
         section.notes.warn(section.at(word), f"no effect: {row.paths[name]} says it already")
         return
     row.say(name, value, section.at(word))
-
-
-def _fallbacks(section: Section) -> list[Link]:
-    """`fallbacks: [{route: [other, ...]}]`"""
-    links = []
-    for item in section.sections("fallbacks"):
-        for route in item.names():
-            if (names := item.texts(route)) is not ABSENT:
-                links.append(Link(item.at(route), route, tuple(names)))
-    return links
 
 
 def _aliases(section: Section) -> list[Link]:

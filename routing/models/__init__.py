@@ -1,4 +1,6 @@
 from routing.models.access import ApiKey, Team
+from routing.models.fallback import RouteFallback
+from routing.models.maintenance import MaintenanceWindow
 from routing.models.provider import Provider
 from routing.models.route import ModelRoute, RouteTarget
 from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
@@ -6,9 +8,11 @@ from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
 __all__ = [
     "ApiKey",
     "GatewaySettings",
+    "MaintenanceWindow",
     "ModelRoute",
     "Provider",
     "ProviderHealth",
+    "RouteFallback",
     "RouteTarget",
     "RoutingVersion",
     "Team",

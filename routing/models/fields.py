@@ -91,6 +91,16 @@ def validate_parameters(value: Any) -> None:
     json.dumps(value)
 
 
+def choice_constraint(model: str, field: str, choices: type[models.TextChoices]) -> models.CheckConstraint:
+    """So that no bulk write stores a word that nothing knows."""
+    allowed = ", ".join(value or "blank" for value in choices.values)
+    return models.CheckConstraint(
+        condition=Q(**{f"{field}__in": choices.values}),
+        name=f"{model}_{field}_choice",
+        violation_error_message=f"{field.replace('_', ' ').capitalize()}: allowed are {allowed}.",
+    )
+
+
 def range_constraint(
     model: str, field: str, low: float, high: float, *, nullable: bool = False
 ) -> models.CheckConstraint:

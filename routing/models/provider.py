@@ -5,7 +5,13 @@ from typing import Any
 from django.db import models
 
 from routing import credentials
-from routing.models.fields import range_constraint, slug_validator, validate_base_url, validate_headers
+from routing.models.fields import (
+    choice_constraint,
+    range_constraint,
+    slug_validator,
+    validate_base_url,
+    validate_headers,
+)
 from routing.models.limits import Limited, limit_constraints
 from routing.publishing import RoutingQuerySet
 
@@ -29,6 +35,14 @@ class Dialect(models.TextChoices):
 class WhenUnhealthy(models.TextChoices):
     TRY = "try", "Try it all the same, after the healthy ones"
     REFUSE = "refuse", "Refuse with 503"
+
+
+class Continues(models.TextChoices):
+    """What the provider makes of a request whose last message is the assistant's."""
+
+    NEVER = "", "Not at all"
+    PLAIN = "plain", "A last assistant message is continued"
+    FLAG = "flag", 'The same with "prefix": true (DeepSeek, Mistral)'
 
 
 class ProviderQuerySet(RoutingQuerySet["Provider"]):
@@ -80,8 +94,18 @@ class Provider(Limited):
     queue_timeout = models.FloatField(
         default=5, help_text="Seconds that a request waits for a free connection before 503, 0 to 300."
     )
+    max_queue = models.PositiveIntegerField(
+        default=1000,
+        help_text="Requests that wait for a free connection at the same time, per web process, 0 to 100,000. "
+        "Further ones get 503 at once.",
+    )
     keep_alive = models.FloatField(
         default=60, help_text="Seconds that an idle connection is kept, 0 to 3,600. 0: a new one each time."
+    )
+    prewarm = models.PositiveSmallIntegerField(
+        default=0,
+        help_text="Idle connections held ready for the next requests, per web process, 0 to 1,000. Only with "
+        "the fast transport, and where idle connections are kept.",
     )
     retries = models.PositiveSmallIntegerField(
         default=1, help_text="Further tries at the same target after a failure, 0 to 10."
@@ -108,11 +132,39 @@ class Provider(Limited):
     health_threshold = models.PositiveSmallIntegerField(
         default=1, help_text="Failed probes in a row that make the provider unhealthy, 1 to 10."
     )
+    health_recovery = models.PositiveSmallIntegerField(
+        "recovery threshold",
+        default=1,
+        help_text="Good probes in a row that make an unhealthy provider healthy again, 1 to 10.",
+    )
+    health_slow_ms = models.PositiveIntegerField(
+        "degraded above",
+        null=True,
+        blank=True,
+        help_text="Milliseconds above which a provider that answers is degraded, 1 to 60,000. Blank: never. "
+        "A degraded provider is served from as before.",
+    )
+    health_model = models.CharField(
+        "check with model",
+        max_length=200,
+        blank=True,
+        help_text="This provider's own name of a model: each probe then buys an answer of one token from it, "
+        "with a row in the request log. Blank: a GET, which costs nothing.",
+    )
     when_unhealthy = models.CharField(
         max_length=10,
         choices=WhenUnhealthy.choices,
         default=WhenUnhealthy.TRY,
         help_text="What to do when only unhealthy providers are left for a request.",
+    )
+    continues = models.CharField(
+        "goes on with a begun answer",
+        max_length=10,
+        blank=True,
+        choices=Continues.choices,
+        default=Continues.NEVER,
+        help_text="How the provider takes the beginning of an answer and goes on with it. Routes that "
+        "continue cut streams go on with such providers only.",
     )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -127,12 +179,17 @@ class Provider(Limited):
             range_constraint("provider", "read_timeout", 0.1, 3600),
             range_constraint("provider", "max_connections", 1, 65535),
             range_constraint("provider", "queue_timeout", 0, 300),
+            range_constraint("provider", "max_queue", 0, 100000),
+            range_constraint("provider", "prewarm", 0, 1000),
             range_constraint("provider", "keep_alive", 0, 3600),
             range_constraint("provider", "retries", 0, 10),
             range_constraint("provider", "retry_delay", 0, 60),
             range_constraint("provider", "health_interval", 5, 86400),
             range_constraint("provider", "health_timeout", 0.1, 60),
             range_constraint("provider", "health_threshold", 1, 10),
+            range_constraint("provider", "health_recovery", 1, 10),
+            range_constraint("provider", "health_slow_ms", 1, 60000, nullable=True),
+            choice_constraint("provider", "continues", Continues),
             *limit_constraints("provider"),
         ]
 

@@ -6,7 +6,13 @@ from django.db import models
 from django.db.models import Q
 
 from routing import strategies
-from routing.models.fields import range_constraint, validate_names, validate_parameters, validate_tags
+from routing.models.fields import (
+    choice_constraint,
+    range_constraint,
+    validate_names,
+    validate_parameters,
+    validate_tags,
+)
 from routing.models.limits import Limited, limit_constraints
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
@@ -15,6 +21,16 @@ name_validator = RegexValidator(
     r"^[^\s*]+\*?\Z|^\*\Z",
     "Allowed are names without blanks; a * may stand at the end only (openai/*).",
 )
+
+
+class OnCut(models.TextChoices):
+    ERROR = "error", "The caller gets what came, then an error"
+    CONTINUE = "continue", "Another target goes on where it broke off"
+    HOLD = "hold", "Nothing is sent until the answer is whole"
+
+
+def seconds_field(what: str) -> models.FloatField:
+    return models.FloatField(null=True, blank=True, help_text=f"{what}, 0.05 to 3,600. Blank: off.")
 
 
 class ModelRouteQuerySet(RoutingQuerySet["ModelRoute"]):
@@ -45,6 +61,32 @@ class ModelRoute(Limited):
     deadline = models.FloatField(
         default=600,
         help_text="Seconds until the first byte of an answer, all tries together, 0.1 to 3,600.",
+    )
+    max_attempts = models.PositiveSmallIntegerField(
+        default=10,
+        help_text="Calls to providers for one request, all targets and fallbacks together, 1 to 50.",
+    )
+    attempt_timeout = seconds_field(
+        "Seconds that one call to a provider may take, to its whole answer or a stream's first chunk"
+    )
+    first_byte_timeout = seconds_field("Seconds that one call may take to a stream's first chunk")
+    stall_timeout = seconds_field("Seconds between two chunks of a stream, after which it counts as cut")
+    hedge_after_ms = models.PositiveIntegerField(
+        "hedge after",
+        null=True,
+        blank=True,
+        help_text="Milliseconds without an answer until a second target is asked as well, 1 to 600,000; the "
+        "first answer wins, and both may cost. Blank: off.",
+    )
+    on_cut = models.CharField(
+        "when a stream breaks off",
+        max_length=10,
+        choices=OnCut.choices,
+        default=OnCut.ERROR,
+        help_text="What the caller then gets. error: what came, and an error event. continue: one whole "
+        "answer; the next target whose provider goes on with a begun answer does so, and only where there "
+        "is none comes the error. hold: one whole answer, but nothing is sent until it is whole, so that "
+        "another target can start anew.",
     )
     max_messages = models.PositiveIntegerField(
         null=True, blank=True, help_text="Most messages in one request, 1 to 100,000. Blank: no limit."
@@ -79,6 +121,12 @@ class ModelRoute(Limited):
         ordering = ["name"]
         constraints = [
             range_constraint("modelroute", "deadline", 0.1, 3600),
+            range_constraint("modelroute", "max_attempts", 1, 50),
+            range_constraint("modelroute", "attempt_timeout", 0.05, 3600, nullable=True),
+            range_constraint("modelroute", "first_byte_timeout", 0.05, 3600, nullable=True),
+            range_constraint("modelroute", "stall_timeout", 0.05, 3600, nullable=True),
+            range_constraint("modelroute", "hedge_after_ms", 1, 600_000, nullable=True),
+            choice_constraint("modelroute", "on_cut", OnCut),
             range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
             range_constraint("modelroute", "max_output_tokens", 1, 10_000_000),
             *limit_constraints("modelroute"),

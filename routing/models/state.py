@@ -81,7 +81,9 @@ class ProviderHealth(models.Model):
     """What the last probes found; apart from Provider so that no admin edit overwrites it."""
 
     class Status(models.TextChoices):
+        UNKNOWN = "unknown", "Unknown"
         HEALTHY = "healthy", "Healthy"
+        DEGRADED = "degraded", "Degraded"
         UNHEALTHY = "unhealthy", "Unhealthy"
 
     provider = models.OneToOneField(
@@ -92,6 +94,7 @@ class ProviderHealth(models.Model):
     changed_at = models.DateTimeField(help_text="When the status last changed.")
     latency_ms = models.FloatField(null=True, help_text="Milliseconds until the probe's answer.")
     failures = models.PositiveIntegerField(default=0, help_text="Failed probes in a row.")
+    successes = models.PositiveIntegerField(default=0, help_text="Good probes in a row.")
     detail = models.CharField(max_length=300, blank=True, help_text="Why the last probe failed.")
 
     class Meta:

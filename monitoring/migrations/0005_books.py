@@ -15,7 +15,7 @@ def mark_hours(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0002_shadow'),
+        ('monitoring', '0004_heartbeats'),
     ]
 
     operations = [

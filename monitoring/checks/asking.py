@@ -1,0 +1,126 @@
+"""One check: a GET, or a completion of one token where an admin has chosen a model for it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+import msgspec
+
+from proxy.dialects import dialect_of
+from proxy.dialects.base import MalformedAnswer
+from proxy.ids import uuid7
+from proxy.journal.records import Closed
+from proxy.usage import cost
+from routing.compiler import provider_entry
+from routing.credentials import CredentialUnreadable
+from routing.models import Provider, RouteTarget
+from routing.prices import price_of
+from routing.table import ProviderEntry
+
+GET, COMPLETION = "get", "completion"
+KEY_NAME = "health check"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    provider: Provider
+    at: datetime  # when it was sent
+    kind: str
+    latency_ms: float
+    problem: str = ""  # empty: answered with 2xx
+    bought: Closed | None = None  # the row of a completion
+
+
+def new_client() -> httpx.AsyncClient:
+    """A new connection for each check: an old one would say nothing about the way there."""
+    return httpx.AsyncClient(
+        follow_redirects=False,
+        timeout=None,  # noqa: S113 ask() bounds the whole
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+    )
+
+
+async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Result:
+    """Never raises what a provider can cause; takes at most the provider's health_timeout."""
+    kind = COMPLETION if provider.health_model else GET
+    started, answer, problem = time.perf_counter(), None, ""
+    try:
+        # The time-outs of httpx are per step; the setting is for the whole check.
+        async with asyncio.timeout(provider.health_timeout):
+            answer = await client.send(_request(client, provider))
+        problem = "" if answer.is_success else f"status {answer.status_code}"
+    except TimeoutError:
+        problem = f"no answer within {provider.health_timeout:g} s"
+    except CredentialUnreadable as error:
+        problem = str(error)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        problem = f"{type(error).__name__}: connection failed"
+    ms = (time.perf_counter() - started) * 1000
+    bought = None
+    if kind == COMPLETION and answer is not None:
+        problem, bought = await asyncio.to_thread(_bought, provider, answer, problem, at, ms)
+    return Result(provider, at, kind, round(ms, 3), problem, bought)
+
+
+def _request(client: httpx.AsyncClient, provider: Provider) -> httpx.Request:
+    """With the same headers as live calls, so that a check fails where they would."""
+    entry = provider_entry(provider)
+    headers = dict(dialect_of(entry).headers(entry, entry.credential))
+    if not provider.health_model:
+        del headers["content-type"]
+        return client.build_request("GET", provider.health_url, headers=headers)
+    body = {
+        "model": provider.health_model,
+        "messages": [{"role": "user", "content": "ping"}],
+        "max_tokens": 1,
+    }
+    url = f"{entry.base_url}/chat/completions"
+    return client.build_request("POST", url, headers=headers, content=msgspec.json.encode(body))
+
+
+def _bought(
+    provider: Provider, answer: httpx.Response, problem: str, at: datetime, ms: float
+) -> tuple[str, Closed]:
+    """(what is wrong, the request log's row). Asks the database for the price."""
+    row = Closed(
+        id=uuid7(),
+        received_at_ns=int(at.timestamp() * 1e9),
+        request_id=f"health-{provider.slug}-{int(at.timestamp())}",
+        outcome="upstream_failed" if problem else "answered",
+        endpoint="chat/completions",
+        status=answer.status_code,
+        model=provider.health_model,
+        key_name=KEY_NAME,
+        provider=provider.slug,
+        upstream_model=provider.health_model,
+        attempts=1,
+        total_ms=round(ms, 3),
+    )
+    if not problem:
+        try:
+            _add_usage(row, provider_entry(provider), provider, answer.content)
+        except MalformedAnswer as fault:
+            row.outcome, problem = "upstream_failed", str(fault)
+    return problem, row
+
+
+def _add_usage(row: Closed, entry: ProviderEntry, provider: Provider, body: bytes) -> None:
+    usage = dialect_of(entry).read_answer(body)
+    if usage is None:
+        return
+    row.input_tokens, row.output_tokens = usage.input, usage.output
+    row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
+    target = _target(provider)
+    price = price_of(target)
+    row.target_id = target.pk
+    row.cost_nano_usd = None if price is None else cost(usage, price)
+
+
+def _target(provider: Provider) -> RouteTarget:
+    """The one that serves this model, for its price; one that is not stored where none does."""
+    found = RouteTarget.objects.select_related("provider").filter(
+        provider=provider, upstream_model=provider.health_model
+    )
+    return found.first() or RouteTarget(provider=provider, upstream_model=provider.health_model)

@@ -1,0 +1,112 @@
+"""What a check's result means for the provider's status, and the rows that keep it."""
+
+import logging
+
+from django.db import transaction
+
+from monitoring.checks.asking import Result
+from monitoring.models import HealthCheck, HealthTransition
+from monitoring.storing import store
+from routing.models import Provider, ProviderHealth
+from routing.publishing import publish_change
+
+logger = logging.getLogger(__name__)
+
+Status = ProviderHealth.Status
+
+
+def record(result: Result) -> str:
+    """Store the result; publish a new table only where the provider became or ceased to be unhealthy.
+
+    Returns the status after it, "" where the provider was deleted meanwhile.
+    """
+    if result.bought is not None:
+        store([result.bought])
+    return _record(result)
+
+
+@transaction.atomic
+def _record(result: Result) -> str:
+    provider = Provider.objects.select_for_update().filter(pk=result.provider.pk).first()
+    if provider is None:
+        return ""
+    before = ProviderHealth.objects.filter(pk=provider.pk).first()
+    if before is not None and before.checked_at > result.at:
+        status = before.status  # a slow check that a later one has overtaken
+    else:
+        status = _judge(result, provider, before)
+    HealthCheck.objects.create(
+        provider=provider,
+        at=result.at,
+        kind=result.kind,
+        ok=not result.problem,
+        status=status,
+        latency_ms=result.latency_ms,
+        detail=result.problem[:300],
+    )
+    return status
+
+
+def _judge(result: Result, provider: Provider, before: ProviderHealth | None) -> str:
+    failures = (before.failures if before else 0) + 1 if result.problem else 0
+    successes = 0 if result.problem else (before.successes if before else 0) + 1
+    status = _status(result, provider, before, failures, successes)
+    turned = before is None or before.status != status
+    ProviderHealth.objects.update_or_create(
+        provider=provider,
+        defaults={
+            "status": status,
+            "checked_at": result.at,
+            "changed_at": result.at if before is None or turned else before.changed_at,
+            "latency_ms": result.latency_ms,
+            "failures": failures,
+            "successes": successes,
+            "detail": result.problem[:300],
+        },
+    )
+    if turned:
+        _tell(result, provider, before.status if before else Status.UNKNOWN, status, failures, successes)
+    return status
+
+
+def _status(
+    result: Result, provider: Provider, before: ProviderHealth | None, failures: int, successes: int
+) -> str:
+    """Apart from the thresholds the status stays what it was, in both directions."""
+    was = before.status if before else Status.UNKNOWN
+    if result.problem:
+        return Status.UNHEALTHY if failures >= provider.health_threshold else was
+    if was == Status.UNHEALTHY and successes < provider.health_recovery:
+        return was
+    slow = provider.health_slow_ms is not None and result.latency_ms > provider.health_slow_ms
+    return Status.DEGRADED if slow else Status.HEALTHY
+
+
+def _tell(result: Result, provider: Provider, was: str, status: str, failures: int, successes: int) -> None:
+    reason = _reason(result, provider, status, failures, successes)
+    HealthTransition.objects.create(
+        provider=provider,
+        at=result.at,
+        before=was,
+        after=status,
+        reason=reason,
+        evidence={
+            "kind": result.kind,
+            "latency_ms": result.latency_ms,
+            "detail": result.problem[:300],
+            "failures": failures,
+            "successes": successes,
+        },
+    )
+    news = logging.INFO if was == Status.UNKNOWN and not result.problem else logging.WARNING
+    logger.log(news, "provider %s is %s: %s", provider.slug, status, reason)
+    if Status.UNHEALTHY in (was, status):
+        publish_change()
+
+
+def _reason(result: Result, provider: Provider, status: str, failures: int, successes: int) -> str:
+    if result.problem:
+        return f"{failures} failed checks in a row, the last one: {result.problem}"[:300]
+    if status == Status.DEGRADED:
+        return f"answered in {result.latency_ms:,.0f} ms, more than {provider.health_slow_ms:,} ms"
+    return f"{successes} good checks in a row, the last one in {result.latency_ms:,.0f} ms"

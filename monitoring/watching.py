@@ -1,0 +1,26 @@
+"""Whether what works in the background works, as a web process can tell without the database."""
+
+import time
+from pathlib import Path
+
+from django.conf import settings
+
+from monitoring.backlog import progress
+
+SHIPPER_SECONDS = 10.0
+
+
+def stalled_parts() -> dict[str, str]:
+    """component -> a sentence. The shipper tells of the others; where it is silent itself, only of it."""
+    told = progress(Path(settings.JOURNAL_DIR))
+    if told is None:
+        return {}  # it has never run here: another process ships, or none yet
+    age = time.time() - told.at
+    if age > SHIPPER_SECONDS:
+        return {"shipper": f"the journal's shipper shows no sign of life for {age:.0f} s"}
+    return told.stalled
+
+
+def notice() -> str:
+    """For the admin's pages."""
+    return "; ".join(f"{text}." for text in stalled_parts().values())

@@ -1,0 +1,267 @@
+"""The whole engine in this process, over a transport that does what a test scripts: for many mixed calls."""
+
+import asyncio
+import json
+import random
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from proxy.accounting import Accounting
+from proxy.call import Incoming
+from proxy.engine import Engine, Refusal
+from proxy.failed_auth import FailedAuth
+from proxy.metrics.counters import Counters
+from proxy.relay import Relay
+from proxy.targets.board import Board
+from proxy.targets.choosing import Chooser
+from proxy.transports.base import ConnectFailed, ConnectionBroken, UpstreamRequest
+from proxy.upstreams import Upstreams
+from routing.gateway_keys import digest
+from routing.table import (
+    BreakerRules,
+    Budget,
+    Claim,
+    Connection,
+    KeyEntry,
+    Limits,
+    Price,
+    ProviderEntry,
+    Resolved,
+    RouteEntry,
+    RoutingTable,
+    TargetEntry,
+)
+from tests.failing_over import part, tokens
+from tests.upstream import completion
+
+KEY = "sk-scripted"
+LIMITS = Limits(rpm=None, tpm=None, parallel=50)
+BUDGET = Budget(limit_nano=10**15, period="total", time_zone="UTC")
+LINKS = Connection(connect_timeout=1, read_timeout=1, max_connections=20, queue_timeout=0.05, keep_alive=1)
+
+
+def claim(kind: str, number: int) -> Claim:
+    return Claim(kind, number, f"{kind}-{number}", LIMITS, BUDGET)
+
+
+class ScriptedResponse:
+    def __init__(self, status: int, chunks: list[Any], content_type: str, headers: dict[str, str]) -> None:
+        self.status = status
+        self._chunks = deque(chunks)
+        self._headers = headers | {"content-type": content_type}
+
+    def header(self, name: str) -> str | None:
+        return self._headers.get(name)
+
+    async def read(self) -> bytes:
+        parts = []
+        while chunk := await self.next_chunk():
+            parts.append(chunk)
+        return b"".join(parts)
+
+    async def next_chunk(self) -> bytes:
+        while self._chunks:
+            step = self._chunks.popleft()
+            if isinstance(step, bytes):
+                await asyncio.sleep(0)
+                return step
+            if isinstance(step, Exception):
+                raise step
+            await asyncio.sleep(step)
+        return b""
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+
+
+@dataclass
+class ScriptedTransport:
+    """Takes the next of the shared behaviours for each request."""
+
+    behaviours: deque[str]
+    sent: list[str] = field(default_factory=list)
+
+    async def send(self, request: UpstreamRequest) -> ScriptedResponse:
+        name = self.behaviours.popleft() if self.behaviours else "fine"
+        self.sent.append(name)
+        await asyncio.sleep(0.001)
+        return await _respond(name, request.stream)
+
+    async def aclose(self) -> None:
+        pass
+
+
+JSON, SSE = "application/json", "text/event-stream"
+STATUSES = {"400": 400, "401": 401, "429": 429, "429_soon": 429, "500": 500, "503": 503}
+BEHAVIOURS = (*STATUSES, "fine", "late", "silent", "refused", "reset", "cut", "stalls", "garbage", "no_end")
+
+
+async def _respond(name: str, stream: bool) -> ScriptedResponse:
+    if name in STATUSES:
+        headers = {"retry-after": "0.01"} if name == "429_soon" else {}
+        return ScriptedResponse(STATUSES[name], [b'{"error": {"message": "no"}}'], JSON, headers)
+    if name == "refused":
+        raise ConnectFailed("refused")
+    if name == "reset":
+        raise ConnectionBroken("was reset")
+    await asyncio.sleep({"late": 0.03, "silent": 5}.get(name, 0))
+    whole = part(tokens(0, 6), id="x") if stream else [json.dumps(completion()).encode()]
+    ends = {"cut": [ConnectionBroken("was cut")], "stalls": [5.0], "garbage": [b"data: {\n\n"], "no_end": []}
+    chunks: list[Any] = [*whole[: len(whole) // 2], *ends[name]] if name in ends else whole
+    return ScriptedResponse(200, chunks, SSE if stream else JSON, {})
+
+
+class NoJournal:
+    """Keeps the closed calls, by outcome."""
+
+    def __init__(self) -> None:
+        self.closed: list[Any] = []
+
+    def write(self, record: Any, *, keep: bool = True) -> bool:
+        return True
+
+    def gather(self, record: Any) -> None:
+        self.closed.append(record)
+
+
+@dataclass
+class Keeper:
+    table: RoutingTable
+
+
+class ScriptedEngine:
+    """Route gpt over three targets, with two fallback routes; everything has limits and budgets."""
+
+    def __init__(self, admission: Any, behaviours: list[str], **route: Any) -> None:
+        self.transport = ScriptedTransport(deque(behaviours))
+        self.admission = admission
+        self.journal = NoJournal()
+        self.upstreams = Upstreams("httpx")
+        self.board = Board()
+        self.table = _table(route)
+        for provider in self.table.providers.values():
+            self.upstreams.link(provider).pool.transport = self.transport
+        chooser = Chooser(self.board, random.Random(1))
+        accounting = Accounting(self.journal, Counters())  # type: ignore[arg-type]
+        keeper: Any = Keeper(self.table)
+        self.engine = Engine(keeper, self.upstreams, admission, accounting, chooser, FailedAuth(1000))
+
+    async def call(self, *, stream: bool, patience: float | None) -> str:
+        """What a door does; `patience`: seconds until the client hangs up. Returns "" or the error's code."""
+        task = asyncio.create_task(self._serve(stream))
+        if patience is not None:
+            await asyncio.sleep(patience)
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            return await task
+        return "gone"
+
+    async def _serve(self, stream: bool) -> str:
+        body = {"model": "gpt", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]}
+        headers = {b"authorization": f"Bearer {KEY}".encode()}
+        incoming = Incoming("chat/completions", headers, json.dumps(body).encode(), time.perf_counter())
+        try:
+            relay = await self.engine.serve(incoming)
+        except Refusal as refusal:
+            return str(json.loads(refusal.body)["error"]["code"])
+        return await self._relayed(relay)
+
+    async def _relayed(self, relay: Relay) -> str:
+        told, gone = b"", True
+        try:
+            while relay.stream and (chunk := await relay.next_chunk()):
+                told += chunk
+                await asyncio.sleep(0)
+            relay.answered()
+            gone = False
+        finally:
+            await relay.aclose(hung_up=gone)
+        return "broken" if b'data: {"error"' in told else ""
+
+    def in_use(self) -> dict[str, int]:
+        """What is still held somewhere, though no call is in flight: nothing."""
+        found = {f"pool of {link.provider.slug}": link.pool.in_use for link in self.upstreams._links.values()}
+        found |= {f"target {number}": state.in_flight for number, state in self.board.states.items()}
+        found |= {f"probe of {number}": int(state.probing) for number, state in self.board.states.items()}
+        return {name: count for name, count in found.items() if count}
+
+    def claims(self) -> list[Claim]:
+        routes = [found.route for found in self.table.routes.values()]
+        found = [claim for route in routes for claim in route.claims]
+        found += [claim for route in routes for target in route.targets for claim in target.claims]
+        return [*next(iter(self.table.keys.values())).claims, *found]
+
+
+def _table(values: dict[str, Any]) -> RoutingTable:
+    providers = {f"p{number}": _provider(number) for number in range(1, 6)}
+    entries = list(providers.values())
+    second, third = _route(2, "second", entries[3:4]), _route(3, "third", entries[4:5])
+    first = replace(_route(1, "gpt", entries[:3]), fallbacks=(2, 3), context_fallbacks=(3,), **values)
+    key = KeyEntry(
+        id=1, name="k", team=None, route_ids=None, claims=(claim("key", 1),), expires_at=None, enabled=True
+    )
+    return RoutingTable(
+        version=1,
+        keys=MappingProxyType({digest(KEY.encode()): key}),
+        routes=MappingProxyType({route.name: Resolved(route) for route in (first, second, third)}),
+        wildcards=(),
+        upstream_models=MappingProxyType({}),
+        providers=MappingProxyType(providers),
+        cors_origins=frozenset(),
+        breaker=BreakerRules(failures=5, cooldown=0.02),
+    )
+
+
+def _provider(number: int) -> ProviderEntry:
+    return ProviderEntry(
+        id=number,
+        slug=f"p{number}",
+        dialect="openai",
+        base_url=f"http://127.0.0.1:9/p{number}/v1",
+        credential="",
+        connection=LINKS,
+        retries=1,
+        retry_delay=0.002,
+        claims=(claim("provider", number),),
+        allow_caller_key=False,
+        unhealthy=False,
+        refuse_when_unhealthy=False,
+        continues="plain",
+    )
+
+
+def _route(number: int, name: str, providers: list[ProviderEntry]) -> RouteEntry:
+    targets = [_target(number, place, provider) for place, provider in enumerate(providers, 1)]
+    return RouteEntry(
+        id=number,
+        name=name,
+        strategy="ordered",
+        deadline=0.3,
+        max_messages=None,
+        default_parameters=(),
+        answer_tokens=100,
+        limits_answers=False,
+        claims=(claim("route", number),),
+        limited=True,
+        over_limit_route=None,
+        targets=tuple(targets),
+        created=0,
+    )
+
+
+def _target(route: int, place: int, provider: ProviderEntry) -> TargetEntry:
+    number = 10 * route + place
+    return TargetEntry(
+        id=number,
+        provider=provider,
+        upstream_model="m",
+        weight=1,
+        priority=place,
+        rank=2 * place,
+        claims=(claim("target", number), *provider.claims),
+        price=Price(input=10**9, output=10**9, cached_input=None),
+    )

@@ -1,0 +1,372 @@
+"""The fast lane on the wire: raw sockets to a live gateway."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from routing.compiler import current_version
+from tests.factories import make_key, make_provider, make_route, make_target
+from tests.live import LiveGateway, ask, until
+from tests.upstream import Answer, completion, events
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+def key(published, upstream):
+    provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0)
+    make_target(route=make_route(name="gpt"), provider=provider)
+    _, plaintext = make_key()
+    published()
+    return plaintext
+
+
+@pytest.fixture
+def connect(live):
+    """Opens connections to the gateway, and closes them."""
+    opened = []
+
+    def make(port=live.port, **options):
+        client = socket.create_connection(("127.0.0.1", port), timeout=10)
+        for name, value in options.items():
+            client.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.close()
+
+
+def post(key, body=None, *headers, path=PATH, method="POST", version="1.1", length=True):
+    body = ask("gpt") if body is None else body
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", f"AUTHORIZATION: Bearer {key}", *headers]
+    if length:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+GET_HEALTH = b"GET /health/liveliness HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+class Answers:
+    """Reads one answer after the other."""
+
+    def __init__(self, client):
+        self.file = client.makefile("rb")
+
+    def next(self):
+        """(status, headers, body)"""
+        status = int(self.file.readline().split()[1])
+        headers = {}
+        while (line := self.file.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            headers[name.lower().decode()] = value.strip().decode()
+        if status == 100:
+            return status, headers, b""
+        if headers.get("transfer-encoding") == "chunked":
+            return status, headers, self._chunks()
+        if "content-length" in headers:
+            return status, headers, self.file.read(int(headers["content-length"]))
+        return status, headers, self.file.read()
+
+    def _chunks(self):
+        parts = []
+        while size := int(self.file.readline(), 16):
+            parts.append(self.file.read(size))
+            self.file.readline()
+        self.file.readline()
+        return b"".join(parts)
+
+    def ended(self):
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def statuses(client, count):
+    answers = Answers(client)
+    return [answers.next()[0] for _ in range(count)]
+
+
+# One after the other
+
+
+def test_pipelined_requests_are_answered_in_their_order(connect, upstream, key):
+    texts = ["slow", "quick", "last"]
+    upstream.script("p1", *(Answer(body=completion(text), delay=0.2 * (text == "slow")) for text in texts))
+    client = connect()
+    client.sendall(post(key) * 3)
+    answers = Answers(client)
+    bodies = [json.loads(answers.next()[2]) for _ in range(3)]
+    assert [body["choices"][0]["message"]["content"] for body in bodies] == texts
+
+
+def test_both_doors_share_a_connection(connect, key):
+    client = connect()
+    client.sendall(post(key) + GET_HEALTH + post(key) + post(key, None, "Origin: http://allowed.test"))
+    assert statuses(client, 4) == [200, 200, 200, 200]
+
+
+def test_a_refused_request_leaves_the_connection_for_the_next(connect, key):
+    client = connect()
+    client.sendall(post("wrong") + post(key, b"{") + post(key))
+    assert statuses(client, 3) == [401, 400, 200]
+
+
+def test_a_pipelined_stream_is_whole_before_the_next_answer(connect, key):
+    client = connect()
+    client.sendall(post(key, ask("gpt", stream=True)) + post(key))
+    answers = Answers(client)
+    assert answers.next()[2].endswith(b"data: [DONE]\n\n")
+    assert answers.next()[0] == 200
+
+
+def test_one_who_hangs_up_ends_the_running_call_also_with_others_behind(connect, upstream, key):
+    upstream.script("p1", Answer(delay=8))
+    client = connect()
+    client.sendall(post(key) + post(key))
+    until(lambda: len(upstream.calls("p1")) == 1, "the first is under way")
+    client.close()
+    until(lambda: upstream.hang_ups, "the provider is hung up on", 3)
+    time.sleep(0.2)
+    assert len(upstream.calls("p1")) == 1
+
+
+def test_garbage_behind_a_request_does_not_end_up_in_its_answer(connect, upstream, key):
+    gate = threading.Event()
+    upstream.script("p1", Answer(chunks=events("one", "two"), gate=gate))
+    client = connect()
+    client.sendall(post(key, ask("gpt", stream=True)))
+    until(lambda: upstream.calls("p1"), "the call is under way")
+    client.sendall(b"\x00garbage\r\n\r\n")
+    time.sleep(0.2)
+    gate.set()
+    answers = Answers(client)
+    status, _, body = answers.next()
+    assert (status, body) == (200, b"".join(events("one", "two")))
+    assert answers.ended()
+
+
+# Ways to write a request
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(connect, key):
+    client = connect()
+    request = post(key, None, "Expect: 100-continue")
+    head, _, body = request.partition(b"\r\n\r\n")
+    client.sendall(head + b"\r\n\r\n")
+    answers = Answers(client)
+    assert answers.next()[0] == 100
+    client.sendall(body)
+    assert answers.next()[0] == 200
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_a_chunked_body(connect, upstream, key, size):
+    body = ask("gpt", user="u")
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    client = connect()
+    client.sendall(post(key, b"", "Transfer-Encoding: chunked", length=False))
+    for part in parts:
+        client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+    client.sendall(b"0\r\n\r\n" + post(key))
+    assert statuses(client, 2) == [200, 200]
+    assert upstream.calls("p1")[0].json["user"] == "u"
+
+
+@pytest.mark.parametrize(
+    "path", [f"http://x{PATH}", f"{PATH}?a=1&b=%20", "/v1/chat%2Fcompletions", f"{PATH}?"]
+)
+def test_ways_to_write_the_address(connect, key, path):
+    client = connect()
+    client.sendall(post(key, path=path) + post(key))
+    assert statuses(client, 2) == [200, 200]
+
+
+@pytest.mark.parametrize("keep", [(), ("Connection: keep-alive",)], ids=["close", "keep-alive"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_http_1_0_gets_no_chunks_and_an_end(connect, key, keep, stream):
+    client = connect()
+    client.sendall(post(key, ask("gpt", stream=stream), *keep, version="1.0"))
+    answers = Answers(client)
+    status, headers, body = answers.next()
+    assert (status, headers.get("transfer-encoding")) == (200, None)
+    assert body.endswith(b"data: [DONE]\n\n" if stream else b"}")
+    assert answers.ended()
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "DELETE", "PATCH"])
+def test_another_method_gets_405(connect, key, method):
+    client = connect()
+    client.sendall(post(key, method=method) + post(key))
+    assert statuses(client, 2) == [405, 200]
+
+
+def test_head_gets_405_without_a_body(connect, key):
+    client = connect()
+    client.sendall(post(key, method="HEAD"))
+    time.sleep(0.3)
+    head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert body == b""
+
+
+def test_ten_thousand_bytes_of_headers(connect, key):
+    client = connect()
+    client.sendall(post(key, None, *(f"X-Filler-{number}: {'x' * 90}" for number in range(100))))
+    assert statuses(client, 1) == [200]
+
+
+def test_headers_byte_by_byte(connect, key):
+    client = connect()
+    for byte in post(key):
+        client.send(bytes([byte]))
+    assert statuses(client, 1) == [200]
+
+
+# What must not pass
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Content-Length: 5", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Content-Length: 5"],
+        ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: +5"],
+        ["Content-Length: 5 5"],
+        ["Content-Length: -1"],
+        ["Content-Length: 99999999999999999999"],
+        ["Transfer-Encoding: chunked, identity"],
+        ["Transfer-Encoding : chunked"],
+        ["Content-Length: 5", "X: a\x00b"],
+    ],
+    ids=" + ".join,
+)
+def test_a_request_with_two_ends_is_refused(connect, upstream, key, lines):
+    client = connect()
+    hidden = post(key)
+    client.sendall(post(key, b"", *lines, length=False) + b"0\r\n\r\n" + hidden)
+    answers = Answers(client)
+    status, headers, _ = answers.next()
+    assert (status, headers["connection"]) == (400, "close")
+    assert answers.ended()
+    assert upstream.calls("p1") == []
+
+
+@pytest.mark.parametrize("sent", [b"P", b"POST /v1/chat", post("k")[:60], post("k")[:-5]])
+def test_a_client_that_goes_half_way_leaves_nothing(connect, upstream, key, sent):
+    connect().sendall(sent)
+    gone = connect()
+    gone.sendall(sent)
+    gone.close()
+    client = connect()
+    client.sendall(post(key))
+    assert statuses(client, 1) == [200]
+
+
+# Time
+
+
+@pytest.fixture(scope="module")
+def hasty(django_db_setup, tmp_path_factory):
+    """A gateway that waits 1 s for headers."""
+    from tests.conftest import TEST_DATABASE
+
+    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "HEADER_SECONDS": "1"}
+    gateway = LiveGateway(tmp_path_factory.mktemp("hasty"), env).start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.mark.parametrize("sent", [b"", b"P", post("k")[:60], GET_HEALTH + b"POST /v1"])
+def test_headers_that_never_end_are_waited_for_only_so_long(hasty, connect, sent):
+    client = connect(hasty.port)
+    began = time.monotonic()
+    client.sendall(sent)
+    received = b""
+    while part := client.recv(65536):
+        received += part
+    assert 0.9 < time.monotonic() - began < 4
+    begun = sent.removeprefix(GET_HEALTH).strip() != b""
+    assert received.count(b"HTTP/1.1 408 ") == begun
+    assert received.count(b"HTTP/1.1 200 ") == sent.startswith(GET_HEALTH)
+
+
+def test_a_drop_now_and_then_wins_no_time(hasty, connect):
+    client = connect(hasty.port)
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        for byte in post("k", None, "X: " + "y" * 1000)[:100]:
+            client.send(bytes([byte]))
+            time.sleep(0.1)
+    assert 0.9 < time.monotonic() - began < 5
+
+
+def test_stray_line_breaks_keep_no_connection(hasty, connect):
+    client = connect(hasty.port)
+    client.sendall(GET_HEALTH)
+    answers = Answers(client)
+    assert answers.next()[0] == 200
+    began = time.monotonic()
+    client.sendall(b"\r\n")
+    assert answers.ended()
+    assert time.monotonic() - began < 4
+
+
+def test_a_long_answer_and_a_kept_connection_are_not_cut_off(hasty, connect, upstream, key):
+    hasty.wait_for_version(current_version())
+    upstream.script("p1", Answer(delay=3))
+    client = connect(hasty.port)
+    client.sendall(post(key))
+    answers = Answers(client)
+    assert answers.next()[0] == 200
+    time.sleep(2.5)
+    client.sendall(post(key))
+    assert answers.next()[0] == 200
+
+
+# Slow and half-closed clients
+
+
+class Counted(list):
+    """A stream of 64 KB chunks that counts how many were asked for."""
+
+    chunk = events("x" * 65000, done=False, finish=False)[0]
+    count = 800
+    given = 0
+
+    def __iter__(self):
+        for _ in range(self.count):
+            self.given += 1
+            yield self.chunk
+        yield from events()
+
+
+def test_a_client_that_does_not_read_holds_the_provider_back(connect, upstream, key):
+    chunks = Counted()
+    upstream.script("p1", Answer(chunks=chunks))
+    client = connect(SO_RCVBUF=65536)
+    client.sendall(post(key, ask("gpt", stream=True)))
+    time.sleep(2)
+    given = chunks.given
+    time.sleep(0.5)
+    assert 0 < given == chunks.given < chunks.count // 2
+    status, _, body = Answers(client).next()
+    assert (status, body.count(b'xxx"}')) == (200, chunks.count)
+
+
+def test_half_closing_is_hanging_up(connect, upstream, key):
+    upstream.script("p1", Answer(delay=8))
+    client = connect()
+    client.sendall(post(key))
+    until(lambda: upstream.calls("p1"), "the call is under way")
+    client.shutdown(socket.SHUT_WR)
+    until(lambda: upstream.hang_ups, "the provider is hung up on", 3)
+    assert Answers(client).ended()

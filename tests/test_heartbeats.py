@@ -1,0 +1,100 @@
+"""Background parts that stall are named by readiness and in the admin."""
+
+import os
+import signal
+import time
+from datetime import timedelta
+
+import httpx
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from monitoring import heartbeats
+from monitoring.backlog import Progress, tell
+from monitoring.models import Heartbeat
+from tests.live import until
+from tests.served import Served
+
+
+def beaten(component, seconds, instance="h"):
+    Heartbeat.objects.create(
+        component=component, instance=instance, at=timezone.now() - timedelta(seconds=seconds)
+    )
+
+
+@pytest.mark.django_db
+def test_a_part_is_stalled_when_all_its_instances_are():
+    beaten("worker", 500, "a")
+    beaten("worker", 5, "b")
+    beaten("ticks", 90)
+    beaten("shipper", 2 * 86400)
+    found = heartbeats.stalled(timezone.now())
+    assert list(found) == ["ticks"]
+    assert found["ticks"].startswith("Celery beat: no periodic task has run for 9")
+
+
+@pytest.mark.django_db
+def test_a_heartbeat_is_written_at_most_every_ten_seconds():
+    now = timezone.now()
+    moments = [now, now + timedelta(seconds=9), now + timedelta(seconds=11)]
+    seen = []
+    for moment in moments:
+        heartbeats.beat("worker", moment)
+        seen.append(Heartbeat.objects.get().at)
+    assert seen == [now, now, moments[2]]
+
+
+def test_readiness_names_a_stalled_beat(live, transactional_db):
+    beaten("ticks", 120)
+    until(lambda: "ticks" in live.readiness()["stalled"], lambda: f"{live.readiness()}", 25)
+    assert httpx.get(f"{live.url}/health/readiness").status_code == 200, "requests are served all the same"
+    Heartbeat.objects.filter(component="ticks").update(at=timezone.now())
+    until(lambda: live.readiness()["stalled"] == {}, lambda: f"{live.readiness()}", 25)
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (Progress(0, stalled={"ticks": "Celery beat: nothing ran"}), "shows no sign of life"),
+        (
+            Progress(time.time() + 60, stalled={"ticks": "Celery beat: nothing ran"}),
+            "Celery beat: nothing ran.",
+        ),
+    ],
+)
+def test_the_admin_names_what_is_stalled(admin_client, settings, tmp_path, told, shown):
+    settings.JOURNAL_DIR = tmp_path
+    page = reverse("admin:routing_gatewaysettings_changelist")
+    assert shown not in admin_client.get(page, follow=True).content.decode()
+    tell(tmp_path, told)
+    assert shown in admin_client.get(page, follow=True).content.decode()
+
+
+def test_worker_beat_and_shipper_all_give_signs_of_life(tmp_path):
+    served = Served(tmp_path).start()
+    try:
+        until(
+            lambda: _components(served) == {"ticks", "worker", "shipper"},
+            lambda: str(_components(served)),
+            40,
+        )
+        shippers = [pid for pid, line in served.processes().items() if "ship_journal" in line]
+        os.kill(shippers[0], signal.SIGSTOP)
+        until(lambda: "shipper" in _stalled(served), lambda: str(_stalled(served)), 20)
+        os.kill(shippers[0], signal.SIGCONT)
+        until(lambda: _stalled(served) == {}, lambda: str(_stalled(served)), 10)
+    finally:
+        served.kill()
+
+
+def _stalled(served):
+    return httpx.get(f"{served.url}/health/readiness").json()["stalled"]
+
+
+def _components(served):
+    import sqlite3
+
+    with sqlite3.connect(served.data_dir / "switchstand.sqlite3") as database:
+        rows = database.execute("select component from monitoring_heartbeat").fetchall()
+    return {component for (component,) in rows}
