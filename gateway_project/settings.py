@@ -37,6 +37,7 @@ MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
 JOURNAL_DIR = DATA_DIR / "journal"
+JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
@@ -49,6 +50,7 @@ DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@l
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
+LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
@@ -228,6 +230,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
+ROLL_UP_SECONDS = 15
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
@@ -240,6 +243,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "monitoring.tasks.look_for_alerts",
         "schedule": ALERT_TICK_SECONDS,
         "options": {"expires": ALERT_TICK_SECONDS},
+    },
+    "roll-up-usage": {
+        "task": "monitoring.tasks.roll_up_usage",
+        "schedule": ROLL_UP_SECONDS,
+        "options": {"expires": ROLL_UP_SECONDS},
     },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
@@ -373,6 +381,11 @@ UNFOLD = {
                         "title": "Request log",
                         "icon": "receipt_long",
                         "link": reverse_lazy("admin:monitoring_requestlog_changelist"),
+                    },
+                    {
+                        "title": "Usage and cost",
+                        "icon": "bar_chart",
+                        "link": reverse_lazy("admin:monitoring_usage"),
                     },
                 ],
             },

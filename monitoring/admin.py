@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
@@ -18,6 +20,7 @@ from unfold.paginator import InfinitePaginator
 
 from monitoring import alert_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
 from monitoring.models import RequestLog
+from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 
@@ -205,6 +208,10 @@ class RequestLogAdmin(ModelAdmin):
         ),
         ("Time", {"fields": (("total", "overhead", "ttft"),)}),
     )
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(partial(usage_view, self))
+        return [path("usage/", view, name="monitoring_usage"), *super().get_urls()]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -156,3 +156,8 @@ class Heartbeat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.component} on {self.instance}"
+
+
+from monitoring.book_models import RowSeal, StaleHour, UsageHour  # noqa: E402
+
+__all__ = ["RequestLog", "RowSeal", "StaleHour", "UsageHour"]

@@ -7,31 +7,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import msgspec
-from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
+from django.db import close_old_connections, connection
 from django.utils import timezone
 
 from monitoring import heartbeats
 from monitoring.backlog import Progress, backlog_bytes, progress, tell
-from monitoring.models import RequestLog
-from proxy.journal.reader import Position, claim_dead, read_new, segments, workers
+from monitoring.shipper_state import StateFile
+from monitoring.storing import store, unknown
+from proxy.admission.redis_books import recount_budgets
+from proxy.journal.reader import Damage, Position, claim_dead, read_new, segments, unfinished, workers
 from proxy.journal.records import Closed, Opened
-from routing.models import ApiKey
 
 logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
 RESCUE_SECONDS = 5.0
 PROGRESS_SECONDS = 1.0
-
-UNSTORABLE = (DataError, IntegrityError, OverflowError)
-"""Faults of a row; all others are the database's, and pass."""
-
-COLUMNS = tuple(field.attname for field in RequestLog._meta.concrete_fields)
 
 
 class Shipper:
@@ -47,6 +41,7 @@ class Shipper:
         self._positions: dict[Path, Position] = {}
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
+        self._books = StateFile(directory)
         self._next_progress = 0.0
         self._next_watch = 0.0
         self._stalled: dict[str, str] = {}
@@ -75,6 +70,7 @@ class Shipper:
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+        self._tell_state()
         self._tell_progress()
 
     def _watch(self) -> None:
@@ -113,6 +109,13 @@ class Shipper:
             logger.error("journal not shipped, will try again: %s", problem)
         self.problem = problem
 
+    def _tell_state(self) -> None:
+        self._books.state.problem = self.problem.split(":", 1)[0]  # the full text may name hosts
+        try:
+            self._books.save()
+        except OSError as error:
+            logger.error("the shipper's state is not saved: %s", error.strerror)
+
     def _ship_worker(self, worker: str) -> None:
         paths = segments(self._directory, worker)
         for path in paths:
@@ -122,11 +125,14 @@ class Shipper:
     def _ship_segment(self, position: Position) -> None:
         while True:
             before = position.offset
-            records = read_new(position)
+            damage: list[Damage] = []
+            records = read_new(position, damage.append)
             if position.offset == before:
                 return
             try:
-                store([record for record in records if isinstance(record, Closed)])
+                self._store([record for record in records if isinstance(record, Closed)])
+                for found in damage:
+                    self._keep(found)
             except BaseException:
                 position.offset = before
                 raise
@@ -135,6 +141,18 @@ class Shipper:
                     self._open[record.id] = (record, position.path)
                 else:
                     self._open.pop(record.id, None)
+
+    def _store(self, calls: list[Closed]) -> None:
+        store(calls, self._keep_unstorable)
+        self._books.state.rows += len(calls)
+
+    def _keep(self, found: Damage) -> None:
+        if self._books.keep_damage(found):
+            logger.critical("journal: %s at byte %d: %s; kept aside", found.file, found.byte, found.why)
+
+    def _keep_unstorable(self, call: Closed, error: Exception) -> None:
+        if self._books.keep_unstorable(call, str(error)):
+            logger.critical("journal: row of call %s can't be stored, kept aside: %s", call.id, error)
 
     def _delete_spent(self, full: list[Path]) -> None:
         """A segment stays while a call that began in it is open: a crash would need its record."""
@@ -162,9 +180,15 @@ class Shipper:
         self._ship_worker(worker)
         paths = set(segments(self._directory, worker))
         left = [opened for opened, path in self._open.values() if path in paths]
-        store([_unknown(opened) for opened in left])
+        self._store([unknown(opened) for opened in left])
+        for path in paths:
+            if found := unfinished(self._positions[path]):
+                self._keep(found)
+        # What it settled last may never have reached Redis, and what it held comes back unspent.
+        recount_budgets()
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
+            self._books.state.unknown += len(left)
         for opened in left:
             del self._open[opened.id]
         for path in paths:
@@ -178,63 +202,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _unknown(opened: Opened) -> Closed:
-    fields = msgspec.structs.asdict(opened)
-    del fields["reserved_nano_usd"]  # given back to the budgets when the dead worker's lease ended
-    return Closed(outcome=RequestLog.Outcome.UNKNOWN.value, tokens_estimated=True, **fields)
-
-
-def store(calls: list[Closed]) -> None:
-    """Insert rows; one that is there already stays, and one that no column takes is logged and left out."""
-    try:
-        _insert(calls)
-    except UNSTORABLE:
-        for call in calls:  # one by one: a bad row must not stop all that come after it
-            try:
-                _insert([call])
-            except UNSTORABLE as error:
-                logger.critical("journal: row of call %s can't be stored: %s", call.id, error)
-
-
-def _insert(calls: list[Closed]) -> None:
-    """All in one transaction, or none."""
-    if not calls:
-        return
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.executemany(_insert_sql(), [_row(call) for call in calls])
-        _touch_keys(calls)
-
-
-def _insert_sql() -> str:
-    quote = connection.ops.quote_name
-    columns = ", ".join(quote(column) for column in COLUMNS)
-    places = ", ".join(["%s"] * len(COLUMNS))
-    table = quote(RequestLog._meta.db_table)
-    return f"INSERT INTO {table} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING"
-
-
-_encode = msgspec.json.encode
-
-
-def _row(call: Closed) -> tuple[Any, ...]:
-    """In the order of COLUMNS, in the database's own types."""
-    special: dict[str, Any] = {
-        "id": call.id if connection.vendor == "postgresql" else call.id.replace("-", ""),
-        "received_at": _moment(call.received_at_ns),
-        "attempt_trail": _encode(call.attempt_trail).decode(),
-        "tags": _encode(call.tags).decode(),
-    }
-    return tuple(special[column] if column in special else getattr(call, column) for column in COLUMNS)
-
-
-def _moment(nanoseconds: int) -> Any:
-    moment = datetime.fromtimestamp(nanoseconds // 1000 / 1_000_000, UTC)
-    return moment if connection.vendor == "postgresql" else moment.replace(tzinfo=None).isoformat(" ")
-
-
-def _touch_keys(calls: list[Closed]) -> None:
-    used = {call.key_id for call in calls if call.key_id is not None}
-    if used:
-        ApiKey.objects.filter(pk__in=used).update_quietly(last_used_at=timezone.now())

@@ -10,8 +10,9 @@ from django.conf import settings
 from django.db.models import Sum
 
 from monitoring.models import RequestLog
-from proxy.journal.reader import Position, read_new, segments, workers
-from proxy.journal.records import Closed
+from monitoring.storing import unknown
+from proxy.journal.reader import Position, lives, read_new, segments, workers
+from proxy.journal.records import Closed, Opened, Record
 from routing.models import ModelRoute, Provider, Team
 from routing.table import Claim
 
@@ -56,10 +57,24 @@ def _created(claim: Claim) -> float:
 
 
 def _journal() -> Iterator[Closed]:
+    """Calls that have ended, and those that a dead worker left open at what was reserved for them."""
     directory = Path(settings.JOURNAL_DIR)
     for worker in workers(directory) if directory.exists() else ():
+        dead = not lives(directory, worker)  # before its records are read: no more will follow
+        left: dict[str, Opened] = {}
         for path in segments(directory, worker):
-            position = Position(path)
-            with suppress(FileNotFoundError):  # shipped and deleted meanwhile
-                while records := read_new(position):
-                    yield from (record for record in records if isinstance(record, Closed))
+            for record in _records(path):
+                if isinstance(record, Closed):
+                    left.pop(record.id, None)
+                    yield record
+                else:
+                    left[record.id] = record
+        if dead:
+            yield from (unknown(opened) for opened in left.values())
+
+
+def _records(path: Path) -> Iterator[Record]:
+    position = Position(path)
+    with suppress(FileNotFoundError):  # shipped and deleted meanwhile
+        while records := read_new(position):
+            yield from records

@@ -1,10 +1,17 @@
 from django.urls import path
 
 from monitoring import metrics_view, views
+from monitoring.litellm_views import KeyInfoView, SpendLogsView
+from monitoring.usage_views import OwnUsageView, UsageView
+from proxy.endpoints import BASES
 
 urlpatterns = [
     path("health", views.health),
     path("health/liveliness", views.liveliness),
     path("health/readiness", views.readiness),
+    path("api/usage", UsageView.as_view()),
+    path("key/info", KeyInfoView.as_view()),
+    path("spend/logs", SpendLogsView.as_view()),
+    *(path(f"{base}/usage".lstrip("/"), OwnUsageView.as_view()) for base in BASES),
     path("metrics", metrics_view.metrics),
 ]

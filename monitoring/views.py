@@ -6,6 +6,8 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
+from monitoring.backlog import backlog_bytes, progress
+from monitoring.shipper_state import read_state
 from monitoring.watching import stalled_parts
 from proxy.gateway import Gateway, running_gateway
 from routing.table import ProviderEntry
@@ -59,6 +61,21 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "table_problem": keeper.problem.split(":", 1)[0] or None,
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
+        "journal": _journal(gateway),
         "stalled": stalled_parts(),
     }
     return JsonResponse(content, status=200 if ready else 503)
+
+
+def _journal(gateway: Gateway) -> dict[str, Any]:
+    """What does not reach the books, or reaches them late."""
+    directory = gateway.journal.directory
+    shipper = read_state(directory)
+    return {
+        "problem": gateway.journal.problem or None,
+        "records_waiting": gateway.journal.waiting,
+        "records_damaged": shipper.damaged if shipper else 0,
+        "calls_unknown": shipper.unknown if shipper else 0,
+        "shipping_problem": (shipper and shipper.problem) or None,
+        "bytes_not_shipped": backlog_bytes(directory, progress(directory)),
+    }

@@ -1,6 +1,7 @@
 """Step 7: what a call was and cost, to the journal; its limits are settled."""
 
 from proxy.call import Attempt, Call
+from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
@@ -11,31 +12,19 @@ CLIENT_INFO_LENGTH = 200
 
 
 class Accounting:
-    def __init__(self, journal: JournalWriter, counters: Counters) -> None:
+    def __init__(self, journal: JournalWriter, counters: Counters, when_full: str = "serve") -> None:
         self._journal = journal
         self._counters = counters
+        self._serves_unwritten = when_full == "serve"
 
     def open(self, call: Call) -> None:
-        """Before a provider is called: from here on the call leaves a row, whatever happens."""
-        key, ask, route = call.key, call.ask, call.route
-        assert key is not None
-        assert ask is not None
-        assert route is not None
-        call.opened = self._journal.write(
-            Opened(
-                id=call.id,
-                received_at_ns=call.received_at_ns,
-                request_id=call.request_id,
-                endpoint=call.incoming.endpoint,
-                stream=ask.stream,
-                model=_text(ask.model, 200),
-                key_id=key.id,
-                key_name=key.name,
-                team=key.team.slug if key.team else "",
-                route=route.route.name,
-                reserved_nano_usd=call.grant.reserved_nano if call.grant is not None else None,
-            )
-        )
+        """Before a provider is called: from here on the call leaves a row, whatever happens.
+
+        Raises JournalFull where the disk is full and calls must not be made then.
+        """
+        call.opened = self._journal.write(_opened(call), keep=self._serves_unwritten)
+        if not call.opened and not self._serves_unwritten:
+            raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)
 
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
@@ -51,6 +40,31 @@ class Accounting:
             call.grant.settle(None, call.price_cost)
         else:
             call.grant.settle(0, 0)
+
+
+def _opened(call: Call) -> Opened:
+    key, ask, route = call.key, call.ask, call.route
+    assert ask is not None
+    assert route is not None
+    row = Opened(
+        id=call.id,
+        received_at_ns=call.received_at_ns,
+        request_id=call.request_id,
+        endpoint=call.incoming.endpoint,
+        stream=ask.stream,
+        model=_text(ask.model, 200),
+        key_id=key.id if key else None,
+        key_name=key.name if key else "",
+        team=key.team.slug if key and key.team else "",
+        route=route.route.name,
+        reserved_nano_usd=call.grant.reserved_nano if call.grant is not None else None,
+        shadow=call.shadow,
+    )
+    target = call.target or (call.order[call.grant.option] if call.order and call.grant else None)
+    if target is not None:
+        row.target_id, row.provider = target.id, target.provider.slug
+        row.upstream_model = _text(target.model_for(route.wildcard_part), 200)
+    return row
 
 
 def _abandoned(call: Call) -> bool:

@@ -163,6 +163,12 @@ class LimitsUnavailable(GatewayError):
     )
 
 
+class JournalFull(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "journal_unavailable"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "the call can't be written down: the disk is full and JOURNAL_WHEN_FULL=refuse"
+
+
 class PoolExhausted(GatewayError):
     status, type, code = 503, "service_unavailable_error", "pool_exhausted"
     gateway_code = "CONNECTION_POOL_ERROR"

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
+from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
 from proxy.engine import Engine
@@ -41,6 +42,7 @@ class Gateway:
     sharing: Sharing
     warming: Warming
     posting: Posting
+    limits_file: LimitsFile
     draining: bool = False
 
     def drain(self) -> None:
@@ -52,6 +54,7 @@ class Gateway:
         self.keeper.stop()
         self.sharing.stop()
         self.warming.stop()
+        self.limits_file.stop()
         await self.engine.shadows.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
@@ -68,7 +71,8 @@ def build_gateway() -> Gateway:
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
-    engine = Engine(keeper, upstreams, admission, Accounting(journal, counters), chooser, failed_auth)
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
+    engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,
@@ -82,6 +86,7 @@ def build_gateway() -> Gateway:
         posting=Posting(
             Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
         ),
+        limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
     )
 
 
@@ -127,6 +132,7 @@ def running_gateway() -> Gateway:
         _Running.gateway.keeper.start()
         _Running.gateway.sharing.start()
         _Running.gateway.posting.start()
+        _Running.gateway.limits_file.start()
     return _Running.gateway
 
 

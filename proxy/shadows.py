@@ -73,6 +73,8 @@ class Shadows:
     async def _run(self, call: Call, target: TargetEntry) -> None:
         try:
             call.grant = await admit_alone(call, target, self._admission)
+            call.target = target
+            self._accounting.open(call)
             answer = await self._attempts.only_answer(call, target)
         except GatewayError as error:
             call.error, call.status = error, error.status

@@ -14,6 +14,7 @@ from proxy.accounting import Accounting
 from proxy.call import Incoming
 from proxy.engine import Engine, Refusal
 from proxy.failed_auth import FailedAuth
+from proxy.metrics.counters import Counters
 from proxy.relay import Relay
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
@@ -120,7 +121,7 @@ class NoJournal:
     def __init__(self) -> None:
         self.closed: list[Any] = []
 
-    def write(self, record: Any) -> bool:
+    def write(self, record: Any, *, keep: bool = True) -> bool:
         return True
 
     def gather(self, record: Any) -> None:
@@ -145,7 +146,7 @@ class ScriptedEngine:
         for provider in self.table.providers.values():
             self.upstreams.link(provider).pool.transport = self.transport
         chooser = Chooser(self.board, random.Random(1))
-        accounting = Accounting(self.journal)  # type: ignore[arg-type]
+        accounting = Accounting(self.journal, Counters())  # type: ignore[arg-type]
         keeper: Any = Keeper(self.table)
         self.engine = Engine(keeper, self.upstreams, admission, accounting, chooser, FailedAuth(1000))
 

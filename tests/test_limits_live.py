@@ -231,14 +231,16 @@ def test_streams_that_break_or_are_left_settle_their_budget(upstream, pair, redi
     )
 
 
-def test_what_a_killed_process_held_comes_back_when_its_lease_ends(upstream, pair, redis_server):
-    row, key = serve(upstream, pair, budget_usd="0.10", parallel=10)
+def test_what_a_killed_process_held_comes_back_and_its_calls_cost_what_was_reserved(
+    upstream, pair, redis_server
+):
+    row, key = serve(upstream, pair, budget_usd="0.20", parallel=10)
     doomed = start_gateway(redis_server)
     serve_now(doomed)
     upstream.always("p", Answer(body=used(1000), delay=20))
     calls = threading.Thread(target=storm, args=([doomed], key, [{"max_tokens": 1000}] * 10))
     calls.start()
-    until(lambda: in_redis(redis_server, row).get("r") == 10**8, "all of the budget is reserved")
+    until(lambda: in_redis(redis_server, row).get("r") == 10**8, "half of the budget is reserved")
     time.sleep(LEASE + 1)  # renewed for as long as the process lives
     assert storm(pair, key, [{"max_tokens": 1000}] * 2) == {429: 2}
     doomed.stop(signal.SIGKILL)
@@ -247,7 +249,8 @@ def test_what_a_killed_process_held_comes_back_when_its_lease_ends(upstream, pai
     until(lambda: storm(pair, key, [{"max_tokens": 1000}])[200], "there is room again", LEASE + 3)
     assert storm(pair, key, [{"max_tokens": 1000}] * 5) == {200: 5}
     until(lambda: nothing_held(redis_server, row), "all is settled")
-    assert in_redis(redis_server, row)["s"] == 6 * 5_000_000
+    assert in_redis(redis_server, row)["s"] == 10**8 + 6 * 5_000_000
+    until(lambda: logged_cost(row) == 10**8 + 6 * 5_000_000, "the log says the same")
 
 
 class Load:

@@ -6,7 +6,7 @@ from django.db import transaction
 
 from monitoring.checks.asking import Result
 from monitoring.models import HealthCheck, HealthTransition
-from monitoring.shipping import store
+from monitoring.storing import store
 from routing.models import Provider, ProviderHealth
 from routing.publishing import publish_change
 

@@ -219,6 +219,14 @@ class MemoryAdmission:
         spend = self._counts(claim).spends.get(self._periods.of(claim.budget, at)[0])
         return (spend.spent, spend.reserved) if spend else (0, 0)
 
+    def budgets(self) -> list[tuple[str, int, float | None, int, int, int]]:
+        """(kind, id, start of the period, spent, reserved, open calls) of all; from any thread."""
+        return [
+            (kind, owner, start, spend.spent, spend.reserved, counts.open)
+            for (kind, owner), counts in list(self._owners.items())
+            for start, spend in list(counts.spends.items())
+        ]
+
     async def start(self) -> None:
         """Nothing to connect to."""
 

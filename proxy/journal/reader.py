@@ -1,17 +1,16 @@
 """Reads segments while they are written, and those that a dead worker left."""
 
 import fcntl
-import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.journal.records import BadLine, Record, from_line
 
-logger = logging.getLogger(__name__)
-
 READ_BYTES = 1024 * 1024
+DEAD = b"dead"
+"""What a lock file says once its journal is claimed for recovery."""
 
 
 @dataclass(slots=True)
@@ -22,29 +21,53 @@ class Position:
     offset: int = 0
 
 
-def read_new(position: Position) -> list[Record]:
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of a segment that is not what was written, and where."""
+
+    file: str
+    byte: int
+    why: str
+    content: bytes
+
+
+def _ignore(damage: Damage) -> None:
+    """For readers beside the shipper, which keeps all damage."""
+
+
+def read_new(position: Position, on_damage: Callable[[Damage], None] = _ignore) -> list[Record]:
     """The whole records after the position, at most about READ_BYTES of them; moves the position.
 
-    An unfinished last line stays for the next call. A line that is not what was written is logged
-    with its place and skipped.
+    An unfinished last line stays for the next call. A line that is not what was written is told
+    and skipped.
     """
     with open(position.path, "rb") as file:
         file.seek(position.offset)
         data = file.read(READ_BYTES)
     end = data.rfind(b"\n") + 1
-    records = list(_records(data[:end], position))
+    records = list(_records(data[:end], position, on_damage))
     position.offset += end
     return records
 
 
-def _records(lines: bytes, position: Position) -> Iterator[Record]:
+def _records(lines: bytes, position: Position, on_damage: Callable[[Damage], None]) -> Iterator[Record]:
     at = position.offset
-    for line in lines.splitlines(keepends=True):
+    for line in lines.split(b"\n")[:-1]:
         try:
             yield from_line(line)
         except BadLine as error:
-            logger.error("journal: bad line in %s at byte %d: %s", position.path.name, at, error)
-        at += len(line)
+            on_damage(Damage(position.path.name, at, str(error), line))
+        at += len(line) + 1
+
+
+def unfinished(position: Position) -> Damage | None:
+    """What follows the last whole line of a segment that nobody writes to any more."""
+    with open(position.path, "rb") as file:
+        file.seek(position.offset)
+        content = file.read(READ_BYTES)
+    if not content:
+        return None
+    return Damage(position.path.name, position.offset, "torn: its process died while writing it", content)
 
 
 def segments(directory: Path, worker: str) -> list[Path]:
@@ -64,4 +87,20 @@ def claim_dead(directory: Path, worker: str) -> int | None:
     except BlockingIOError:
         os.close(file)
         return None
+    os.pwrite(file, DEAD, 0)
     return file
+
+
+def lives(directory: Path, worker: str) -> bool:
+    """Whether the worker's process still runs."""
+    try:
+        file = os.open(directory / f"{worker}.lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(file, len(DEAD), 0) != DEAD  # else it is a rescuer that has the lock
+    finally:
+        os.close(file)
+    return False

@@ -19,6 +19,10 @@ class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
     team: str
     route: str
     reserved_nano_usd: int | None = None  # held against budgets
+    target_id: int | None = None  # the target that it was reserved for
+    provider: str = ""
+    upstream_model: str = ""
+    shadow: bool = False
 
 
 class Closed(msgspec.Struct, tag="closed", omit_defaults=True):

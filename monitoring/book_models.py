@@ -1,0 +1,64 @@
+"""What proves and sums up the request log: a seal for each row, and usage by the hour."""
+
+from django.db import models
+
+
+class RowSeal(models.Model):
+    """Written with each row of the request log, never changed: shows a row that is gone or was altered."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    received_at = models.DateTimeField()
+    checksum = models.BigIntegerField(help_text="CRC-32 of the row.")
+    cost_nano_usd = models.BigIntegerField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["received_at"], name="rowseal_received")]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class StaleHour(models.Model):
+    """An hour whose usage must be summed up again; written in the transaction that adds its rows."""
+
+    hour = models.DateTimeField(primary_key=True)
+    changes = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return self.hour.isoformat()
+
+
+class UsageHour(models.Model):
+    """Usage of one hour (UTC) for one combination of its dimensions.
+
+    Each row of the request log is in exactly one of these, so any sum over them is exact. `tags` has
+    all of a request's tags, sorted, with commas between. The buckets count calls by the logarithm of
+    their milliseconds: see monitoring/latency.py.
+    """
+
+    hour = models.DateTimeField()
+    key_id = models.BigIntegerField(null=True)
+    key_name = models.CharField(max_length=100, blank=True)
+    team = models.CharField(max_length=64, blank=True)
+    route = models.CharField(max_length=200, blank=True)
+    provider = models.CharField(max_length=64, blank=True)
+    upstream_model = models.CharField(max_length=200, blank=True)
+    tags = models.CharField(max_length=1500, blank=True)
+    status = models.PositiveSmallIntegerField(null=True)
+    outcome = models.CharField(max_length=16)
+    shadow = models.BooleanField(default=False)
+    requests = models.BigIntegerField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    cached_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField()
+    cost_nano_usd = models.BigIntegerField()
+    unpriced = models.BigIntegerField(help_text="Requests that reached a provider and whose cost is unknown.")
+    total_buckets = models.JSONField(default=dict)
+    ttft_buckets = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = [models.Index(fields=["hour"], name="usagehour_hour")]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H}:00 {self.route or '-'}"

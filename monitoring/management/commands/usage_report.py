@@ -1,0 +1,56 @@
+"""Usage as a table, JSON or CSV."""
+
+import csv
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from monitoring import rollups, usage
+
+SHOWN = ("group", "requests", "error_rate", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")
+
+
+class Command(BaseCommand):
+    help = "What was used and what it cost, by team, key, route, provider, model, tag or time."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--group-by", default="team", help=f"One of {', '.join(usage.GROUPS)}.")
+        parser.add_argument(
+            "--from", help="First day, like 2026-01-01 (UTC); without: 29 days before the last."
+        )
+        parser.add_argument("--to", help="Last day, included; without: today.")
+        parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+        for name in usage.FILTERS:
+            parser.add_argument(f"--{name}", help=f"Only of this {name}.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        given = {name: options[name] for name in ("group_by", "from", "to", *usage.FILTERS) if options[name]}
+        try:
+            asked = usage.question(given, today=timezone.now().date())
+        except usage.QuestionInvalid as error:
+            raise CommandError(str(error)) from error
+        rollups.roll_up()
+        lines = [line.shown() for line in usage.report(asked)]
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(lines, indent=2))
+        elif options["format"] == "csv":
+            writer = csv.DictWriter(self.stdout, usage.COLUMNS)
+            writer.writeheader()
+            writer.writerows(lines)
+        else:
+            self._table([*lines, usage.total(asked).shown()])
+
+    def _table(self, lines: list[dict[str, Any]]) -> None:
+        rows = [list(SHOWN), *([_cell(line[name]) for name in SHOWN] for line in lines)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(SHOWN))]
+        for row in rows:
+            first, *others = zip(row, widths, strict=True)
+            self.stdout.write("  ".join([first[0].ljust(first[1]), *(text.rjust(n) for text, n in others)]))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,115 @@
+"""Sums the request log up by the hour. An hour whose rows changed is summed up again as a whole.
+
+So it may be run again, may stop anywhere, and rows may come late: an hour is either marked as stale,
+or its usage is what its rows say.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Case, Count, F, FloatField, Q, QuerySet, Sum, Value, When
+from django.db.models.functions import Coalesce, Floor, Ln
+
+from monitoring.latency import FASTEST_MS, LOG_STEP
+from monitoring.models import RequestLog, StaleHour, UsageHour
+
+HOUR = timedelta(hours=1)
+NAMES = (
+    "key_id",
+    "key_name",
+    "team",
+    "route",
+    "provider",
+    "upstream_model",
+    "tags",
+    "status",
+    "outcome",
+    "shadow",
+)
+TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+SUMS = ("requests", *TOKENS, "cost_nano_usd", "unpriced")
+
+_REACHED = Q(attempts__gt=0) | Q(outcome=RequestLog.Outcome.UNKNOWN)
+
+
+def roll_up() -> int:
+    """Sum up all stale hours, the newest first; how many there were."""
+    hours = list(StaleHour.objects.order_by("-hour").values_list("hour", flat=True))
+    return sum(_roll_hour(hour) for hour in hours)
+
+
+def _roll_hour(hour: datetime) -> bool:
+    """False where another process does it."""
+    with transaction.atomic():
+        stale = StaleHour.objects.filter(hour=hour)
+        if connection.features.has_select_for_update_skip_locked:
+            stale = stale.select_for_update(skip_locked=True)
+        changes = stale.values_list("changes", flat=True).first()
+        if changes is None:
+            return False
+        UsageHour.objects.filter(hour=hour).delete()
+        UsageHour.objects.bulk_create(usage_of(hour), batch_size=500)
+        # Rows that came since the sum was made have raised the number: the hour stays stale.
+        StaleHour.objects.filter(hour=hour, changes=changes).delete()
+    return True
+
+
+def usage_of(hour: datetime) -> Iterable[UsageHour]:
+    """As the rows of the log say now; nothing is stored."""
+    rows = RequestLog.objects.filter(received_at__gte=hour, received_at__lt=hour + HOUR).order_by()
+    found: dict[tuple[Any, ...], UsageHour] = {}
+    for group in rows.values(*NAMES).annotate(**_sums()):
+        usage = _entry(found, group, hour)
+        for name in SUMS:
+            setattr(usage, name, getattr(usage, name) + int(group[f"sum_{name}"]))
+    _add_latencies(found, rows, "total_ms", "total_buckets", hour)
+    _add_latencies(found, rows, "ttft_ms", "ttft_buckets", hour)
+    return found.values()
+
+
+def _sums() -> dict[str, Any]:
+    sums: dict[str, Any] = {f"sum_{name}": Coalesce(Sum(name), 0) for name in (*TOKENS, "cost_nano_usd")}
+    sums["sum_requests"] = Count("pk")
+    sums["sum_unpriced"] = Count("pk", filter=Q(cost_nano_usd=None) & _REACHED)
+    return sums
+
+
+def _entry(found: dict[tuple[Any, ...], UsageHour], group: dict[str, Any], hour: datetime) -> UsageHour:
+    """Rows whose tags differ in order only share one."""
+    names = {name: group[name] for name in NAMES} | {"tags": ",".join(sorted(set(group["tags"] or ())))}
+    key = tuple(names.values())
+    if key not in found:
+        zeros = dict.fromkeys(SUMS, 0)
+        found[key] = UsageHour(hour=hour, total_buckets={}, ttft_buckets={}, **names, **zeros)
+    return found[key]
+
+
+def _add_latencies(
+    found: dict[tuple[Any, ...], UsageHour],
+    rows: QuerySet[RequestLog],
+    column: str,
+    buckets_name: str,
+    hour: datetime,
+) -> None:
+    bounded = Case(
+        When(**{f"{column}__lt": FASTEST_MS}, then=Value(FASTEST_MS)),
+        default=F(column),
+        output_field=FloatField(),
+    )
+    bucket = Floor(Ln(bounded) / Value(LOG_STEP), output_field=FloatField())
+    timed = rows.filter(**{f"{column}__isnull": False}).annotate(bucket=bucket)
+    for group in timed.values(*NAMES, "bucket").annotate(calls=Count("pk")):
+        buckets = getattr(_entry(found, group, hour), buckets_name)
+        name = str(int(group["bucket"]))
+        buckets[name] = buckets.get(name, 0) + group["calls"]
+
+
+def first_stale() -> datetime | None:
+    """From this hour on, usage may lag behind the log; None where it is up to date."""
+    return StaleHour.objects.order_by("hour").values_list("hour", flat=True).first()
+
+
+def hour_of(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

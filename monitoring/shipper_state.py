@@ -1,0 +1,88 @@
+"""What the shipper tells other processes, and the damage that it found: two files beside the journal."""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from proxy.journal.reader import Damage
+from proxy.journal.records import Closed
+
+DAMAGE_FILE = "damaged.log"
+STATE_FILE = "shipper.json"
+
+
+class ShipperState(msgspec.Struct):
+    """`at` is Unix seconds; counts are since the journal's directory was made."""
+
+    at: float = 0.0
+    rows: int = 0  # records shipped; one that is shipped again after a crash counts again
+    unknown: int = 0  # calls whose process died
+    damaged: int = 0  # records that were torn or altered, and rows that no column takes
+    problem: str = ""  # the kind of fault that keeps rows from the database
+
+
+class _DamageLine(msgspec.Struct, omit_defaults=True):
+    place: str  # file and byte, or the call
+    why: str
+    content: str = ""
+
+
+_encode = msgspec.json.encode
+_state = msgspec.json.Decoder(ShipperState)
+_line = msgspec.json.Decoder(_DamageLine)
+
+
+def read_state(directory: Path) -> ShipperState | None:
+    """None where no shipper has run."""
+    try:
+        return _state.decode((directory / STATE_FILE).read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+class StateFile:
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / STATE_FILE
+        self._damage_path = directory / DAMAGE_FILE
+        self._damage = self._read_damage()
+        self.state = read_state(directory) or ShipperState()
+        self.state.damaged = len(self._damage)
+        self._saved = b""
+
+    def save(self) -> None:
+        """Raises OSError."""
+        self.state.at = 0.0
+        facts = _encode(self.state)
+        if facts == self._saved:
+            return
+        self.state.at = time.time()
+        new = self._path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(_encode(self.state))
+        new.replace(self._path)
+        self._saved = facts
+
+    def keep_damage(self, found: Damage) -> bool:
+        """Whether it is news. The bytes are kept: what they say may still be read by people."""
+        content = found.content.decode("latin-1")
+        return self._keep(_DamageLine(f"{found.file} at byte {found.byte}", found.why, content))
+
+    def keep_unstorable(self, call: Closed, why: str) -> bool:
+        return self._keep(_DamageLine(f"call {call.id}", why, _encode(call).decode()))
+
+    def _keep(self, line: _DamageLine) -> bool:
+        if line.place in self._damage:  # seen by an earlier shipper that died before it went on
+            return False
+        with open(self._damage_path, "ab") as file:
+            file.write(_encode(line) + b"\n")
+        self._damage.add(line.place)
+        self.state.damaged = len(self._damage)
+        return True
+
+    def _read_damage(self) -> set[str]:
+        try:
+            lines = self._damage_path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return set()
+        return {_line.decode(line).place for line in lines if line.endswith(b"}")}

@@ -1,0 +1,173 @@
+"""Usage over HTTP: for staff and the MASTER_KEY, and for a key its own."""
+
+import csv
+from collections.abc import AsyncIterator
+from datetime import UTC
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import HttpResponse, StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.exceptions import ValidationError
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from monitoring import usage
+from monitoring.models import RequestLog
+from proxy.authentication import caller_key
+from proxy.errors import InvalidRequest
+from proxy.explain_views import MasterKeyAuthentication
+from proxy.views import GatewayView
+
+PERMISSION = "monitoring.view_requestlog"
+REQUESTS = "request"
+CHUNK = 1000  # rows in memory at once
+PARAMETERS = [
+    OpenApiParameter("group_by", str, description=f"{', '.join(usage.GROUPS)}; without: day"),
+    OpenApiParameter(
+        "from", str, description="First day, like 2026-01-01 (UTC); without: 29 days before `to`"
+    ),
+    OpenApiParameter("to", str, description="Last day, included; without: today"),
+    *(OpenApiParameter(name, str, description=f"Only of this {name}") for name in usage.FILTERS),
+]
+FORMAT = OpenApiParameter(
+    "format", str, description="json or csv; csv also takes group_by=request, one line per request"
+)
+
+
+class MayViewRequests(BasePermission):
+    def has_permission(self, request: Request, view: Any) -> bool:
+        user: Any = request.user
+        return bool(user and user.is_authenticated and user.is_staff and user.has_perm(PERMISSION))
+
+
+class OneRenderer:
+    """`format` is the view's own parameter, not the framework's."""
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        renderer = self.get_renderers()[0]  # type: ignore[attr-defined]
+        return renderer, renderer.media_type
+
+
+class UsageView(OneRenderer, APIView):
+    authentication_classes = [MasterKeyAuthentication, SessionAuthentication]
+    permission_classes = [MayViewRequests]
+
+    @extend_schema(
+        summary="Usage and cost by one dimension", parameters=[*PARAMETERS, FORMAT], responses=dict
+    )
+    def get(self, request: Request) -> Any:
+        given = request.query_params.dict()
+        form = given.get("format") or "json"
+        if form not in ("json", "csv"):
+            raise ValidationError({"format": f"format is {form!r}; allowed are json, csv."})
+        each = given.get("group_by") == REQUESTS and form == "csv"
+        try:
+            asked = usage.question(given | ({"group_by": "day"} if each else {}), today=timezone.now().date())
+        except usage.QuestionInvalid as error:
+            raise ValidationError({error.field: str(error)}) from error
+        if each:
+            return _as_file(StreamingHttpResponse(_request_lines(asked), content_type="text/csv"), asked)
+        if form == "csv":
+            return _as_file(_csv_response(asked), asked)
+        return Response(_content(asked))
+
+
+class OwnUsageView(OneRenderer, GatewayView):
+    """What the asking key itself used; every key may."""
+
+    @extend_schema(summary="The key's own usage and cost", parameters=PARAMETERS, responses=dict)
+    def get(self, request: Request) -> Response:
+        key = caller_key(request)
+        given = request.query_params.dict()
+        given["key"] = "" if key.id is not None else key.name
+        try:
+            asked = usage.question(given, today=timezone.now().date(), key_id=key.id)
+        except usage.QuestionInvalid as error:
+            raise InvalidRequest(str(error), param=error.field) from error
+        return Response(_content(asked))
+
+
+def _content(asked: usage.Question) -> dict[str, Any]:
+    return {
+        "group_by": asked.group_by,
+        "from": asked.first.isoformat(),
+        "to": asked.last.isoformat(),
+        "data": [line.shown() for line in usage.report(asked)],
+        "total": usage.total(asked).shown(),
+    }
+
+
+def _csv_response(asked: usage.Question) -> HttpResponse:
+    """As many lines as there are groups: nothing to stream."""
+    response = HttpResponse(content_type="text/csv")
+    writer = csv.DictWriter(response, usage.COLUMNS)
+    writer.writeheader()
+    writer.writerows(safe(line.shown()) for line in usage.report(asked))
+    return response
+
+
+def _as_file(response: Any, asked: usage.Question) -> Any:
+    name = f"usage-{asked.first}-{asked.last}.csv"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def safe(line: dict[str, Any]) -> dict[str, Any]:
+    """A spreadsheet takes a cell that begins with = + - @ for a formula; names are callers' own words."""
+    return {
+        name: f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+        for name, value in line.items()
+    }
+
+
+_REQUEST_COLUMNS = (
+    "id",
+    "received_at",
+    "request_id",
+    "outcome",
+    "status",
+    "key_name",
+    "team",
+    "route",
+    "provider",
+    "upstream_model",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cost_nano_usd",
+    "tokens_estimated",
+    "total_ms",
+    "ttft_ms",
+)
+
+
+def requests_of(asked: usage.Question) -> QuerySet[RequestLog]:
+    """The rows of the log that a report is made of, all but its tag."""
+    where = {usage.GROUPS[name]: value for name, value in asked.where.items() if name != "tag"}
+    rows = RequestLog.objects.filter(received_at__gte=asked.start, received_at__lt=asked.end, **where)
+    return rows.order_by("received_at")
+
+
+class _Line:
+    """What a csv writer writes to, one line at a time."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+async def _request_lines(asked: usage.Question) -> AsyncIterator[str]:
+    """A chunk of rows at a time, however many there are."""
+    writer = csv.DictWriter(_Line(), _REQUEST_COLUMNS)
+    tag = asked.where.get("tag")
+    yield writer.writeheader()
+    rows = requests_of(asked).values(*_REQUEST_COLUMNS, "tags")
+    async for row in rows.aiterator(chunk_size=CHUNK):
+        if tag is None or tag in row.pop("tags", ()):
+            row.pop("tags", None)
+            row["received_at"] = row["received_at"].astimezone(UTC).isoformat()
+            yield writer.writerow(safe(row))

@@ -1,0 +1,83 @@
+"""/key/info and /spend/logs as LiteLLM's clients know them, from a live gateway."""
+
+import httpx
+import pytest
+
+from monitoring.rollups import roll_up
+from monitoring.storing import store
+from routing.gateway_keys import digest
+from tests.conftest import TEST_DATABASE
+from tests.factories import make_key, make_route, make_team
+from tests.live import LiveGateway
+from tests.test_journal_faults import closed
+
+
+@pytest.fixture
+def asked(live, published):
+    """Two keys with one request each; returns what asks as a key."""
+    route = make_route(name="gpt")
+    mine = make_key(
+        name="app", team=make_team(slug="search"), budget_usd="2.5", rpm=7, allowed_routes=[route]
+    )
+    other = make_key(name="other")
+    published()
+    for (row, _), cost in ((mine, 1_500_000_000), (other, 9)):
+        facts = {"route": "gpt", "upstream_model": "m", "input_tokens": 3, "output_tokens": 4}
+        store([closed(key_id=row.pk, key_name=row.name, cost_nano_usd=cost, total_ms=1500.0, **facts)])
+    roll_up()
+
+    def get(path, **query):
+        return httpx.get(f"{live.url}{path}", params=query, headers={"authorization": f"Bearer {mine[1]}"})
+
+    get.mine, get.other = mine[1], other[1]
+    return get
+
+
+def test_a_key_is_told_its_limits_and_spending(asked):
+    answer = asked("/key/info").json()
+    assert answer["key"] == digest(asked.mine).hex()
+    info = answer["info"]
+    assert (info["key_alias"], info["spend"], info["max_budget"], info["rpm_limit"]) == ("app", 1.5, 2.5, 7)
+    assert (info["models"], info["team_id"], info["blocked"]) == (["gpt"], "search", False)
+    assert asked("/key/info", key=asked.mine).status_code == 200
+    assert asked.mine not in str(answer)
+
+
+@pytest.mark.parametrize(("path", "name"), [("/key/info", "key"), ("/spend/logs", "api_key")])
+def test_a_key_may_not_ask_about_another(asked, path, name):
+    answer = asked(path, **{name: asked.other})
+    assert (answer.status_code, answer.json()["error"]["gateway_code"]) == (403, "ACCESS_FORBIDDEN")
+
+
+def test_a_key_sees_its_own_requests(asked):
+    (row,) = asked("/spend/logs").json()
+    assert (row["api_key"], row["spend"], row["total_tokens"]) == ("app", 1.5, 7)
+    assert (row["model"], row["model_group"], row["status"]) == ("m", "gpt", "success")
+    assert asked("/spend/logs", request_id="none").json() == []
+
+
+def test_days_are_summed_up_unless_told_otherwise(asked):
+    (day,) = asked("/spend/logs", start_date="2026-01-01", end_date="2027-12-31").json()
+    assert (day["spend"], day["models"], day["users"]) == (1.5, {"gpt": 1.5}, {"app": 1.5})
+    dated = {"start_date": "2026-01-01", "end_date": "2027-12-31", "summarize": "false"}
+    assert len(asked("/spend/logs", **dated).json()) == 1
+    wrong = asked("/spend/logs", start_date="soon")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "start_date")
+
+
+def test_the_master_key_may_ask_about_every_key(tmp_path, transactional_db):
+    row, plaintext = make_key(name="app")
+    store([closed(key_id=row.pk, key_name="app", cost_nano_usd=10**9), closed(key_id=None)])
+    roll_up()
+    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "MASTER_KEY": "sk-master"}
+    gateway = LiveGateway(tmp_path, env).start()
+    try:
+        client = httpx.Client(base_url=gateway.url, headers={"authorization": "Bearer sk-master"})
+        for given in (plaintext, digest(plaintext).hex()):
+            assert client.get("/key/info", params={"key": given}).json()["info"]["spend"] == 1.0
+        assert client.get("/key/info").json()["error"]["param"] == "key"
+        assert client.get("/key/info", params={"key": "sk-none"}).status_code == 400
+        assert len(client.get("/spend/logs").json()) == 2
+        assert len(client.get("/spend/logs", params={"api_key": plaintext}).json()) == 1
+    finally:
+        gateway.stop()
