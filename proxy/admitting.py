@@ -21,10 +21,11 @@ async def admit(call: Call, admission: Admission) -> Grant:
     if not key.claims and not route.route.limited:
         return FreeGrant()
     shared = key.claims + route.route.claims
-    call.bounds_answer = key.budgeted or route.route.budgeted
+    budgeted = key.budgeted or route.route.budgeted
     answer = _answer_tokens(call)
-    call.need = _need(call, answer, call.bounds_answer)
-    call.options = _options(call, call.order, answer, call.bounds_answer, ())
+    call.need = _need(call, answer, budgeted)
+    call.options = _options(call, call.order, answer, budgeted, ())
+    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(call.options))
     try:
         grant = await admission.admit(shared, call.options, call.need)
     except RateLimited as error:
@@ -54,12 +55,22 @@ async def admit_fallback(call: Call, position: int, admission: Admission) -> Non
     if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
         assert call.need is not None
         call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
+    call.bounds_answer = call.bounds_answer or _of_any_budget(added)
     await call.grant.move(position, len(call.order))
+
+
+def _any_budget(claims: tuple[Claim, ...]) -> bool:
+    return any(claim.budget is not None for claim in claims)
+
+
+def _of_any_budget(options: list[Option]) -> bool:
+    return any(_any_budget(option.claims) for option in options)
 
 
 def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
     """Of targets of the call's present route; `also` are claims that all of them have."""
-    return _options(call, targets, _answer_tokens(call), call.bounds_answer, also)
+    budgeted = call.need is None or call.need.budgeted
+    return _options(call, targets, _answer_tokens(call), budgeted, also)
 
 
 def _options(

@@ -282,7 +282,16 @@ def _keys() -> dict[bytes, KeyEntry]:
     return found
 
 
-MASTER = KeyEntry(id=None, name="master", team=None, route_ids=None, claims=(), expires_at=None, enabled=True)
+MASTER = KeyEntry(
+    id=None,
+    name="master",
+    team=None,
+    route_ids=None,
+    claims=(),
+    budgeted=False,
+    expires_at=None,
+    enabled=True,
+)
 
 
 def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:

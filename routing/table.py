@@ -132,7 +132,7 @@ class RouteEntry:
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
     claims: tuple[Claim, ...]
-    budgeted: bool = False  # whether one of these limits may be a budget
+    budgeted: bool = True  # whether one of these limits may be a budget
     limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
     targets: tuple[TargetEntry, ...]  # by rank, then by falling weight, then by age
@@ -166,7 +166,7 @@ class KeyEntry:
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
     claims: tuple[Claim, ...]  # the key's and its team's
-    budgeted: bool = False
+    budgeted: bool = True  # whether one of them may be a budget
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
