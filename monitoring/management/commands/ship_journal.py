@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from monitoring.alerts.running import run as run_alerts
 from monitoring.shipping import Shipper
 
-NICENESS = 10  # rows may wait where requests want the core
+NICENESS = 19  # rows may wait where requests want the core
 
 
 class Command(BaseCommand):
