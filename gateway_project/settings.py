@@ -249,6 +249,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
     },
+    "keep-request-log": {
+        "task": "monitoring.tasks.keep_request_log",
+        "schedule": 1800,
+        "options": {"expires": 1800},
+    },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
         "schedule": 3600,

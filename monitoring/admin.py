@@ -16,10 +16,10 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
-from unfold.paginator import InfinitePaginator
 
 from monitoring import alert_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
-from monitoring.models import RequestLog
+from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
+from monitoring.models import CHAT, RequestLog
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
@@ -43,6 +43,15 @@ _STATUS_GROUPS = {
     "5xx": ("5xx all failures", Q(status__gte=500)),
     "none": ("none sent", Q(status=None)),
 }
+
+
+class OutcomeFilter(ChoicesDropdownFilter):
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        """The index of what is not answered has its condition; SQLite looks for it word by word."""
+        found = super().queryset(request, queryset)
+        chosen = request.GET.get(self.lookup_kwarg)
+        usual = RequestLog.Outcome.ANSWERED
+        return found.exclude(outcome=usual) if chosen not in (None, "", usual) else found
 
 
 class StatusFilter(DropdownFilter):
@@ -117,8 +126,12 @@ class EndpointFilter(NameFilter):
     title = parameter_name = "endpoint"
 
     def names(self) -> Iterable[str]:
-        recent = RequestLog.objects.order_by("-received_at").values_list("endpoint", flat=True)
+        recent = RequestLog.objects.order_by("-id").values_list("endpoint", flat=True)
         return set(recent[:RECENT_ROWS])
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        found = super().queryset(request, queryset)  # the index leaves the usual endpoint out
+        return found.exclude(endpoint=CHAT) if self.value() not in (None, "", CHAT) else found
 
 
 @admin.register(RequestLog)
@@ -136,7 +149,8 @@ class RequestLogAdmin(ModelAdmin):
         "shown_request_id",
     )
     list_filter = (
-        ("outcome", ChoicesDropdownFilter),
+        ("received_at", ReceivedFilter),
+        ("outcome", OutcomeFilter),
         StatusFilter,
         ProviderFilter,
         RouteFilter,
@@ -150,14 +164,12 @@ class RequestLogAdmin(ModelAdmin):
     compressed_fields = False
     list_per_page = 50
     empty_value_display = NOTHING
-    date_hierarchy = "received_at"
     search_fields = ("request_id",)
     search_help_text = "Exact request id or row id"
-    # The index that the list is read by; any other order sorts the whole table.
-    sortable_by = ("received",)
+    sortable_by = ()  # newest first: any other order sorts the whole table
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    paginator = InfinitePaginator
+    paginator = LogPaginator
     readonly_fields = (
         "received",
         "shown_status",
@@ -209,6 +221,9 @@ class RequestLogAdmin(ModelAdmin):
         ("Time", {"fields": (("total", "overhead", "ttft"),)}),
     )
 
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[LogChangeList]:
+        return LogChangeList
+
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
         return [path("usage/", view, name="monitoring_usage"), *super().get_urls()]
@@ -234,7 +249,7 @@ class RequestLogAdmin(ModelAdmin):
             wanted |= Q(pk=uuid.UUID(term))
         return queryset.filter(wanted), False
 
-    @display(description="Received (UTC)", ordering="received_at")
+    @display(description="Received (UTC)")
     def received(self, row: RequestLog) -> SafeString:
         return nowrap(utc(row.received_at))
 

@@ -8,7 +8,7 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import heartbeats, rollups
+from monitoring import heartbeats, partitions, retention, rollups
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running
 
@@ -38,3 +38,10 @@ def look_for_alerts() -> None:
 @shared_task(ignore_result=True)
 def roll_up_usage() -> None:
     rollups.roll_up()
+
+
+@shared_task(ignore_result=True)
+def keep_request_log() -> None:
+    now = timezone.now()
+    partitions.make_ahead(now.date())
+    retention.prune_log(now)

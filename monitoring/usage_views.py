@@ -149,8 +149,7 @@ _REQUEST_COLUMNS = (
 def requests_of(asked: usage.Question) -> QuerySet[RequestLog]:
     """The rows of the log that a report is made of, all but its tag."""
     where = {usage.GROUPS[name]: value for name, value in asked.where.items() if name != "tag"}
-    rows = RequestLog.objects.filter(received_at__gte=asked.start, received_at__lt=asked.end, **where)
-    return rows.order_by("received_at")
+    return RequestLog.objects.received(asked.start, asked.end).filter(**where).order_by("id")
 
 
 class _Line:
@@ -166,8 +165,13 @@ async def _request_lines(asked: usage.Question) -> AsyncIterator[str]:
     tag = asked.where.get("tag")
     yield writer.writeheader()
     rows = requests_of(asked).values(*_REQUEST_COLUMNS, "tags")
-    async for row in rows.aiterator(chunk_size=CHUNK):
-        if tag is None or tag in row.pop("tags", ()):
-            row.pop("tags", None)
-            row["received_at"] = row["received_at"].astimezone(UTC).isoformat()
-            yield writer.writerow(safe(row))
+    # By key, not by one long query: Postgres would write its whole result to disk before the first row.
+    chunk = [row async for row in rows[:CHUNK]]
+    while chunk:
+        yield "".join(writer.writerow(_shown(row)) for row in chunk if tag is None or tag in row["tags"])
+        chunk = [row async for row in rows.filter(id__gt=chunk[-1]["id"])[:CHUNK]]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: row[name] for name in _REQUEST_COLUMNS}
+    return safe(shown | {"received_at": row["received_at"].astimezone(UTC).isoformat()})

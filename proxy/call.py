@@ -95,8 +95,8 @@ class Call:
     def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
         self.incoming = incoming
         self.table = table  # one snapshot: an edit half-way can't mix two tables
-        self.id = uuid7()
         self.received_at_ns = time.time_ns()
+        self.id = uuid7(self.received_at_ns)  # the log finds a day's rows by their ids
         self.request_id = self.id
         self.key: KeyEntry | None = None
         self.caller_credential = ""

@@ -41,7 +41,7 @@ class GatewaySettingsAdmin(ModelAdmin):
     warn_unsaved_form = True
     compressed_fields = False
     formfield_overrides = PLAIN_NUMBERS
-    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER)
+    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER, ("Request log", {"fields": ["log_days"]}))
 
     def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         for text in notices.current() if request.method == "GET" else ():

@@ -43,6 +43,12 @@ class GatewaySettings(models.Model):
         help_text="Seconds that a failing target is left out before one request tries it again, 0.1 to "
         "3,600. Also the longest pause after a 429 that doesn't say how long to wait.",
     )
+    log_days = models.PositiveSmallIntegerField(
+        "days of the request log",
+        default=90,
+        help_text="Days after which a row of the request log is deleted, 1 to 3,650. Its usage and cost "
+        "stay in all reports and budgets.",
+    )
 
     objects = RoutingQuerySet["GatewaySettings"].as_manager()
 
@@ -54,6 +60,7 @@ class GatewaySettings(models.Model):
             range_constraint("gatewaysettings", "breaker_error_percent", 1, 100),
             range_constraint("gatewaysettings", "breaker_min_requests", 1, 100000),
             range_constraint("gatewaysettings", "cooldown_seconds", 0.1, 3600),
+            range_constraint("gatewaysettings", "log_days", 1, 3650),
         ]
 
     def __str__(self) -> str:
