@@ -249,6 +249,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
     },
+    "send-reports": {
+        "task": "monitoring.tasks.send_reports",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
     "keep-request-log": {
         "task": "monitoring.tasks.keep_request_log",
         "schedule": 1800,
@@ -381,6 +386,16 @@ UNFOLD = {
                         "title": "Alert deliveries",
                         "icon": "outgoing_mail",
                         "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
+                    {
+                        "title": "Scheduled reports",
+                        "icon": "schedule_send",
+                        "link": reverse_lazy("admin:monitoring_scheduledreport_changelist"),
+                    },
+                    {
+                        "title": "Report deliveries",
+                        "icon": "mark_email_read",
+                        "link": reverse_lazy("admin:monitoring_reportdelivery_changelist"),
                     },
                     {
                         "title": "Request log",

@@ -19,7 +19,7 @@ from monitoring.alerts.delivering import send_test
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, record
 
-_STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
+STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
 
 
 class ChannelForm(forms.ModelForm):
@@ -90,7 +90,7 @@ class AlertChannelAdmin(ModelAdmin):
 
 
 def _delivery(delivery: AlertDelivery) -> SafeString:
-    return badge(delivery.status, _STATUS_KIND.get(delivery.status, ""), delivery.last_error)
+    return badge(delivery.status, STATUS_KIND.get(delivery.status, ""), delivery.last_error)
 
 
 @admin.register(AlertRule)
@@ -109,7 +109,7 @@ class AlertRuleAdmin(ModelAdmin):
         return False
 
 
-class _ReadOnly(ModelAdmin):
+class ReadOnlyAdmin(ModelAdmin):
     empty_value_display = NOTHING
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -123,7 +123,7 @@ class _ReadOnly(ModelAdmin):
 
 
 @admin.register(Alert)
-class AlertAdmin(_ReadOnly):
+class AlertAdmin(ReadOnlyAdmin):
     list_display = ("summary", "rule", "shown_state", "started_at", "ended_at", "acknowledged_by")
     list_filter = ("rule",)
     list_select_related = ("rule", "acknowledged_by")
@@ -151,7 +151,7 @@ class AlertAdmin(_ReadOnly):
 
 
 @admin.register(AlertDelivery)
-class AlertDeliveryAdmin(_ReadOnly):
+class AlertDeliveryAdmin(ReadOnlyAdmin):
     list_display = ("created_at", "channel", "event", "summary", "shown_status", "attempts", "last_error")
     list_filter = ("status", "channel")
     list_select_related = ("channel",)

@@ -198,3 +198,6 @@ class Heartbeat(models.Model):
 from monitoring.book_models import RowSeal, StaleHour, UsageHour, UsageSum  # noqa: E402
 
 __all__ += ["RowSeal", "StaleHour", "UsageHour", "UsageSum"]
+from monitoring.report_models import ReportDelivery, ScheduledReport  # noqa: E402
+
+__all__ += ["ReportDelivery", "ScheduledReport"]

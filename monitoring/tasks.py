@@ -11,6 +11,7 @@ from django.utils import timezone
 from monitoring import heartbeats, partitions, retention, rollups
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running
+from monitoring.reports import sending
 
 
 @worker_ready.connect
@@ -45,3 +46,8 @@ def keep_request_log() -> None:
     now = timezone.now()
     partitions.make_ahead(now.date())
     retention.prune_log(now)
+
+
+@shared_task(ignore_result=True)
+def send_reports() -> None:
+    sending.tick(timezone.now())
