@@ -249,6 +249,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
     },
+    "update-budgets": {
+        "task": "monitoring.tasks.update_budgets",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
     "send-reports": {
         "task": "monitoring.tasks.send_reports",
         "schedule": 60,
@@ -300,6 +305,7 @@ UNFOLD = {
     ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "monitoring.budget_admin.dashboard",
     "SIDEBAR": {
         "show_search": True,
         "show_all_applications": False,
@@ -386,6 +392,11 @@ UNFOLD = {
                         "title": "Alert deliveries",
                         "icon": "outgoing_mail",
                         "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
+                    {
+                        "title": "Budget periods",
+                        "icon": "savings",
+                        "link": reverse_lazy("admin:monitoring_budgetperiod_changelist"),
                     },
                     {
                         "title": "Scheduled reports",

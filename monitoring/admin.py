@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from monitoring import alert_admin, provider_admin, report_admin  # noqa: F401 registers, and replaces the routing admin's
+from monitoring import alert_admin, budget_admin, provider_admin, report_admin  # noqa: F401 registers, and replaces the routing admin's
 from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
 from monitoring.models import CHAT, RequestLog
 from monitoring.usage_admin import usage_view

@@ -95,8 +95,8 @@ def _delivery(delivery: AlertDelivery) -> SafeString:
 
 @admin.register(AlertRule)
 class AlertRuleAdmin(ModelAdmin):
-    list_display = ("kind", "threshold", "remind_minutes", "enabled")
-    fields = (("kind", "threshold"), ("remind_minutes", "enabled"), "channels")
+    list_display = ("kind", "threshold", "steps", "remind_minutes", "enabled")
+    fields = (("kind", "threshold", "steps"), ("remind_minutes", "enabled"), "channels")
     readonly_fields = ("kind",)
     filter_horizontal = ("channels",)
     formfield_overrides = PLAIN_NUMBERS

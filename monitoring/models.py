@@ -198,6 +198,7 @@ class Heartbeat(models.Model):
 from monitoring.book_models import RowSeal, StaleHour, UsageHour, UsageSum  # noqa: E402
 
 __all__ += ["RowSeal", "StaleHour", "UsageHour", "UsageSum"]
+from monitoring.budget_models import BudgetPeriod  # noqa: E402
 from monitoring.report_models import ReportDelivery, ScheduledReport  # noqa: E402
 
-__all__ += ["ReportDelivery", "ScheduledReport"]
+__all__ += ["BudgetPeriod", "ReportDelivery", "ScheduledReport"]

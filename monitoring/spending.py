@@ -28,26 +28,39 @@ _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider":
 
 def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
     """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
-    column = _COLUMNS[claim.kind]
-    owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
-    begins = max(start or 0.0, _created(claim))
-    ends = float("inf") if end is None else end
-    pays_all = claim.kind in _PAY_FOR_SHADOWS
-    # The journal first: what is shipped meanwhile is then in both, and counts once by its id.
-    fresh = {
-        call.id: call.cost_nano_usd or 0
-        for call in _journal()
-        if getattr(call, column) == owner
-        and begins <= call.received_at_ns / 1e9 < ends
-        and (pays_all or not call.shadow)
-    }
-    left_out = {*fresh, *leave_out}
-    hours = _hours(begins, ends, {_hour_of_id(id) for id in left_out})
-    usage = UsageHour.objects.filter(hours.summed, **{column: owner})
-    rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=left_out)
-    found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
-    shipped = sum(_cost(one if pays_all else one.filter(shadow=False)) for one in found)
-    return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
+    return Spending().of(claim, start, end, leave_out)
+
+
+class Spending:
+    """Of many owners: the journal is read once, as it is now."""
+
+    def __init__(self) -> None:
+        # Before the database: what is shipped meanwhile is then in both, and counts once by its id.
+        self._calls = list(_journal())
+
+    def of(
+        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()
+    ) -> int:
+        """As spent()."""
+        column = _COLUMNS[claim.kind]
+        owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
+        begins = max(start or 0.0, _created(claim))
+        ends = float("inf") if end is None else end
+        pays_all = claim.kind in _PAY_FOR_SHADOWS
+        fresh = {
+            call.id: call.cost_nano_usd or 0
+            for call in self._calls
+            if getattr(call, column) == owner
+            and begins <= call.received_at_ns / 1e9 < ends
+            and (pays_all or not call.shadow)
+        }
+        left_out = {*fresh, *leave_out}
+        hours = _hours(begins, ends, {_hour_of_id(id) for id in left_out})
+        usage = UsageHour.objects.filter(hours.summed, **{column: owner})
+        rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=left_out)
+        found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
+        shipped = sum(_cost(one if pays_all else one.filter(shadow=False)) for one in found)
+        return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
 
 
 def _cost(found: QuerySet[Any]) -> int:

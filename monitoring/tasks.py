@@ -8,7 +8,7 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import heartbeats, partitions, retention, rollups
+from monitoring import budget_periods, heartbeats, partitions, retention, rollups
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running
 from monitoring.reports import sending
@@ -46,8 +46,14 @@ def keep_request_log() -> None:
     now = timezone.now()
     partitions.make_ahead(now.date())
     retention.prune_log(now)
+    budget_periods.recount_closed(now)
 
 
 @shared_task(ignore_result=True)
 def send_reports() -> None:
     sending.tick(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def update_budgets() -> None:
+    budget_periods.refresh(timezone.now())

@@ -248,7 +248,7 @@ def test_two_processes_tell_once(hook, upstream):
 def test_a_rule_that_fails_keeps_no_other_from_telling(hook, upstream, monkeypatch):
     from monitoring.alerts import rules
 
-    def broken(now, threshold):
+    def broken(now, rule):
         raise RuntimeError("broken rule")
 
     monkeypatch.setitem(rules.RULES, "budget", broken)
