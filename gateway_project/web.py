@@ -69,7 +69,7 @@ def shipping() -> Iterator[None]:
 def _start_shipper() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "django", "ship_journal"]
     # Out of the reach of a Ctrl-C: the web process has yet to write its last record. Not a session of
-    # its own: Linux weighs sessions against each other (autogroups), and its low priority would count for nothing.
+    # its own: Linux weighs sessions against each other (autogroups), whatever its processes' priorities.
     return subprocess.Popen(command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, process_group=0)
 
 
