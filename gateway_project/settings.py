@@ -37,6 +37,8 @@ MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
 JOURNAL_DIR = DATA_DIR / "journal"
+CONTENT_DIR = DATA_DIR / "content"
+CONTENT_MAX_BYTES = whole_number("CONTENT_MAX_BYTES", 262144, 1024, 300000)
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Monitoring
@@ -392,6 +394,11 @@ UNFOLD = {
                         "title": "Alert deliveries",
                         "icon": "outgoing_mail",
                         "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
+                    {
+                        "title": "Content accesses",
+                        "icon": "visibility",
+                        "link": reverse_lazy("admin:monitoring_contentaccess_changelist"),
                     },
                     {
                         "title": "Budget periods",

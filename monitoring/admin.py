@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
 from monitoring import alert_admin, budget_admin, provider_admin, report_admin  # noqa: F401 registers, and replaces the routing admin's
+from monitoring.content_admin import content_link, content_view
 from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
 from monitoring.models import CHAT, RequestLog
 from monitoring.usage_admin import usage_view
@@ -185,6 +186,7 @@ class RequestLogAdmin(ModelAdmin):
         "shown_tags",
         "shown_form",
         "shown_counter",
+        "shown_content",
     )
     fieldsets = (
         (
@@ -192,7 +194,7 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("received", "request_id", "id"),
-                    ("endpoint", "model", "shown_form"),
+                    ("endpoint", "model", "shown_form", "shown_content"),
                     ("key_link", "team"),
                     ("client_info", "shown_tags"),
                 )
@@ -226,7 +228,12 @@ class RequestLogAdmin(ModelAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
-        return [path("usage/", view, name="monitoring_usage"), *super().get_urls()]
+        content = self.admin_site.admin_view(partial(content_view, self))
+        own = [
+            path("usage/", view, name="monitoring_usage"),
+            path("<str:object_id>/content/", content, name="monitoring_requestlog_content"),
+        ]
+        return [*own, *super().get_urls()]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -286,6 +293,10 @@ class RequestLogAdmin(ModelAdmin):
         kind = _OUTCOME_KIND.get(row.outcome, "")  # type: ignore[call-overload]
         text = f"shadow: {row.outcome}" if row.shadow else row.outcome
         return badge(text.replace("_", " "), kind, row.get_outcome_display())
+
+    @display(description="Content")
+    def shown_content(self, row: RequestLog) -> Any:
+        return content_link(row)
 
     @display(description="Sent as")
     def shown_form(self, row: RequestLog) -> str:

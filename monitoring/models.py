@@ -199,6 +199,7 @@ from monitoring.book_models import RowSeal, StaleHour, UsageHour, UsageSum  # no
 
 __all__ += ["RowSeal", "StaleHour", "UsageHour", "UsageSum"]
 from monitoring.budget_models import BudgetPeriod  # noqa: E402
+from monitoring.content_models import ContentAccess, RequestContent  # noqa: E402
 from monitoring.report_models import ReportDelivery, ScheduledReport  # noqa: E402
 
-__all__ += ["BudgetPeriod", "ReportDelivery", "ScheduledReport"]
+__all__ += ["BudgetPeriod", "ContentAccess", "ReportDelivery", "RequestContent", "ScheduledReport"]

@@ -1,4 +1,4 @@
-"""The request log and its seals on Postgres: a partition for each day (UTC), by the time in a row's id.
+"""The request log, its seals and content on Postgres: a partition for each day (UTC), by the time in an id.
 
 So the primary key stays the id alone, and ON CONFLICT as it is. What fits no day goes to the default
 partition: a row is never refused. SQLite has one table of each.
@@ -12,11 +12,11 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import connection, models, transaction
 
-from monitoring.models import RequestLog, RowSeal
+from monitoring.models import RequestContent, RequestLog, RowSeal
 from proxy.ids import first_id
 
 AHEAD = 7  # days made before they come: so long may Celery be away
-TABLES: tuple[type[models.Model], ...] = (RequestLog, RowSeal)
+TABLES: tuple[type[models.Model], ...] = (RequestLog, RowSeal, RequestContent)
 LOCK_TIMEOUT = "3s"  # who can't have the table soon tries again in an hour; rows are not held up
 
 

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 from django.db import OperationalError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import TruncHour
 
 from monitoring import partitions, usage_sums
-from monitoring.models import RequestLog, RowSeal, UsageHour
+from monitoring.models import RequestContent, RequestLog, RowSeal, UsageHour
 from monitoring.rollups import hour_of, replace_hour, rows_of, usage_of
 from routing.models import GatewaySettings
 
@@ -25,6 +26,31 @@ def prune_log(now: datetime) -> int:
     if partitions.in_use():
         _drop_days(before)
     return _delete_rows(before)
+
+
+def prune_content(now: datetime) -> None:
+    """Content has days of its own, and goes with its row at the latest."""
+    settings = GatewaySettings.load()
+    before = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    before -= timedelta(days=min(settings.content_days, settings.log_days))
+    for part in partitions.existing(RequestContent) if partitions.in_use() else ():
+        if part.day < before.date():
+            _drop_alone(part)
+    _delete_old(RequestContent, before)
+
+
+def _drop_alone(part: partitions.Day) -> None:
+    try:
+        with transaction.atomic():
+            partitions.drop(part)
+    except OperationalError as error:
+        logger.warning("%s not dropped, will try again: %s", part.name, error)
+
+
+def _delete_old(model: Any, before: datetime) -> None:
+    rows = model.objects.filter(received_at__lt=before).order_by("received_at")
+    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
+        model.objects.filter(pk__in=ids).delete()
 
 
 def _drop_days(before: datetime) -> None:
@@ -70,9 +96,7 @@ def _delete_rows(before: datetime) -> int:
     done = 0
     while oldest := RequestLog.objects.filter(received_at__lt=before).order_by("received_at").first():
         done += _delete_batch(hour_of(oldest.received_at))
-    seals = RowSeal.objects.filter(received_at__lt=before).order_by("received_at")
-    while ids := list(seals.values_list("pk", flat=True)[:BATCH]):
-        RowSeal.objects.filter(pk__in=ids).delete()
+    _delete_old(RowSeal, before)
     return done
 
 

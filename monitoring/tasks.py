@@ -45,6 +45,7 @@ def roll_up_usage() -> None:
 def keep_request_log() -> None:
     now = timezone.now()
     partitions.make_ahead(now.date())
+    retention.prune_content(now)
     retention.prune_log(now)
     budget_periods.recount_closed(now)
 

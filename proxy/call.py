@@ -13,6 +13,7 @@ from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
+    from proxy.content.capture import Capture
     from proxy.targets.board import Trial
     from proxy.usage import Usage
 
@@ -63,6 +64,7 @@ class Call:
         "available",
         "bounds_answer",
         "caller_credential",
+        "content",
         "deadline_at",
         "detoured_from",
         "detours",
@@ -101,6 +103,7 @@ class Call:
         self.request_id = self.id
         self.key: KeyEntry | None = None
         self.caller_credential = ""
+        self.content: Capture | None = None  # where it is kept
         self.ask: ChatAsk | None = None
         self.route: Resolved | None = None
         self.need: Need | None = None

@@ -15,6 +15,7 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
@@ -38,6 +39,7 @@ class Gateway:
     upstreams: Upstreams
     admission: Admission
     journal: JournalWriter
+    contents: ContentWriter
     chooser: Chooser
     sharing: Sharing
     warming: Warming
@@ -60,6 +62,7 @@ class Gateway:
         await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
         self.journal.close()
+        self.contents.close()
 
 
 def build_gateway() -> Gateway:
@@ -71,7 +74,8 @@ def build_gateway() -> Gateway:
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
-    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
+    contents = ContentWriter(Path(settings.CONTENT_DIR), settings.CONTENT_MAX_BYTES)
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents)
     engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
@@ -80,6 +84,7 @@ def build_gateway() -> Gateway:
         upstreams=upstreams,
         admission=admission,
         journal=journal,
+        contents=contents,
         chooser=chooser,
         sharing=sharing,
         warming=Warming(upstreams, keeper),

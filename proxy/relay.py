@@ -151,7 +151,7 @@ class Relay:
                 self._over = self._reader.done = True
                 return b"data: [DONE]\n\n"
             if await self._continued(self._continuation):
-                return await self.next_chunk()
+                return await Relay.next_chunk(self)  # not that of a subclass, twice
         self._over = True
         self._call.error = error
         self._call.outcome = "upstream_broken"

@@ -177,6 +177,7 @@ def day(days):
 def test_days_are_partitions_made_ahead_and_dropped_when_old(postgres):
     run(postgres, "from routing.models import GatewaySettings as G; G.objects.create(pk=1, log_days=10)")
     assert day(-7) in parts(postgres)
+    assert day(-7) in parts(postgres, "monitoring_requestcontent")
     run(postgres, STORE.format(days=[0, 1, 5, 15], count=150))
     found = parts(postgres)
     assert (found[day(0)], found[day(1)], found["default"]) == (150, 150, 300)

@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from routing.models.content import validate_patterns
 from routing.models.fields import range_constraint, validate_origins
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
@@ -50,6 +51,20 @@ class GatewaySettings(models.Model):
         "stay in all reports and budgets.",
     )
 
+    content_days = models.PositiveSmallIntegerField(
+        "days of content",
+        default=7,
+        help_text="Days after which logged content is deleted, 1 to 3,650; never later than its row.",
+    )
+    content_patterns = models.JSONField(
+        "patterns to redact",
+        default=list,
+        blank=True,
+        validators=[validate_patterns],
+        help_text="Regular expressions (RE2) whose matches are replaced in logged content, beside "
+        'credentials, for example ["[0-9]{3}-[0-9]{2}-[0-9]{4}"].',
+    )
+
     objects = RoutingQuerySet["GatewaySettings"].as_manager()
 
     class Meta:
@@ -61,6 +76,7 @@ class GatewaySettings(models.Model):
             range_constraint("gatewaysettings", "breaker_min_requests", 1, 100000),
             range_constraint("gatewaysettings", "cooldown_seconds", 0.1, 3600),
             range_constraint("gatewaysettings", "log_days", 1, 3650),
+            range_constraint("gatewaysettings", "content_days", 1, 3650),
         ]
 
     def __str__(self) -> str:
