@@ -173,6 +173,7 @@ class RequestLogAdmin(ModelAdmin):
         "shown_tags",
         "shown_form",
         "shown_counter",
+        "shown_media_tokens",
     )
     fieldsets = (
         (
@@ -202,7 +203,9 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("input_tokens", "output_tokens", "cost"),
-                    ("cached_tokens", "reasoning_tokens", "shown_counter"),
+                    ("cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+                    ("shown_media_tokens", "shown_counter", "abandoned"),
+                    "price",
                 )
             },
         ),
@@ -281,6 +284,16 @@ class RequestLogAdmin(ModelAdmin):
         if row.input_tokens is None and row.output_tokens is None:
             return NOTHING
         return "an estimate, since the provider reported none" if row.tokens_estimated else "the provider"
+
+    @display(description="Audio in / out, images in / out")
+    def shown_media_tokens(self, row: RequestLog) -> str:
+        counts = (
+            row.audio_input_tokens,
+            row.audio_output_tokens,
+            row.image_input_tokens,
+            row.image_output_tokens,
+        )
+        return " / ".join(_number(count) for count in counts) if any(counts) else NOTHING
 
     @display(description="Tokens in / out")
     def tokens(self, row: RequestLog) -> SafeString:

@@ -52,6 +52,7 @@ class UsageHour(models.Model):
     output_tokens = models.BigIntegerField()
     cached_tokens = models.BigIntegerField()
     reasoning_tokens = models.BigIntegerField()
+    cache_write_tokens = models.BigIntegerField(default=0)
     cost_nano_usd = models.BigIntegerField()
     unpriced = models.BigIntegerField(help_text="Requests that reached a provider and whose cost is unknown.")
     total_buckets = models.JSONField(default=dict)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from proxy.usage import OpenAIUsage, Usage
+from proxy.reported_usage import ReportedUsage
+from proxy.usage import Usage
 
 LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
 NULL = msgspec.Raw(b"null")
@@ -16,7 +17,7 @@ class _Choice(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: OpenAIUsage | None = None
+    usage: ReportedUsage | None = None
     error: msgspec.Raw = NULL
 
 
