@@ -36,6 +36,10 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+# Streams whose caller is gone, of providers that drain them
+ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
+ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
+ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 

@@ -116,7 +116,8 @@ def _closed(call: Call) -> Closed:
         cost_nano_usd=call.price_cost,
         total_ms=round(total_ms, 3),
         ttft_ms=round((call.first_byte - started) * 1000, 3) if call.first_byte else None,
-        abandoned=call.abandoned,
+        abandoned=call.abandoned
+        or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else ""),
         tags=call.tags,
         client_info=(call.incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH],
     )
