@@ -235,6 +235,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
+REPRICE_SECONDS = 10
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
@@ -252,6 +253,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "monitoring.tasks.roll_up_usage",
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
+    },
+    "reprice-requests": {
+        "task": "monitoring.tasks.reprice_requests",
+        "schedule": REPRICE_SECONDS,
+        "options": {"expires": REPRICE_SECONDS},
     },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
@@ -390,6 +396,11 @@ UNFOLD = {
                         "title": "Usage and cost",
                         "icon": "bar_chart",
                         "link": reverse_lazy("admin:monitoring_usage"),
+                    },
+                    {
+                        "title": "Unknown prices",
+                        "icon": "sell",
+                        "link": reverse_lazy("admin:monitoring_unpriced"),
                     },
                 ],
             },

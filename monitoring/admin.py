@@ -20,6 +20,7 @@ from unfold.paginator import InfinitePaginator
 
 from monitoring import alert_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
 from monitoring.models import RequestLog
+from monitoring.unpriced_admin import unpriced_view
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
@@ -214,7 +215,12 @@ class RequestLogAdmin(ModelAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
-        return [path("usage/", view, name="monitoring_usage"), *super().get_urls()]
+        unpriced = self.admin_site.admin_view(partial(unpriced_view, self))
+        return [
+            path("usage/", view, name="monitoring_usage"),
+            path("unpriced/", unpriced, name="monitoring_unpriced"),
+            *super().get_urls(),
+        ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -189,6 +189,6 @@ class Heartbeat(models.Model):
         return f"{self.component} on {self.instance}"
 
 
-from monitoring.book_models import RowSeal, StaleHour, UsageHour  # noqa: E402
+from monitoring.book_models import Repricing, RowSeal, StaleHour, UsageHour  # noqa: E402
 
-__all__ = ["RequestLog", "RowSeal", "StaleHour", "UsageHour"]
+__all__ = ["Repricing", "RequestLog", "RowSeal", "StaleHour", "UsageHour"]

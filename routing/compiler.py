@@ -84,6 +84,7 @@ def _compile(version: int) -> RoutingTable:
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
         cors_origins=frozenset(gateway.cors_origins),
         breaker=_breaker(gateway),
+        recounted=RoutingVersion.objects.filter(pk=1).values_list("recounted", flat=True).first() or 0,
         valid_until=min(_next_boundary(windows, now), prices.next_change(serving, now)),
     )
 

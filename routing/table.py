@@ -188,6 +188,7 @@ class RoutingTable:
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
+    recounted: int = 0  # rises when spending must be read from the log again
     valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:
