@@ -1,5 +1,6 @@
 """Limits counted in this process: for one web process without Redis."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,29 +30,34 @@ FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 class _Spend:
     """Nano-USD of one owner in one period."""
 
-    __slots__ = ("reserved", "spent")
+    __slots__ = ("calls", "reserved", "spent")
 
     def __init__(self, spent: int) -> None:
         self.spent = spent
         self.reserved = 0
+        self.calls: set[str] = set()  # that are open
 
 
 class _Counts:
-    __slots__ = ("open", "requests", "spends", "tokens")
+    __slots__ = ("open", "recounting", "requests", "spends", "tokens")
 
     def __init__(self) -> None:
         self.requests = SlidingWindow()
         self.tokens = SlidingWindow()
         self.open = 0
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
+        self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
 
 class _Hold:
     """What one call holds of one owner."""
 
-    __slots__ = ("bucket", "cost", "counts", "spend")
+    __slots__ = ("bucket", "call", "cost", "counts", "spend")
 
-    def __init__(self, counts: _Counts, bucket: Bucket | None, spend: _Spend | None, cost: int) -> None:
+    def __init__(
+        self, call: str, counts: _Counts, bucket: Bucket | None, spend: _Spend | None, cost: int
+    ) -> None:
+        self.call = call
         self.counts = counts
         self.bucket = bucket
         self.spend = spend
@@ -62,6 +68,7 @@ class _Hold:
         if self.bucket is not None and tokens is not None:
             self.counts.tokens.correct(self.bucket, tokens - reserved, now)
         if self.spend is not None:
+            self.spend.calls.discard(self.call)
             self.spend.reserved -= self.cost
             self.spend.spent += self.cost if cost is None else cost
 
@@ -139,6 +146,20 @@ class MemoryAdmission:
         self._seeding = Seeding(spent)
         self._owners: dict[tuple[str, int], _Counts] = {}
         self._forget_at = FORGET_AFTER
+        self.recounted = 0
+
+    def recount(self, number: int) -> None:
+        """Takes the counters away; the next call of an owner puts its own back, with what the log says.
+
+        What calls that are open now settle meanwhile is counted from zero, and left out of the log's sum.
+        """
+        self.recounted = number
+        for counts in self._owners.values():
+            # An owner that is being recounted has begun no call since: what is noted of it holds.
+            for start, spend in counts.spends.items():
+                counts.recounting[start] = spend, frozenset(spend.calls)
+                spend.spent = 0
+            counts.spends = {}
 
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
@@ -198,7 +219,8 @@ class MemoryAdmission:
         spend = self._spend(claim, need)
         if spend is not None:
             spend.reserved += cost
-        return _Hold(counts, bucket, spend, cost)
+            spend.calls.add(need.id)
+        return _Hold(need.id, counts, bucket, spend, cost)
 
     def count_past(self, claim: Claim, tokens: int, at: float) -> None:
         """A request that was let through elsewhere; `at` by this admission's clock, in order."""
@@ -289,9 +311,18 @@ class MemoryAdmission:
             await self._seeding.once(claim, start, partial(self._start, claim, start, end))
 
     async def _start(self, claim: Claim, start: float | None, end: float | None) -> None:
-        spent = await self._seeding.spent(claim, start, end)
-        spends = self._counts(claim).spends
-        spends.setdefault(start, _Spend(spent))
+        counts, asked = self._counts(claim), self.recounted
+        again = counts.recounting.get(start)
+        spend, open_calls = again or (_Spend(0), frozenset())
+        if again:
+            await asyncio.sleep(0)  # what was settled until now is in the journal after this turn
+        spent = await self._seeding.spent(claim, start, end, open_calls)
+        if self.recounted != asked:
+            return  # read too early, perhaps: the caller sees that it is missing, and comes back
+        counts.recounting.pop(start, None)
+        spend.spent += spent
+        spends = counts.spends
+        spends.setdefault(start, spend)
         # The period before may still be asked for, by calls that came just before its end.
         for old in sorted(other for other in spends if other is not None)[:-2]:
             del spends[old]
