@@ -22,6 +22,7 @@ from monitoring.metric_list import (
     TABLE_AGE,
     TABLE_VERSION,
     TARGET_STATE,
+    TRACES_DROPPED,
     WORKER_REPORT_AGE,
     WORKER_START,
     Metric,
@@ -100,6 +101,8 @@ def _gauges(
     yield POOL_SIZE, [((slug,), size) for slug, (_, size) in pools.items()]
     yield from _of_workers(living)
     yield JOURNAL_LOST, [((), ended.journal_lost + sum(report.journal_lost for report in living))]
+    dropped = ended.traces_dropped + sum(report.traces_dropped for report in living)
+    yield TRACES_DROPPED, [((), dropped)]
     yield from _of_journal()
 
 

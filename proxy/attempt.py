@@ -76,6 +76,8 @@ class Asker:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
+        if call.trace is not None:
+            call.trace.answered(attempt, answer.body)
         return answer
 
     async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
@@ -135,7 +137,10 @@ def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) ->
         body = call.ask.body(attempt.upstream_model, defaults)
     else:
         body = prefix.body(call.ask, attempt.upstream_model, defaults, link.provider)
-    return UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
+    head = link.head(call.caller_credential)
+    if call.trace is not None:
+        head = call.trace.head(head, attempt)
+    return UpstreamRequest(head, body, call.ask.stream)
 
 
 def _first_byte(call: Call) -> Deadline | nullcontext[None]:

@@ -28,6 +28,7 @@ from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
@@ -54,12 +55,14 @@ class Engine:
         accounting: Accounting,
         chooser: Chooser,
         failed_auth: FailedAuth,
+        tracing: Tracing | None = None,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
         self._chooser = chooser
         self._failed_auth = failed_auth
+        self._tracing = tracing
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
@@ -67,6 +70,8 @@ class Engine:
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         answer: Answer | None = None
         try:
             call.take_request_id()
@@ -107,6 +112,8 @@ class Engine:
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 
