@@ -275,7 +275,7 @@ def test_a_later_version_of_traceparent_is_understood(traced, collector):
 
 def test_no_text_of_request_or_answer_is_exported(traced, collector, upstream):
     gateway, key = traced
-    upstream.always("bad", Answer(status=400, body={"error": {"message": "bad"}}))
+    upstream.always("bad", Answer(status=400, body={"error": {"message": "a-secret-prompt is bad"}}))
     door = Door("fast_lane", gateway.url)
     for messages in (
         [{"role": "user", "content": "a-secret-prompt"}],

@@ -125,7 +125,8 @@ def _client_spans(done: Finished, resource: Resource) -> Iterator[ReadableSpan]:
             resource=resource,
             attributes=client_attributes(done.row, attempt) | _of_attempt(done, sent),
             kind=SpanKind.CLIENT,
-            status=Status(StatusCode.ERROR, attempt.result) if error else Status(),
+            # Its code alone: a provider's message may quote the prompt.
+            status=Status(StatusCode.ERROR, error) if error else Status(),
             start_time=start,
             end_time=start + int(seconds_of(done, attempt) * 1e9),
             instrumentation_scope=SCOPE,
