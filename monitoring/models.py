@@ -159,5 +159,6 @@ class Heartbeat(models.Model):
 
 
 from monitoring.book_models import RowSeal, StaleHour, UsageHour  # noqa: E402
+from monitoring.status_models import Incident, TrafficFault  # noqa: E402
 
-__all__ = ["RequestLog", "RowSeal", "StaleHour", "UsageHour"]
+__all__ += ["Incident", "RowSeal", "StaleHour", "TrafficFault", "UsageHour"]

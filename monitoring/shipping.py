@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from monitoring import heartbeats
 from monitoring.backlog import backlog_bytes
+from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
 from proxy.admission.redis_books import recount_budgets
@@ -133,6 +134,7 @@ class Shipper:
     def _store(self, calls: list[Closed]) -> None:
         store(calls, self._keep_unstorable)
         self._books.state.rows += len(calls)
+        write_lines(calls)
 
     def _keep(self, found: Damage) -> None:
         if self._books.keep_damage(found):

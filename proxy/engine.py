@@ -95,7 +95,8 @@ class Engine:
             self._accounting.close(call)
             raise
         except Exception as error:
-            logger.exception("call %s failed in the gateway", call.id)
+            ids = {"request_id": call.request_id, "call_id": call.id}
+            logger.exception("call %s failed in the gateway", call.id, extra=ids)
             if answer is not None and answer.stream:
                 await answer.aclose()
             raise self._refused(call, GatewayError()) from error
