@@ -19,9 +19,9 @@ _RED = "#dc2626"
 
 @dataclass(slots=True)
 class _Step:
-    """The checks of ten minutes."""
+    """The checks of ten minutes; times are of good ones, as a time-out is no latency."""
 
-    checks: int = 0
+    good: int = 0
     failed: int = 0
     total_ms: float = 0.0
     highest_ms: float = 0.0
@@ -33,13 +33,15 @@ def latency_chart(provider: Provider, now: datetime) -> SafeString:
     if not steps:
         return format_html("<p>{}</p>", "No check in the last 24 hours.")
     highest = max(max(step.highest_ms for step in steps.values()), 1.0)
-    means = [(_x(place), _y(step.total_ms / step.checks, highest)) for place, step in steps.items()]
-    peaks = [(_x(place), _y(step.highest_ms, highest)) for place, step in steps.items()]
+    good = [(place, step) for place, step in steps.items() if step.good]
+    means = [(_x(place), _y(step.total_ms / step.good, highest)) for place, step in good]
+    peaks = [(_x(place), _y(step.highest_ms, highest)) for place, step in good]
     failed = [(_x(place), step.failed) for place, step in steps.items() if step.failed]
     return format_html(
         '<svg class="w-full" viewBox="0 0 {} {}" role="img" aria-label="Latency of checks">'
         '{}{}<polyline fill="none" stroke="currentColor" stroke-opacity="0.35" points="{}"/>'
-        '<polyline fill="none" class="stroke-primary-600" stroke-width="2" points="{}"/>{}</svg>',
+        '<polyline fill="none" style="stroke: var(--color-primary-600)" stroke-width="2" points="{}"/>'
+        "{}</svg>",
         WIDTH,
         HEIGHT,
         _scale(highest),
@@ -57,10 +59,11 @@ def _steps(provider: Provider, now: datetime) -> dict[int, _Step]:
     steps: dict[int, _Step] = {}
     for at, ok, ms in rows.values_list("at", "ok", "latency_ms")[:MOST_CHECKS]:
         step = steps.setdefault(int((at - since) / STEP), _Step())
-        step.checks += 1
         step.failed += not ok
-        step.total_ms += ms
-        step.highest_ms = max(step.highest_ms, ms)
+        if ok:
+            step.good += 1
+            step.total_ms += ms
+            step.highest_ms = max(step.highest_ms, ms)
     return dict(sorted(steps.items()))
 
 
@@ -91,10 +94,18 @@ def _scale(highest: float) -> SafeString:
 
 def _hours(now: datetime) -> SafeString:
     text = '<text x="{}" y="{}" text-anchor="middle" font-size="11" fill="currentColor">{}</text>'
-    moments = [(hours, now - timedelta(hours=HOURS - hours)) for hours in range(3, HOURS, 3)]
+    last = now.replace(minute=0, second=0, microsecond=0)
+    moments = [last - timedelta(hours=ago) for ago in range(HOURS - 1, -1, -1)]
+    shown = [moment for moment in moments if moment.hour % 3 == 0]
     return format_html_join(
-        "", text, ((f"{_x(hours * 6):.1f}", HEIGHT - 4, f"{moment:%H:%M}") for hours, moment in moments)
+        "",
+        text,
+        ((f"{_x(_place(moment, now)):.1f}", HEIGHT - 4, f"{moment:%H:%M}") for moment in shown),
     )
+
+
+def _place(moment: datetime, now: datetime) -> float:
+    return (moment - now + timedelta(hours=HOURS)) / STEP
 
 
 def _marks(failed: list[tuple[float, int]]) -> SafeString:

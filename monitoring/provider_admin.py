@@ -26,7 +26,7 @@ from routing.admin.providers import HEALTH_KIND, ProviderAdmin
 from routing.models import MaintenanceWindow, Provider
 
 MOST_AT_ONCE = 20
-SHOWN_CHECKS, SHOWN_TRANSITIONS = 100, 50
+SHOWN_CHECKS, SHOWN_TRANSITIONS = 30, 50
 _LEVELS = {"healthy": messages.SUCCESS, "degraded": messages.WARNING, "unknown": messages.WARNING}
 
 admin.site.unregister(Provider)
@@ -35,8 +35,7 @@ admin.site.unregister(Provider)
 @admin.register(Provider)
 class WatchedProviderAdmin(ProviderAdmin):
     list_display = (
-        *ProviderAdmin.list_display[:-2],
-        "shown_circuits",
+        *(column for column in ProviderAdmin.list_display[:-2] if column not in ("name", "shown_dialect")),
         "shown_uptime",
         "shown_latency",
         *ProviderAdmin.list_display[-2:],
@@ -75,14 +74,10 @@ class WatchedProviderAdmin(ProviderAdmin):
 
     @display(description="Health", ordering="health__status")
     def shown_health(self, provider: Provider) -> SafeString:
-        found = super().shown_health(provider)
-        return lines([badge("maintenance", "info"), found]) if getattr(provider, "rests", False) else found
-
-    @display(description="Circuits")
-    def shown_circuits(self, provider: Any) -> SafeString:
-        """Of its targets, those that are left out now."""
-        found = [badge(text, kind, why) for text, kind, why in provider.open_circuits]
-        return lines(found or [badge("closed", "success")]) if provider.targets_total else nowrap(NOTHING)
+        """Its targets' open circuits too: they may be open while its checks are good."""
+        found = [badge("maintenance", "info")] if getattr(provider, "rests", False) else []
+        circuits = [badge(text, kind, why) for text, kind, why in getattr(provider, "open_circuits", ())]
+        return lines([*found, super().shown_health(provider), *circuits])
 
     @display(description="Uptime")
     def shown_uptime(self, provider: Any) -> SafeString:
@@ -163,7 +158,8 @@ def _evidence(evidence: dict[str, Any]) -> SafeString:
         )
         found += [counts, *(_to_request(request_id) for request_id in target["request_ids"])]
     if "latency_ms" in evidence:
-        found.append(f"{evidence.get('kind', '')} in {evidence['latency_ms']:,.0f} ms".strip())
+        kind = {"get": "GET"}.get(evidence.get("kind", ""), evidence.get("kind", "check"))
+        found.append(f"{kind} in {evidence['latency_ms']:,.0f} ms")
     return lines(found) if found else nowrap(NOTHING)
 
 

@@ -246,8 +246,8 @@ def test_maintenance_is_announced(client):
         )
     found = shown(client)["incidents"]
     assert [entry["title"] for entry in found] == [
-        "Planned maintenance",
         "Maintenance under way",
+        "Planned maintenance",
         "Maintenance",
     ]
     assert all(entry["routes"] == ["gpt"] and entry["kind"] == "maintenance" for entry in found)

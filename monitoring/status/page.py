@@ -179,7 +179,7 @@ def _is_ill(target: TargetEntry, broken: set[int]) -> bool:
 
 
 def _incidents(now: datetime, *, names_providers: bool) -> list[dict[str, Any]]:
-    """Newest first, those that last before all others."""
+    """Newest first; what lasts before what is planned before what is over."""
     since = now - timedelta(days=availability.DAYS)
     found = [
         _entry(row, "incident", row.title, row.note, row.routes, names_providers)
@@ -190,8 +190,14 @@ def _incidents(now: datetime, *, names_providers: bool) -> list[dict[str, Any]]:
         for row in _lasting(MaintenanceWindow.objects.filter(starts_at__lte=now + AHEAD), "ends_at", since)
     ]
     found.sort(key=lambda entry: entry["started_at"], reverse=True)
-    found.sort(key=lambda entry: entry["ended_at"] is not None and entry["ended_at"] <= _iso(now))
+    found.sort(key=lambda entry: _turn(entry, _iso(now)))
     return found[:MOST_INCIDENTS]
+
+
+def _turn(entry: dict[str, Any], now: str) -> int:
+    if entry["started_at"] > now:
+        return 1
+    return 2 if entry["ended_at"] is not None and entry["ended_at"] <= now else 0
 
 
 def _lasting(rows: Any, end: str, since: datetime) -> Any:
