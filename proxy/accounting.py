@@ -36,6 +36,8 @@ class Accounting:
         row = _closed(call)
         self._journal.gather(row)
         self._counters.count(call, row)
+        if call.trace is not None:
+            call.trace.end(call, row)
         if call.grant is None:
             return
         if call.target is not None:

@@ -79,6 +79,8 @@ class Asker:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
+        if call.trace is not None:
+            call.trace.answered(attempt, answer.body)
         return answer
 
     async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
@@ -143,7 +145,10 @@ def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) ->
         body = ask.body(attempt.upstream_model, defaults)
     else:
         body = prefix.body(ask, attempt.upstream_model, defaults, link.provider)
-    return UpstreamRequest(link.head(call.caller_credential), body, ask.stream), asks is not None
+    head = link.head(call.caller_credential)
+    if call.trace is not None:
+        head = call.trace.head(head, attempt)
+    return UpstreamRequest(head, body, ask.stream), asks is not None
 
 
 def _first_byte(call: Call) -> Deadline | nullcontext[None]:
