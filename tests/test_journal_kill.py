@@ -26,7 +26,7 @@ CLIENTS = 12
 
 
 @pytest.fixture(params=["in_process", pytest.param("in_redis", marks=needs("Redis"))])
-def own_gateway(request, tmp_path, transactional_db):
+def own_gateway(request, tmp_path, own_log):
     env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "LIMITS_LEASE_SECONDS": "2"}
     if request.param == "in_redis":
         redis_server = request.getfixturevalue("redis_server")
