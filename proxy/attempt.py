@@ -18,6 +18,7 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
+NO_LIMIT = nullcontext()
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
@@ -142,7 +143,7 @@ def _first_byte(call: Call) -> Deadline | nullcontext[None]:
     assert call.route is not None
     assert call.ask is not None
     seconds = call.route.route.first_byte_timeout
-    return Deadline(seconds) if seconds is not None and call.ask.stream else nullcontext()
+    return Deadline(seconds) if seconds is not None and call.ask.stream else NO_LIMIT
 
 
 async def _read(

@@ -36,8 +36,9 @@ class Incoming:
     client: str = ""  # the address it came from
 
     def text(self, name: bytes) -> str | None:
-        value = self.headers.get(name)
-        return value.decode("latin-1").strip() or None if value is not None else None
+        if (value := self.headers.get(name)) is None:
+            return None
+        return value.decode("latin-1").strip() or None
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from proxy.sse import StreamReader
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 from proxy.usage import estimate
 
+_UNUSED = StreamReader()  # by answers that are no streams
 Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
 
@@ -62,7 +63,7 @@ class Relay:
         self._account = account
         self._resume = resume
         self._first = answer.body if answer.stream else b""
-        self._reader = StreamReader()
+        self._reader = StreamReader() if answer.stream else _UNUSED
         self._half = b""  # of a line, as it came
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None and answer.stream

@@ -1,5 +1,6 @@
 """The reference transport: corporate proxies, custom CAs (SSL_CERT_FILE), HTTP/2."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -76,6 +77,7 @@ class HttpxTransport:
         self.opened_total = 0
 
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
+        await asyncio.sleep(0)  # what the journal has gathered is written first
         with _mapped():
             prepared = self._client.build_request(
                 "POST",
