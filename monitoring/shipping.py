@@ -181,7 +181,7 @@ class Shipper:
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
             self._books.count_unknown(worker, len(left))
-            self._tell_state()
+            self._tell()
         for opened in left:
             del self._open[opened.id]
         for path in paths:
