@@ -30,6 +30,7 @@ from proxy.resolve import resolve
 from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
+from proxy.usage import estimate
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -103,6 +104,7 @@ class Engine:
             logger.exception("call %s failed in the gateway", call.id)
             if answer is not None and answer.stream:
                 await answer.aclose()
+                call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
 
     def identify(
