@@ -46,11 +46,13 @@ JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="se
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
 EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     globals().update(env.email_url_config(EMAIL_URL))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
+ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
@@ -158,6 +160,8 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "traceparent",
+    "tracestate",
     "user-agent",
     "x-api-key",
     "x-client-info",
@@ -236,6 +240,7 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
 REPRICE_SECONDS = 10
+TRAFFIC_SECONDS = 5
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
@@ -248,6 +253,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "monitoring.tasks.look_for_alerts",
         "schedule": ALERT_TICK_SECONDS,
         "options": {"expires": ALERT_TICK_SECONDS},
+    },
+    "judge-traffic": {
+        "task": "monitoring.tasks.judge_traffic",
+        "schedule": TRAFFIC_SECONDS,
+        "options": {"expires": TRAFFIC_SECONDS},
     },
     "roll-up-usage": {
         "task": "monitoring.tasks.roll_up_usage",
@@ -268,6 +278,7 @@ CELERY_BEAT_SCHEDULE = {
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOG_FORMAT = choice("LOG_FORMAT", ("console", "json"), default="console")
+LOG_REQUESTS = choice("LOG_REQUESTS", ("none", "failed", "all"), default="none")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -299,6 +310,7 @@ UNFOLD = {
         {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
     ],
     "SHOW_HISTORY": True,
+    "DASHBOARD_CALLBACK": "monitoring.dashboard.dashboard",
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {
         "show_search": True,
@@ -367,6 +379,16 @@ UNFOLD = {
             {
                 "title": "Monitoring",
                 "items": [
+                    {
+                        "title": "Incidents",
+                        "icon": "crisis_alert",
+                        "link": reverse_lazy("admin:monitoring_incident_changelist"),
+                    },
+                    {
+                        "title": "Status page",
+                        "icon": "monitor_heart",
+                        "link": reverse_lazy("status"),
+                    },
                     {
                         "title": "Alerts",
                         "icon": "notifications",

@@ -18,7 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from monitoring import alert_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
+from monitoring import alert_admin, incident_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
 from monitoring.models import RequestLog
 from monitoring.unpriced_admin import unpriced_view
 from monitoring.usage_admin import usage_view

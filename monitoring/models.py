@@ -190,5 +190,6 @@ class Heartbeat(models.Model):
 
 
 from monitoring.book_models import Repricing, RowSeal, StaleHour, UsageHour  # noqa: E402
+from monitoring.status_models import Incident, TrafficFault  # noqa: E402
 
-__all__ = ["Repricing", "RequestLog", "RowSeal", "StaleHour", "UsageHour"]
+__all__ += ["Incident", "Repricing", "RowSeal", "StaleHour", "TrafficFault", "UsageHour"]

@@ -8,9 +8,10 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import heartbeats, repricing, rollups
+from monitoring import heartbeats, incidents, repricing, rollups
+from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
-from monitoring.checks import history, running
+from monitoring.checks import history, running, traffic
 
 
 @worker_ready.connect
@@ -26,8 +27,18 @@ def probe_providers() -> None:
 
 
 @shared_task(ignore_result=True)
+def judge_traffic() -> None:
+    now = timezone.now()
+    traffic.judge(now)
+    incidents.end_left(now)
+
+
+@shared_task(ignore_result=True)
 def prune_health_history() -> None:
-    history.prune(timezone.now())
+    now = timezone.now()
+    history.prune(now)
+    pruning.prune(now)
+    incidents.prune(now)
 
 
 @shared_task(ignore_result=True)

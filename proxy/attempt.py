@@ -19,6 +19,7 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
+NO_LIMIT = nullcontext()
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
@@ -78,6 +79,8 @@ class Asker:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
+        if call.trace is not None:
+            call.trace.answered(attempt, answer.body)
         return answer
 
     async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
@@ -142,14 +145,17 @@ def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) ->
         body = ask.body(attempt.upstream_model, defaults)
     else:
         body = prefix.body(ask, attempt.upstream_model, defaults, link.provider)
-    return UpstreamRequest(link.head(call.caller_credential), body, ask.stream), asks is not None
+    head = link.head(call.caller_credential)
+    if call.trace is not None:
+        head = call.trace.head(head, attempt)
+    return UpstreamRequest(head, body, ask.stream), asks is not None
 
 
 def _first_byte(call: Call) -> Deadline | nullcontext[None]:
     assert call.route is not None
     assert call.ask is not None
     seconds = call.route.route.first_byte_timeout
-    return Deadline(seconds) if seconds is not None and call.ask.stream else nullcontext()
+    return Deadline(seconds) if seconds is not None and call.ask.stream else NO_LIMIT
 
 
 async def _read(

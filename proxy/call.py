@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
     from proxy.targets.board import Trial
+    from proxy.tracing.trace import Trace
     from proxy.usage import Usage
 
 MOST_TAGS = 20
@@ -36,8 +37,9 @@ class Incoming:
     client: str = ""  # the address it came from
 
     def text(self, name: bytes) -> str | None:
-        value = self.headers.get(name)
-        return value.decode("latin-1").strip() or None if value is not None else None
+        if (value := self.headers.get(name)) is None:
+            return None
+        return value.decode("latin-1").strip() or None
 
 
 @dataclass(slots=True)
@@ -89,6 +91,7 @@ class Call:
         "status",
         "table",
         "target",
+        "trace",
         "trial",
         "upstream_ms",
         "usage",
@@ -110,6 +113,7 @@ class Call:
         self.headrooms: Headrooms = (None, None)
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
+        self.trace: Trace | None = None  # where OpenTelemetry is on
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it

@@ -29,6 +29,7 @@ from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
 from routing.live import TableKeeper
@@ -57,6 +58,7 @@ class Engine:
         chooser: Chooser,
         failed_auth: FailedAuth,
         abandoned: Abandoned | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
@@ -64,6 +66,7 @@ class Engine:
         self._chooser = chooser
         self._failed_auth = failed_auth
         self.abandoned = abandoned or Abandoned(Bounds(seconds=0, bytes=0, at_once=0))
+        self._tracing = tracing
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
@@ -71,6 +74,8 @@ class Engine:
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         answer: Answer | None = None
         try:
             call.take_request_id()
@@ -101,7 +106,8 @@ class Engine:
             self._accounting.close(call)
             raise
         except Exception as error:
-            logger.exception("call %s failed in the gateway", call.id)
+            ids = {"request_id": call.request_id, "call_id": call.id}
+            logger.exception("call %s failed in the gateway", call.id, extra=ids)
             if answer is not None and answer.stream:
                 await answer.aclose()
                 call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
@@ -119,6 +125,8 @@ class Engine:
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 

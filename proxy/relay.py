@@ -15,6 +15,7 @@ from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 from proxy.usage import estimate
 
+_UNUSED = StreamReader()  # by answers that are no streams
 FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Relay:
         self._filter = UsageFilter() if answer.hides_usage else None
         self._resume = resume
         self._first = answer.body if answer.stream else b""
-        self._reader = StreamReader()
+        self._reader = StreamReader() if answer.stream else _UNUSED
         self._half = b""  # of a line, as it came
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None and answer.stream

@@ -81,8 +81,8 @@ class StreamReader:
 
     def feed(self, chunk: bytes) -> int:
         """How many bytes of the chunk are good: all, unless an event in it is malformed."""
-        if self._is_one_event(chunk):
-            return len(chunk)
+        if self._is_plain(chunk):
+            return self._read_plain(chunk)
         start = self._skip_long_line(chunk) if self._skipping else 0
         before = len(self.rest)
         lines = self.rest + chunk[start:]
@@ -98,17 +98,22 @@ class StreamReader:
             at += len(line)
         return len(chunk)
 
-    def _is_one_event(self, chunk: bytes) -> bool:
-        """The usual case, read at once."""
-        if self.rest or self._data or self._skipping or chunk[:6] != b"data: ":
+    def _is_plain(self, chunk: bytes) -> bool:
+        """The usual case: nothing but whole events of one line each."""
+        if self.rest or self._data or self._skipping or chunk[:6] != b"data: " or chunk[-2:] != b"\n\n":
             return False
-        if chunk.find(b"\n\n") != len(chunk) - 2:
-            return False
-        self._take(chunk[6:-2])
-        if self._data:
-            self._data = []
-            return False  # not as simple as it looked: line by line
-        return True
+        events = chunk.count(b"\n\n")
+        return chunk.count(b"\n") == 2 * events and (events == 1 or chunk.count(b"\n\ndata: ") == events - 1)
+
+    def _read_plain(self, chunk: bytes) -> int:
+        at = 0
+        for event in chunk[:-2].split(b"\n\n"):
+            self._take(event[6:].strip())
+            if self._data:  # the event is over, and its data was no JSON
+                self.malformed = True
+                return at
+            at += len(event) + 2
+        return at
 
     def _keep_rest(self, rest: bytes) -> None:
         self._skipping = len(rest) > LONGEST_LINE

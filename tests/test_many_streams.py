@@ -83,7 +83,7 @@ def many_files():
 
 
 @pytest.fixture
-def gateway(tmp_path, transactional_db, many_files):
+def gateway(tmp_path, own_log, many_files):
     """Started under a low limit, as from a user's shell."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, many_files))
     live = LiveGateway(tmp_path, {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}"})

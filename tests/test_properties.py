@@ -48,15 +48,15 @@ line_ends = st.sampled_from([b"\n", b"\r\n"])
 @st.composite
 def streams(draw):
     """Bytes of a stream: events, comments, and perhaps [DONE]; perhaps cut short."""
-    end = draw(line_ends)
     parts = []
     for event in draw(st.lists(events, max_size=8)):
-        space = draw(st.sampled_from([b"", b" "]))
-        parts.append(b"data:" + space + json.dumps(event).encode() + end * 2)
+        end, space = draw(line_ends), draw(st.sampled_from([b"", b" ", b" "]))
+        data = draw(st.sampled_from([json.dumps(event).encode()] * 15 + [b'{"choices": [']))
+        parts.append(b"data:" + space + data + end + draw(line_ends))
         if draw(st.booleans()):
-            parts.append(draw(st.sampled_from([b": [DONE]", b"event: x", b"id: 1", b""])) + end)
+            parts.append(draw(st.sampled_from([b": [DONE]", b"event: x", b"id: 1", b""])) + draw(line_ends))
     if draw(st.booleans()):
-        parts.append(b"data: [DONE]" + end * 2)
+        parts.append(b"data: [DONE]" + draw(line_ends) + b"\n")
     whole = b"".join(parts)
     return whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole
 
@@ -65,6 +65,8 @@ def read(pieces):
     reader = StreamReader()
     for piece in pieces:
         reader.feed(piece)
+        if reader.malformed:
+            return "malformed"
     reader.end()
     return (reader.usage, reader.done, reader.finished, reader.failed, reader.whole, reader.size)
 
@@ -77,6 +79,19 @@ def test_a_stream_reads_the_same_wherever_it_is_cut(stream, cuts):
     assert b"".join(pieces) == stream
     assert read(pieces) == read([stream])
     assert read([bytes([byte]) for byte in stream]) == read([stream])
+
+
+@EXAMPLES
+@given(st.lists(events, max_size=4), st.lists(events, max_size=2), st.sampled_from([b" ", b""]))
+def test_what_stands_before_a_malformed_event_is_good(before, after, space):
+    good, rest = (
+        b"".join(b"data:" + space + json.dumps(event).encode() + b"\n\n" for event in some)
+        for some in (before, after)
+    )
+    reader = StreamReader()
+    assert reader.feed(good + b'data: {"choices": [\n\n' + rest) == len(good)
+    assert reader.malformed
+    assert not reader.whole
 
 
 @EXAMPLES

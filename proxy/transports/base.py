@@ -67,7 +67,8 @@ class Transport(Protocol):
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """POST, without following redirects. A cancelled call closes its connection at once.
 
-        Raises TransportFault.
+        Nothing is sent before what the event loop was given to do so far is done: the journal gathers
+        its records until then. Raises TransportFault.
         """
 
     async def warm(self, url: str, wanted: int) -> None:
