@@ -15,6 +15,7 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.client_address import TrustedProxies
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
@@ -66,7 +67,7 @@ def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
-    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
