@@ -16,7 +16,8 @@ from typing import IO, Any
 import httpx
 
 from gateway_project import processes
-from monitoring.backlog import backlog_bytes, progress
+from monitoring.backlog import backlog_bytes
+from monitoring.shipper_state import read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGIN = "http://allowed.test"
@@ -106,7 +107,7 @@ class LiveGateway:
         began = time.time()
 
         def is_empty() -> bool:
-            told = progress(self.journal)
+            told = read_state(self.journal)
             return told is not None and told.at > began and not backlog_bytes(self.journal, told)
 
         until(is_empty, f"{self.journal} is shipped", 30)

@@ -271,6 +271,16 @@ def test_old_history_is_pruned(watch, settings):
     assert {(now - row.at).days for row in HealthCheck.objects.all()} == {1, 6}
 
 
+def test_the_last_change_of_a_status_is_kept_however_old(watch):
+    provider, now = watch(), timezone.now()
+    for days, before, after in ((900, "unknown", "healthy"), (800, "healthy", "unhealthy")):
+        at = now - timedelta(days=days)
+        HealthTransition.objects.create(provider=provider, at=at, before=before, after=after, reason="r")
+    assert history.prune(now) == 1
+    assert [row.after for row in HealthTransition.objects.all()] == ["unhealthy"]
+    assert history.uptimes([provider.pk], now, [30]) == {provider.pk: {30: 0.0}}
+
+
 def test_uptime_is_the_share_of_known_time_not_unhealthy():
     provider, other, now = make_provider(), make_provider(), timezone.now()
     turns = ((50, "unknown", "healthy"), (12, "healthy", "unhealthy"), (6, "unhealthy", "degraded"))

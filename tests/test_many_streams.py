@@ -123,7 +123,7 @@ def test_all_streams_begin_while_all_are_open_and_end_whole(gateway, door, strea
 
 
 def _request(key: str, number: int, door: str) -> bytes:
-    body = ask("gpt", stream=True)
+    body = ask("gpt", stream=True, stream_options={"include_usage": True})
     lines = [
         "POST /v1/chat/completions HTTP/1.1",
         "host: localhost",

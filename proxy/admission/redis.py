@@ -286,6 +286,7 @@ class RedisAdmission:
         self._without = without
         self._periods = Periods()
         self._spent = spent
+        self.recounted = 0
         self._seeding = Seeding(spent)
         self._ledger = Ledger(self.lease_ms)
         self._open: dict[str, RedisGrant] = {}
@@ -407,6 +408,12 @@ class RedisAdmission:
             pending = await self.line.run(SEED, keys, ends, spent, insist, *calls)
 
     # While Redis is away
+
+    def recount(self, number: int) -> None:
+        """In Redis it was done by whoever corrected the costs."""
+        self.recounted = number
+        if self._local is not None:
+            self._local.recount(number)
 
     async def _take_here(
         self, grant: RedisGrant, shared: Sequence[Claim], options: Sequence[Option], need: Need
