@@ -64,9 +64,9 @@ class Gateway:
         await self.engine.shadows.aclose()
         await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
-        await self.admission.aclose()
+        settled = await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
-        self.journal.close()
+        self.journal.close(settled=settled)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.stop)
 

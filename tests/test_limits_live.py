@@ -436,3 +436,15 @@ def test_a_fallbacks_budget_is_reserved_and_settled_in_redis(upstream, pair, red
 
     until(lambda: counted().get(b"r") == 0, lambda: f"nothing is held: {counted()}")
     assert counted()[b"s"] == 5 * 10**7
+
+
+def test_a_process_that_ends_in_order_leaves_the_counters_alone(upstream, pair, redis_server):
+    """Read again, they would miss what other machines have not shipped yet."""
+    leaving = start_gateway(redis_server)
+    row, key = serve(upstream, [*pair, leaving], budget_usd="1")
+    upstream.always("p", Answer(body=used(100)))
+    assert storm([*pair, leaving], key, [{"max_tokens": 1000}] * 30) == {200: 30}
+    until(lambda: nothing_held(redis_server, row), "all is settled")
+    leaving.stop()
+    assert not list(leaving.journal.glob("*.journal"))
+    assert in_redis(redis_server, row)["s"] == 30 * 1_000_000
