@@ -120,7 +120,7 @@ class Engine:
         try:
             return identify(headers, table)
         except InvalidApiKey as error:
-            raise self._failed_auth.count(address, error) from None
+            raise self._failed_auth.count(address, headers, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""

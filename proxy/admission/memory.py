@@ -280,8 +280,9 @@ class MemoryAdmission:
     def state(self) -> dict[str, object]:
         return {"kept": "in this process", "problem": None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         """Nothing to write down: the log has it all."""
+        return True
 
     def _knows_spend(self, hold: _Hold, need: Need) -> bool:
         """Whether what its budget has spent is known; asked each time, as it may have to be read again."""

@@ -328,17 +328,19 @@ class RedisAdmission:
             kept = "in this process" if self._without == "open" else "nowhere: limited calls are refused"
         return {"kept": kept, "problem": "Redis is away" if self.line.problem else None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         link = self.line.link
         if link is not None and len(self._ledger):
             with contextlib.suppress(RedisAway, RedisRefused, TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._ledger.flush(link)
-        if len(self._ledger):
-            logger.error("%d records of limits never reached Redis; the log has them", len(self._ledger))
+        missing = len(self._ledger) + len(self._owed) + len(self._open)
+        if missing:
+            logger.error("%d records of limits never reached Redis; the log has them", missing)
         if self._renewer is not None:
             self._renewer.cancel()
         await self.line.stop()
+        return not missing
 
     # What a grant asks for
 
