@@ -17,7 +17,8 @@ SUBJECTS = {
     "litellm": "LiteLLM proxy",
 }
 SHORT = {"sglang": "sglang", "portkey": "Portkey", "litellm": "LiteLLM", "nginx": "nginx"}
-BASIC = ("direct", "nginx", "fast", *PEERS)
+PLAIN = ("direct", "nginx", "fast", *PEERS)
+BASIC = ("direct", "nginx", "fast", "limits", *PEERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ def _body(name: str, size: str, connections: int) -> Cell:
         kind="body",
         scenario=name,
         connections=connections,
+        subjects=PLAIN,
     )
 
 
@@ -87,11 +89,11 @@ CELLS = {
         Cell(name="start", title="Start to first answer", kind="start", subjects=("nginx", "fast", *PEERS)),
         _held(1000),
         _held(5000),
-        _json(1, ("drf", "limits")),
+        _json(1, ("drf",)),
         _json(32, ()),
-        _json(64, ("drf", "limits", "redis")),
-        _json(256, ("drf", "limits")),
-        _stream("stream-32", "Streams of 32 chunks, 32 connections", "s32", ("drf", "limits", "redis")),
+        _json(64, ("drf", "redis")),
+        _json(256, ("drf",)),
+        _stream("stream-32", "Streams of 32 chunks, 32 connections", "s32", ("drf", "redis")),
         _stream("stream-at-once", "The same, all chunks in one write of the provider", "s32-at-once", ()),
         _stream("stream-512", "Streams of 512 chunks, 32 connections", "s512", ()),
         Cell(
@@ -99,7 +101,7 @@ CELLS = {
             title="Streams of 32 chunks, 1 connection",
             kind="ttft",
             scenario="s32",
-            subjects=(*BASIC, "drf", "limits"),
+            subjects=(*BASIC, "drf"),
         ),
         Cell(
             name="whole",
