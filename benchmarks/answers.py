@@ -11,7 +11,10 @@ _COMMON = {"id": "chatcmpl-bench", "created": 1_700_000_000, "model": "gpt-4o-mi
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of request and answer. The fake provider knows it by the request's `user`."""
+    """One kind of request and answer. The fake provider knows it by a mark in the message.
+
+    A message's text is all that every gateway hands on as it came.
+    """
 
     name: str
     chunks: int = 0  # of a stream; 0 is a JSON answer
@@ -20,8 +23,8 @@ class Scenario:
     padding: int = 0  # bytes that are added to the request and to the answer
 
     @property
-    def user(self) -> str:
-        return f"bench-{self.name}"
+    def mark(self) -> bytes:
+        return f"[bench-{self.name}]".encode()
 
     @property
     def is_stream(self) -> bool:
@@ -42,11 +45,16 @@ class Scenario:
 
     def ask(self, model: str) -> bytes:
         """The request's body."""
-        question = {"role": "user", "content": "Which way does the next train go, and who decides it?"}
-        if self.padding:
-            question["content"] += _padding(self.padding)
+        text = "Which way does the next train go, and who decides it?" + _padding(self.padding)
+        question = {"role": "user", "content": f"{text} {self.mark.decode()}"}
         ask = {"model": model, "messages": [question], "temperature": 0.2, "max_tokens": 64}
-        return json.dumps(ask | ({"stream": True} if self.is_stream else {}) | {"user": self.user}).encode()
+        return json.dumps(ask | ({"stream": True} if self.is_stream else {})).encode()
+
+
+def mark_in(request: bytes) -> bytes:
+    """The last mark in it, or something that is none."""
+    begin = request.rfind(b"[bench-")
+    return request[begin : request.find(b"]", begin) + 1]
 
 
 SCENARIOS = {

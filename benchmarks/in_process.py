@@ -14,7 +14,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 import proxy.gateway
-from benchmarks.answers import Scenario
+from benchmarks.answers import Scenario, mark_in
 from benchmarks.upstream import WRITES
 from gateway_project import web
 from gateway_project.lane import FastLaneProtocol
@@ -63,8 +63,7 @@ class MemoryLoop(uvloop.Loop):
         return transport, protocol
 
     def provide(self, protocol: asyncio.Protocol, request: bytes) -> None:
-        begin = request.rfind(b'"bench-') + 1
-        self.call_soon(self.send, protocol, WRITES[request[begin : request.find(b'"', begin)]], 0)
+        self.call_soon(self.send, protocol, WRITES[mark_in(request)], 0)
 
     def send(self, protocol: asyncio.Protocol, writes: list[bytes], index: int) -> None:
         protocol.data_received(writes[index])

@@ -1,6 +1,6 @@
 """Fake OpenAI provider for all but the quickest JSON: `python -m benchmarks.upstream PORT`.
 
-The `user` of a request names the scenario (benchmarks/answers.py). Each event of a stream is a write of
+A mark in the message names the scenario (benchmarks/answers.py). Each event of a stream is a write of
 its own, and the other connections get their turn between two events, as with a provider that generates
 many answers at once. There is no delay but where the scenario has one: the proxies are measured.
 """
@@ -11,7 +11,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.answers import DONE, SCENARIOS, Scenario
+from benchmarks.answers import DONE, SCENARIOS, Scenario, mark_in
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
@@ -40,8 +40,8 @@ def _writes(scenario: Scenario) -> list[bytes]:
     return [b"".join(writes)] if scenario.at_once else writes
 
 
-WRITES = {scenario.user.encode(): _writes(scenario) for scenario in SCENARIOS.values()}
-DELAYS = {scenario.user.encode(): scenario.delay for scenario in SCENARIOS.values() if scenario.delay}
+WRITES = {scenario.mark: _writes(scenario) for scenario in SCENARIOS.values()}
+DELAYS = {scenario.mark: scenario.delay for scenario in SCENARIOS.values() if scenario.delay}
 
 
 class Provider(asyncio.Protocol):
@@ -72,12 +72,12 @@ class Provider(asyncio.Protocol):
             self.received, self.missing = [request], length - len(body)
 
     def answer(self, body: bytes) -> None:
-        user = _user(body)
-        writes = WRITES.get(user)
+        mark = mark_in(body)
+        writes = WRITES.get(mark)
         if writes is None:
             self.transport.write(HEALTHY)
-        elif user in DELAYS:
-            asyncio.get_running_loop().call_later(DELAYS[user], self.send, writes, 0)
+        elif mark in DELAYS:
+            asyncio.get_running_loop().call_later(DELAYS[mark], self.send, writes, 0)
         else:
             self.send(writes, 0)
 
@@ -87,11 +87,6 @@ class Provider(asyncio.Protocol):
         self.transport.write(writes[index])
         if index + 1 < len(writes):
             asyncio.get_running_loop().call_soon(self.send, writes, index + 1)
-
-
-def _user(body: bytes) -> bytes:
-    begin = body.rfind(b'"bench-') + 1
-    return body[begin : body.find(b'"', begin)]
 
 
 def _content_length(head: bytes) -> int | None:
