@@ -36,17 +36,23 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+# Streams whose caller is gone, of providers that drain them
+ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
+ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
+ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
 EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     globals().update(env.email_url_config(EMAIL_URL))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
+ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
@@ -154,6 +160,8 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "traceparent",
+    "tracestate",
     "user-agent",
     "x-api-key",
     "x-client-info",
@@ -231,6 +239,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
+REPRICE_SECONDS = 10
+TRAFFIC_SECONDS = 5
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
@@ -244,10 +254,20 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ALERT_TICK_SECONDS,
         "options": {"expires": ALERT_TICK_SECONDS},
     },
+    "judge-traffic": {
+        "task": "monitoring.tasks.judge_traffic",
+        "schedule": TRAFFIC_SECONDS,
+        "options": {"expires": TRAFFIC_SECONDS},
+    },
     "roll-up-usage": {
         "task": "monitoring.tasks.roll_up_usage",
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
+    },
+    "reprice-requests": {
+        "task": "monitoring.tasks.reprice_requests",
+        "schedule": REPRICE_SECONDS,
+        "options": {"expires": REPRICE_SECONDS},
     },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
@@ -258,6 +278,7 @@ CELERY_BEAT_SCHEDULE = {
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOG_FORMAT = choice("LOG_FORMAT", ("console", "json"), default="console")
+LOG_REQUESTS = choice("LOG_REQUESTS", ("none", "failed", "all"), default="none")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -289,6 +310,7 @@ UNFOLD = {
         {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
     ],
     "SHOW_HISTORY": True,
+    "DASHBOARD_CALLBACK": "monitoring.dashboard.dashboard",
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {
         "show_search": True,
@@ -358,6 +380,16 @@ UNFOLD = {
                 "title": "Monitoring",
                 "items": [
                     {
+                        "title": "Incidents",
+                        "icon": "crisis_alert",
+                        "link": reverse_lazy("admin:monitoring_incident_changelist"),
+                    },
+                    {
+                        "title": "Status page",
+                        "icon": "monitor_heart",
+                        "link": reverse_lazy("status"),
+                    },
+                    {
                         "title": "Alerts",
                         "icon": "notifications",
                         "link": reverse_lazy("admin:monitoring_alert_changelist"),
@@ -386,6 +418,11 @@ UNFOLD = {
                         "title": "Usage and cost",
                         "icon": "bar_chart",
                         "link": reverse_lazy("admin:monitoring_usage"),
+                    },
+                    {
+                        "title": "Unknown prices",
+                        "icon": "sell",
+                        "link": reverse_lazy("admin:monitoring_unpriced"),
                     },
                 ],
             },

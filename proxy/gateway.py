@@ -1,5 +1,6 @@
 """Builds the engine and all that it runs on; one per web process."""
 
+import asyncio
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils.module_loading import import_string
 
+from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
@@ -25,6 +27,8 @@ from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
+from proxy.tracing import make_tracing
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.warming import Warming
 from routing import notices
@@ -43,6 +47,7 @@ class Gateway:
     warming: Warming
     posting: Posting
     limits_file: LimitsFile
+    tracing: Tracing | None = None
     draining: bool = False
 
     def drain(self) -> None:
@@ -56,10 +61,13 @@ class Gateway:
         self.warming.stop()
         self.limits_file.stop()
         await self.engine.shadows.aclose()
+        await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
         self.journal.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.stop)
 
 
 def build_gateway() -> Gateway:
@@ -72,7 +80,11 @@ def build_gateway() -> Gateway:
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
     accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
-    engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
+    bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
+    tracing = make_tracing()
+    engine = Engine(
+        keeper, upstreams, admission, accounting, chooser, failed_auth, Abandoned(bounds), tracing
+    )
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,
@@ -84,9 +96,10 @@ def build_gateway() -> Gateway:
         sharing=sharing,
         warming=Warming(upstreams, keeper),
         posting=Posting(
-            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
+            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing, tracing
         ),
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
+        tracing=tracing,
     )
 
 

@@ -125,7 +125,7 @@ def test_a_transition_keeps_its_reason_and_evidence(watch, upstream):
     assert rows[2].reason.startswith("1 good checks in a row")
 
 
-def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
+def test_a_completion_is_bought_only_where_a_model_is_chosen(own_log, watch, upstream):
     provider = watch()
     target = make_target(
         provider=provider, route=make_route(), upstream_model="m", input_price=1000, output_price=2000
@@ -153,7 +153,7 @@ def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
     ("answer", "detail"),
     [(BAD, "status 500"), (Answer(body=b"no json"), "answered 200 with malformed JSON")],
 )
-def test_a_completion_that_fails_is_a_failed_check(watch, upstream, answer, detail):
+def test_a_completion_that_fails_is_a_failed_check(own_log, watch, upstream, answer, detail):
     provider = watch(health_model="m")
     assert statuses(provider, upstream, answer) == ["unhealthy"]
     assert HealthCheck.objects.get().detail == detail
@@ -269,6 +269,16 @@ def test_old_history_is_pruned(watch, settings):
         record(Result(provider, now - timedelta(days=days), "get", 5.0))
     assert history.prune(now) == 2
     assert {(now - row.at).days for row in HealthCheck.objects.all()} == {1, 6}
+
+
+def test_the_last_change_of_a_status_is_kept_however_old(watch):
+    provider, now = watch(), timezone.now()
+    for days, before, after in ((900, "unknown", "healthy"), (800, "healthy", "unhealthy")):
+        at = now - timedelta(days=days)
+        HealthTransition.objects.create(provider=provider, at=at, before=before, after=after, reason="r")
+    assert history.prune(now) == 1
+    assert [row.after for row in HealthTransition.objects.all()] == ["unhealthy"]
+    assert history.uptimes([provider.pk], now, [30]) == {provider.pk: {30: 0.0}}
 
 
 def test_uptime_is_the_share_of_known_time_not_unhealthy():

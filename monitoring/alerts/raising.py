@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
+from monitoring import incidents
 from monitoring.alerts.rules import EVERY, RULES, THRESHOLDS, Finding
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 
@@ -64,6 +65,7 @@ def _begin(rule: AlertRule, finding: Finding, now: datetime) -> None:
         },
     )
     if is_new:
+        incidents.alert_turned(rule.kind, alert, now, over=False)
         _tell(rule, alert, "fired", now)
 
 
@@ -81,6 +83,7 @@ def _remind(rule: AlertRule, alert: Alert, now: datetime) -> None:
 @transaction.atomic
 def _end(rule: AlertRule, alert: Alert, now: datetime) -> None:
     if Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now):
+        incidents.alert_turned(rule.kind, alert, now, over=True)
         _tell(rule, alert, "resolved", now)
 
 

@@ -35,13 +35,22 @@ _BREAKER = (
 )
 
 
+_STATUS = (
+    "Status page",
+    {
+        "fields": [("status_public", "status_names_providers")],
+        "description": "/status tells callers what works, /status.json the same to programs.",
+    },
+)
+
+
 @admin.register(GatewaySettings)
 class GatewaySettingsAdmin(ModelAdmin):
     form = GatewaySettingsForm
     warn_unsaved_form = True
     compressed_fields = False
     formfield_overrides = PLAIN_NUMBERS
-    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER)
+    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER, _STATUS)
 
     def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         for text in notices.current() if request.method == "GET" else ():
