@@ -116,8 +116,10 @@ def test_the_requests_that_are_counted_are_whole_ones(engine, tmp_path):
     engine.run(SCENARIOS["json"], 3)
     engine.run(SCENARIOS["s32"], 3)
     Shipper(tmp_path / "journal").ship()
-    rows = RequestLog.objects.values_list("outcome", "status", "output_tokens", "stream")
-    assert Counter(rows) == {("answered", 200, 54, False): 3, ("answered", 200, 32, True): 3}
+    rows = list(RequestLog.objects.values_list("stream", "outcome", "status", "output_tokens"))
+    assert Counter(row[:3] for row in rows) == {(False, "answered", 200): 3, (True, "answered", 200): 3}
+    assert {row[3] for row in rows if not row[0]} == {54}
+    assert all(row[3] for row in rows)
 
 
 def test_every_stage_of_the_profile_is_still_in_the_code():
