@@ -287,6 +287,8 @@ LOGGING = {
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        # Two lines a second while the collector is away; proxy/tracing/otlp.py says it once.
+        "opentelemetry": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "CRITICAL"},
     },
 }
 
