@@ -36,6 +36,10 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+# Streams whose caller is gone, of providers that drain them
+ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
+ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
+ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
@@ -237,6 +241,7 @@ CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
+REPRICE_SECONDS = 10
 TRAFFIC_SECONDS = 5
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
@@ -260,6 +265,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "monitoring.tasks.roll_up_usage",
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
+    },
+    "reprice-requests": {
+        "task": "monitoring.tasks.reprice_requests",
+        "schedule": REPRICE_SECONDS,
+        "options": {"expires": REPRICE_SECONDS},
     },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
@@ -412,6 +422,11 @@ UNFOLD = {
                         "title": "Usage and cost",
                         "icon": "bar_chart",
                         "link": reverse_lazy("admin:monitoring_usage"),
+                    },
+                    {
+                        "title": "Unknown prices",
+                        "icon": "sell",
+                        "link": reverse_lazy("admin:monitoring_unpriced"),
                     },
                 ],
             },

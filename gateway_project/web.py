@@ -68,8 +68,9 @@ def shipping() -> Iterator[None]:
 
 def _start_shipper() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "django", "ship_journal"]
-    # A session of its own: a Ctrl-C must not end it before the web process has written its last record.
-    return subprocess.Popen(command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, start_new_session=True)
+    # Out of the reach of a Ctrl-C: the web process has yet to write its last record. Not a session of
+    # its own: Linux weighs sessions against each other (autogroups), whatever its processes' priorities.
+    return subprocess.Popen(command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, process_group=0)
 
 
 def _end_shipper(shipper: subprocess.Popen[bytes]) -> None:

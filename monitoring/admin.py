@@ -20,6 +20,7 @@ from unfold.paginator import InfinitePaginator
 
 from monitoring import alert_admin, incident_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
 from monitoring.models import RequestLog
+from monitoring.unpriced_admin import unpriced_view
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
@@ -173,6 +174,7 @@ class RequestLogAdmin(ModelAdmin):
         "shown_tags",
         "shown_form",
         "shown_counter",
+        "shown_media_tokens",
     )
     fieldsets = (
         (
@@ -202,7 +204,9 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("input_tokens", "output_tokens", "cost"),
-                    ("cached_tokens", "reasoning_tokens", "shown_counter"),
+                    ("cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+                    ("shown_media_tokens", "shown_counter", "abandoned"),
+                    "price",
                 )
             },
         ),
@@ -211,7 +215,12 @@ class RequestLogAdmin(ModelAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
-        return [path("usage/", view, name="monitoring_usage"), *super().get_urls()]
+        unpriced = self.admin_site.admin_view(partial(unpriced_view, self))
+        return [
+            path("usage/", view, name="monitoring_usage"),
+            path("unpriced/", unpriced, name="monitoring_unpriced"),
+            *super().get_urls(),
+        ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -281,6 +290,16 @@ class RequestLogAdmin(ModelAdmin):
         if row.input_tokens is None and row.output_tokens is None:
             return NOTHING
         return "an estimate, since the provider reported none" if row.tokens_estimated else "the provider"
+
+    @display(description="Audio in / out, images in / out")
+    def shown_media_tokens(self, row: RequestLog) -> str:
+        counts = (
+            row.audio_input_tokens,
+            row.audio_output_tokens,
+            row.image_input_tokens,
+            row.image_output_tokens,
+        )
+        return " / ".join(_number(count) for count in counts) if any(counts) else NOTHING
 
     @display(description="Tokens in / out")
     def tokens(self, row: RequestLog) -> SafeString:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.journal.reader import Damage
+from proxy.journal.reader import Damage, workers
 from proxy.journal.records import Closed
 
 DAMAGE_FILE = "damaged.log"
@@ -27,6 +27,7 @@ class ShipperState(msgspec.Struct):
     problem: str = ""  # the kind of fault that keeps rows from the database
     offsets: dict[str, int] = {}  # bytes shipped, by segment's file name
     stalled: dict[str, str] = {}  # other background components without a sign of life
+    counted: list[str] = []  # workers whose unknown calls are counted, and that may be buried again
 
 
 class _DamageLine(msgspec.Struct, omit_defaults=True):
@@ -74,6 +75,13 @@ class StateFile:
         self.state.at = time.time()
         write_state(self._path.parent, self.state)
         self._saved = facts
+
+    def count_unknown(self, worker: str, calls: int) -> None:
+        """Once for each worker: a shipper that dies half-way leaves its journal to the next one."""
+        if worker not in self.state.counted:
+            self.state.unknown += calls
+            left = workers(self._path.parent)
+            self.state.counted = [*(one for one in self.state.counted if one in left), worker]
 
     def keep_damage(self, found: Damage) -> bool:
         """Whether it is news. The bytes are kept: what they say may still be read by people."""

@@ -47,6 +47,8 @@ class Shipper:
     def run(self, stop: threading.Event) -> None:
         """Ship until told to stop, then once more."""
         with self._alone(stop) as alone:
+            if alone:
+                self._books = StateFile(self._directory)  # another one may have written it meanwhile
             while alone and not stop.wait(SHIP_SECONDS):
                 self.ship()
             self._next_rescue = 0.0
@@ -178,7 +180,8 @@ class Shipper:
         recount_budgets()
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
-            self._books.state.unknown += len(left)
+            self._books.count_unknown(worker, len(left))
+            self._tell()
         for opened in left:
             del self._open[opened.id]
         for path in paths:

@@ -30,9 +30,11 @@ def spent(claim: Claim, start: float | None, end: float | None, leave_out: Colle
     pays_all = claim.kind in _PAY_FOR_SHADOWS
     # The journal first: what is shipped meanwhile is then in both, and counts once by its id.
     fresh = {
-        call.id: call.cost_nano_usd or 0
+        call.id: call.cost_nano_usd
         for call in _journal()
-        if getattr(call, column) == owner
+        # Of an unknown cost the row may know more by now: an admin may have set the price.
+        if call.cost_nano_usd is not None
+        and getattr(call, column) == owner
         and begins <= call.received_at_ns / 1e9 < ends
         and (pays_all or not call.shadow)
     }

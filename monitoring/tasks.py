@@ -8,7 +8,7 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import heartbeats, incidents, rollups
+from monitoring import heartbeats, incidents, repricing, rollups
 from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running, traffic
@@ -44,6 +44,11 @@ def prune_health_history() -> None:
 @shared_task(ignore_result=True)
 def look_for_alerts() -> None:
     alerts.tick()
+
+
+@shared_task(ignore_result=True)
+def reprice_requests() -> None:
+    repricing.run_all()
 
 
 @shared_task(ignore_result=True)

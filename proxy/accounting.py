@@ -5,7 +5,7 @@ from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
-from proxy.usage import cost
+from proxy.usage import NO_MORE, More, cost
 from routing.table import TargetEntry
 
 CLIENT_INFO_LENGTH = 200
@@ -22,13 +22,17 @@ class Accounting:
 
         Raises JournalFull where the disk is full and calls must not be made then.
         """
-        call.opened = self._journal.write(_opened(call), keep=self._serves_unwritten)
-        if not call.opened and not self._serves_unwritten:
+        if self._serves_unwritten:
+            # All of one turn of the event loop in one write; a transport sends nothing before it.
+            self._journal.gather(_opened(call))
+        elif not self._journal.write(_opened(call), keep=False):
             raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)
+        call.opened = True
 
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
-        price_call(call)
+        if call.price_cost is None:  # else priced for the answer's headers already
+            price_call(call)
         row = _closed(call)
         self._journal.gather(row)
         self._counters.count(call, row)
@@ -103,7 +107,8 @@ def _cost_of_parts(call: Call) -> int | None:
 
 def _closed(call: Call) -> Closed:
     total_ms = call.elapsed_ms
-    started = call.incoming.received
+    ttft_ms = (call.first_byte - call.incoming.received) * 1000 if call.first_byte else None
+    overhead_ms = (total_ms if ttft_ms is None else ttft_ms) - call.upstream_ms
     row = Closed(
         id=call.id,
         received_at_ns=call.received_at_ns,
@@ -117,19 +122,22 @@ def _closed(call: Call) -> Closed:
         shadow=call.shadow,
         cost_nano_usd=call.price_cost,
         total_ms=round(total_ms, 3),
-        ttft_ms=round((call.first_byte - started) * 1000, 3) if call.first_byte else None,
+        overhead_ms=round(overhead_ms, 3) if overhead_ms > 0 else 0.0,
+        ttft_ms=None if ttft_ms is None else round(ttft_ms, 3),
+        abandoned=call.abandoned
+        or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else ""),
         tags=call.tags,
         client_info=(call.incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH],
     )
     _add_usage(row, call)
     _add_route(row, call)
-    until_answer = row.ttft_ms if row.ttft_ms is not None else total_ms
-    row.overhead_ms = round(max(until_answer - call.upstream_ms, 0.0), 3)
     return row
 
 
 def _text(value: str, longest: int) -> str:
     """What a column takes: Postgres stores no NUL."""
+    if len(value) <= longest and "\0" not in value:
+        return value
     return value.replace("\0", "")[:longest]
 
 
@@ -142,6 +150,18 @@ def _add_usage(row: Closed, call: Call) -> None:
     row.tokens_estimated = usage.estimated
     if not usage.estimated:
         row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
+    if usage.more is not NO_MORE:
+        add_more(row, usage.more)
+    if call.price_cost is not None and call.target is not None and call.target.price is not None:
+        price = call.target.price
+        row.price = price.at(usage.input).text if price.tiers else price.text
+
+
+def add_more(row: Closed, more: More) -> None:
+    """Those that there are: the others stay NULL, as in nearly all rows."""
+    row.cache_write_tokens, row.cache_write_1h_tokens = more.cache_write or None, more.cache_write_1h or None
+    row.audio_input_tokens, row.audio_output_tokens = more.audio_input or None, more.audio_output or None
+    row.image_input_tokens, row.image_output_tokens = more.image_input or None, more.image_output or None
 
 
 def _add_route(row: Closed, call: Call) -> None:
@@ -163,7 +183,8 @@ TrailEntry = dict[str, str | int | float]
 def trail_of(call: Call) -> list[TrailEntry]:
     """What became of each target: the attempts in time, then what was left out, then what wasn't needed."""
     trail = [_attempt(attempt, call.incoming.received) for attempt in call.attempts]
-    trail += [_untried(target, f"skipped: {why}") for target, why in call.skipped]
+    if call.skipped:
+        trail += [_untried(target, f"skipped: {why}") for target, why in call.skipped]
     if len(call.order) > 1:
         tried = {attempt.target.id for attempt in call.attempts} | {target.id for target, _ in call.skipped}
         trail += [_untried(target, "not needed") for target in call.order if target.id not in tried]

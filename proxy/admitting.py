@@ -20,6 +20,8 @@ async def admit(call: Call, admission: Admission) -> Grant:
     assert route is not None
     if not key.claims and not route.route.limited:
         return FreeGrant()
+    if call.table.recounted > admission.recounted:
+        admission.recount(call.table.recounted)
     shared = key.claims + route.route.claims
     budgeted = key.budgeted or route.route.budgeted
     answer = _answer_tokens(call)

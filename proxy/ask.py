@@ -22,6 +22,31 @@ class _Message(msgspec.Struct):
     function_call: msgspec.Raw = msgspec.Raw()
 
 
+class _Chat(msgspec.Struct):
+    """What is looked at of every request, where all of it has the type it should have."""
+
+    model: str
+    messages: list[_Message]
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+
+    @property
+    def answer_limit(self) -> int | None:
+        if self.max_tokens is None or self.max_completion_tokens is None:
+            return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+        return max(self.max_tokens, self.max_completion_tokens)
+
+    @property
+    def is_good(self) -> bool:
+        if not self.model or not self.messages:
+            return False
+        if (self.max_tokens or 0) < 0 or (self.max_completion_tokens or 0) < 0:
+            return False
+        return all(message.role and _has_content(message) for message in self.messages)
+
+
+_chat = msgspec.json.Decoder(_Chat)
 _messages = msgspec.json.Decoder(list[_Message])
 _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NOTHING = (b"", b"null", b'""', b"[]")
@@ -89,12 +114,30 @@ def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    try:
+        chat = _chat.decode(body)
+    except msgspec.ValidationError:
+        return _explained(fields, model_header, len(body))
+    if not chat.is_good:
+        return _explained(fields, model_header, len(body))
+    return ChatAsk(
+        model_header or chat.model,
+        bool(chat.stream),
+        fields,
+        len(chat.messages),
+        len(body),
+        chat.answer_limit,
+    )
+
+
+def _explained(fields: dict[str, msgspec.Raw], model_header: str | None, size: int) -> ChatAsk:
+    """Field by field, to say which one is wrong."""
     return ChatAsk(
         model=model_header or _model(fields),
         stream=bool(_decode(_flag, fields.get("stream", b"null"), "stream", "true or false")),
         fields=fields,
         messages=_checked_messages(fields),
-        size=len(body),
+        size=size,
         answer_limit=_answer_limit(fields),
     )
 

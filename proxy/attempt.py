@@ -5,6 +5,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from proxy import stream_usage
 from proxy.call import Attempt, Call
 from proxy.continuing import Prefix
 from proxy.deadline import Deadline, DeadlinePassed
@@ -18,6 +19,7 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
+NO_LIMIT = nullcontext()
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
@@ -33,6 +35,7 @@ class Answer:
     stream: bool
     trial: Trial
     usage: Usage | None = None
+    hides_usage: bool = False  # the caller did not ask for the usage that comes with the stream
 
     async def aclose(self) -> None:
         """Close a stream's connection and free its slot; a whole answer holds neither."""
@@ -111,13 +114,14 @@ class Asker:
         self, call: Call, attempt: Attempt, link: Link, trial: Trial, prefix: Prefix | None
     ) -> Answer:
         assert call.route is not None
-        request = _request(call, attempt, link, prefix)
+        request, hides_usage = _request(call, attempt, link, prefix)
         call.attempts.append(attempt)
         response: UpstreamResponse | None = None
         try:
             with _first_byte(call):
                 response = await link.pool.transport.send(request)
                 answer = await _read(call, attempt.target, link, response, trial)
+            answer.hides_usage = hides_usage
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
                 answer.body = await _held(answer, call.route.route.stall_timeout)
             return answer
@@ -129,25 +133,29 @@ class Asker:
             raise
 
 
-def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> UpstreamRequest:
+def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> tuple[UpstreamRequest, bool]:
+    """Also whether it asks for a usage that the caller did not ask for."""
     assert call.route is not None
     assert call.ask is not None
-    defaults = _defaults(call, link.provider)
+    ask, defaults = call.ask, _defaults(call, link.provider)
+    asks = stream_usage.asking(ask, defaults) if ask.stream and link.provider.asks_usage else None
+    if asks is not None:
+        ask = asks
     if prefix is None:
-        body = call.ask.body(attempt.upstream_model, defaults)
+        body = ask.body(attempt.upstream_model, defaults)
     else:
-        body = prefix.body(call.ask, attempt.upstream_model, defaults, link.provider)
+        body = prefix.body(ask, attempt.upstream_model, defaults, link.provider)
     head = link.head(call.caller_credential)
     if call.trace is not None:
         head = call.trace.head(head, attempt)
-    return UpstreamRequest(head, body, call.ask.stream)
+    return UpstreamRequest(head, body, ask.stream), asks is not None
 
 
 def _first_byte(call: Call) -> Deadline | nullcontext[None]:
     assert call.route is not None
     assert call.ask is not None
     seconds = call.route.route.first_byte_timeout
-    return Deadline(seconds) if seconds is not None and call.ask.stream else nullcontext()
+    return Deadline(seconds) if seconds is not None and call.ask.stream else NO_LIMIT
 
 
 async def _read(

@@ -37,8 +37,9 @@ class Incoming:
     client: str = ""  # the address it came from
 
     def text(self, name: bytes) -> str | None:
-        value = self.headers.get(name)
-        return value.decode("latin-1").strip() or None if value is not None else None
+        if (value := self.headers.get(name)) is None:
+            return None
+        return value.decode("latin-1").strip() or None
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Call:
     """State of one request; written by the engine's steps in order."""
 
     __slots__ = (
+        "abandoned",
         "answer_bytes",
         "answered_before",
         "ask",
@@ -74,6 +76,7 @@ class Call:
         "id",
         "incoming",
         "key",
+        "left_at",
         "need",
         "opened",
         "options",
@@ -124,6 +127,8 @@ class Call:
         self.usage: Usage | None = None
         self.answered_before: list[tuple[TargetEntry, Usage]] = []  # the parts of a stream that were cut
         self.answer_bytes = 0
+        self.abandoned = ""  # what became of the provider's answer when the client was gone
+        self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on
         self.price_cost: int | None = None
         self.upstream_ms = 0.0
         self.deadline_at = math.inf  # perf_counter
@@ -157,7 +162,7 @@ class Call:
 
     @property
     def elapsed_ms(self) -> float:
-        return (time.perf_counter() - self.incoming.received) * 1000
+        return ((self.left_at or time.perf_counter()) - self.incoming.received) * 1000
 
     @property
     def timeout_header(self) -> float | None:

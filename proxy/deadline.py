@@ -3,39 +3,88 @@
 import asyncio
 from types import TracebackType
 
+TICK = 0.2  # seconds between two looks at the long deadlines
+LONG = 10.0  # seconds; from here on a deadline may pass up to a tick late
+
 
 class DeadlinePassed(Exception):
     pass
 
 
 class Deadline:
-    """`with Deadline(seconds):` around awaits. Raises DeadlinePassed where it ended them."""
+    """`with Deadline(seconds):` around awaits. Raises DeadlinePassed where it ended them.
 
-    __slots__ = ("_passed", "_seconds", "_task", "_timer")
+    Exact below LONG seconds; longer ones share one timer, since nearly all of them never pass.
+    """
+
+    __slots__ = ("_clock", "_passed", "_seconds", "_task", "_timer", "due")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._passed = False
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._clock: _Clock | None = None
+        self.due = 0.0  # by the clock of the event loop
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(loop)
-        self._timer = loop.call_later(max(self._seconds, 0.0), self._pass)
+        if self._seconds >= LONG:
+            self.due = loop.time() + self._seconds
+            self._clock = _clock_of(loop)
+            self._clock.add(self)
+        else:
+            self._timer = loop.call_later(max(self._seconds, 0.0), self.over)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        elif self._clock is not None:
+            self._clock.open.discard(self)
         if not self._passed or self._task is None:
             return
         # Someone else's cancellation beside ours (a client that hung up) is theirs: it goes on.
         if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlinePassed from error
 
-    def _pass(self) -> None:
+    def over(self) -> None:
         assert self._task is not None
         self._passed = True
         self._task.cancel()
+
+
+class _Clock:
+    """The long deadlines of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.open: set[Deadline] = set()
+        self._runs = False
+
+    def add(self, deadline: Deadline) -> None:
+        self.open.add(deadline)
+        if not self._runs:
+            self._runs = True
+            self.loop.call_later(TICK, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for deadline in [deadline for deadline in self.open if deadline.due <= now]:
+            self.open.discard(deadline)
+            deadline.over()
+        self._runs = bool(self.open)
+        if self._runs:
+            self.loop.call_later(TICK, self._look)
+
+
+_clock: _Clock | None = None
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> _Clock:
+    global _clock
+    if _clock is None or _clock.loop is not loop:
+        _clock = _Clock(loop)  # one that is left goes on until its last deadline
+    return _clock

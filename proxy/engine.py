@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 
 from proxy import detours
+from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
 from proxy.admitting import admit, over_limit_route
@@ -55,6 +56,7 @@ class Engine:
         accounting: Accounting,
         chooser: Chooser,
         failed_auth: FailedAuth,
+        abandoned: Abandoned | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._keeper = keeper
@@ -62,6 +64,7 @@ class Engine:
         self._accounting = accounting
         self._chooser = chooser
         self._failed_auth = failed_auth
+        self.abandoned = abandoned or Abandoned(Bounds(seconds=0, bytes=0, at_once=0))
         self._tracing = tracing
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
@@ -87,7 +90,14 @@ class Engine:
             if not answer.stream:
                 price_call(call)
             headers = self._headers.of_answer(call, answer.content_type)
-            return Relay(call, answer, headers, self._accounting.close, self._attempts.continued_answer)
+            return Relay(
+                call,
+                answer,
+                headers,
+                self._accounting.close,
+                self._attempts.continued_answer,
+                self.abandoned,
+            )
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:

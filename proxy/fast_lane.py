@@ -5,12 +5,14 @@ and serves everything else (browsers, admin, REST, docs) through Django as ever.
 """
 
 import asyncio
+import math
 import time
 from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from proxy.call import Incoming
 from proxy.endpoints import POST_URLS
@@ -33,6 +35,7 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     _between = True  # no request has begun that has not got to the end of its headers
     _closing = False
+    _idle_since = math.inf  # perf_counter, since its last answer
     _looks = False  # whether some connection of this process has the timer of _look running
     running: "Exchange | None" = None  # whose answer is due next; `cycle` is the request that came last
 
@@ -43,14 +46,31 @@ class FastLaneProtocol(HttpToolsProtocol):
             FastLaneProtocol._looks = True
             self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
 
+    def data_received(self, data: bytes) -> None:
+        self._idle_since = math.inf
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.transport.is_closing():
+            return super().on_response_complete()
+        # The base class sets a timer here, for every answer.
+        self.server_state.total_requests += 1
+        self._idle_since = time.perf_counter()
+        return self.flow.resume_reading()
+
     def end_if_slow(self, now: float) -> None:
-        """Close if the client has sent no whole head within HEADER_SECONDS, and nothing else is to do."""
-        if now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused or self._answers:
+        """Close if the client has sent no whole head within HEADER_SECONDS, and nothing else is to do.
+
+        Or if it was idle after an answer for longer than connections are kept alive.
+        """
+        if now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
+        elif now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused or self._answers:
             return
-        if not self._between:
+        elif not self._between:
             self.transport.write(TIMED_OUT)
             self.transport.close()
-        elif self.timeout_keep_alive_task is None:  # before the first request, or after stray line breaks
+        elif self._idle_since == math.inf:  # before the first request, or after stray line breaks
             self.transport.close()
 
     @property
@@ -147,6 +167,18 @@ def _look(loop: asyncio.AbstractEventLoop, connections: Any) -> None:
         loop.call_later(LOOK_SECONDS, _look, loop, connections)
 
 
+_common_headers: tuple[object, bytes] = (None, b"")
+
+
+def _common(state: ServerState) -> bytes:
+    """The headers of all answers: uvicorn makes a new list of them when their date has changed."""
+    global _common_headers
+    if _common_headers[0] is not state.default_headers:
+        lines = [b"%b: %b\r\n" % header for header in state.default_headers]
+        _common_headers = (state.default_headers, b"".join(lines))
+    return _common_headers[1]
+
+
 class _NoEvent:
     """Stands where the base class wakes an ASGI application; an exchange waits for nothing."""
 
@@ -231,6 +263,7 @@ class Exchange:
         if self._linger is not None:
             self._linger.cancel()
         if self._task is not None:
+            self._task.add_done_callback(self._protocol.tasks.discard)  # one that never began has no end
             self._task.cancel()
 
     def _start(self) -> None:
@@ -241,9 +274,7 @@ class Exchange:
         parts, self._body = self._body, []
         self._incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._task = task = self._protocol.loop.create_task(self._serve(running_gateway().engine))
-        tasks = self._protocol.tasks  # the server waits for these when it drains
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self._protocol.tasks.add(task)  # the server waits for these when it drains
 
     def _refuse_body(self) -> None:
         """Answer before the body is whole; close once it is, or after LINGER_SECONDS.
@@ -263,28 +294,28 @@ class Exchange:
             self._linger = self._protocol.loop.call_later(LINGER_SECONDS, self._complete)
 
     async def _serve(self, engine: Engine) -> None:
+        relay: Relay | None = None
         try:
             relay = await engine.serve(self._incoming)
-        except Refusal as refusal:
-            self._respond(refusal.status, refusal.headers, refusal.body)
-        except asyncio.CancelledError:
-            if not self.disconnected:
-                raise
-        else:
-            await self._relay(relay)
-
-    async def _relay(self, relay: Relay) -> None:
-        try:
             if relay.stream:
                 await self._stream(relay)
             else:
                 self._respond(relay.status, relay.headers, relay.body)
                 relay.answered()
+        except Refusal as refusal:
+            self._respond(refusal.status, refusal.headers, refusal.body)
         except asyncio.CancelledError:
             if not self.disconnected:
                 raise
         finally:
-            await relay.aclose(hung_up=self.disconnected)
+            await self._end(relay)
+
+    async def _end(self, relay: Relay | None) -> None:
+        try:
+            if relay is not None:
+                await relay.aclose(hung_up=self.disconnected)
+        finally:
+            self._protocol.tasks.discard(self._task)
 
     async def _stream(self, relay: Relay) -> None:
         write, flow = self._protocol.transport.write, self._protocol.flow
@@ -310,9 +341,8 @@ class Exchange:
     def _head(self, status: int, headers: bytes) -> bytes:
         """Status line and headers, without the blank line at the end."""
         line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        common = b"".join([b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers])
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%b%b" % (line, common, headers, closing)
+        return b"%b%b%b%b" % (line, _common(self._protocol.server_state), headers, closing)
 
     def _complete(self) -> None:
         self.response_complete = True

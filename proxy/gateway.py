@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils.module_loading import import_string
 
+from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
@@ -60,6 +61,7 @@ class Gateway:
         self.warming.stop()
         self.limits_file.stop()
         await self.engine.shadows.aclose()
+        await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
         await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
@@ -78,8 +80,11 @@ def build_gateway() -> Gateway:
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
     accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
+    bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
     tracing = make_tracing()
-    engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth, tracing)
+    engine = Engine(
+        keeper, upstreams, admission, accounting, chooser, failed_auth, Abandoned(bounds), tracing
+    )
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,

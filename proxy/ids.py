@@ -11,6 +11,6 @@ def uuid7() -> str:
 
     Source: RFC 9562, 5.7.
     """
-    digits = f"{time.time_ns() // 1_000_000:012x}{_bits(76):019x}"
-    variant = "89ab"[int(digits[15], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[12:15]}-{variant}{digits[16:19]}-{digits[19:31]}"
+    ms, bits = time.time_ns() // 1_000_000, _bits(74)
+    variant = 0x8000 | bits >> 12 & 0x3FFF
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{bits & 0xFFF:03x}-{variant:04x}-{bits >> 26:012x}"

@@ -14,6 +14,7 @@ from proxy.accounting import Accounting
 from proxy.call import Incoming
 from proxy.engine import Engine, Refusal
 from proxy.failed_auth import FailedAuth
+from proxy.journal.records import Closed
 from proxy.metrics.counters import Counters
 from proxy.relay import Relay
 from proxy.targets.board import Board
@@ -125,7 +126,8 @@ class NoJournal:
         return True
 
     def gather(self, record: Any) -> None:
-        self.closed.append(record)
+        if isinstance(record, Closed):
+            self.closed.append(record)
 
 
 @dataclass

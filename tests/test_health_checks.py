@@ -125,7 +125,7 @@ def test_a_transition_keeps_its_reason_and_evidence(watch, upstream):
     assert rows[2].reason.startswith("1 good checks in a row")
 
 
-def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
+def test_a_completion_is_bought_only_where_a_model_is_chosen(own_log, watch, upstream):
     provider = watch()
     target = make_target(
         provider=provider, route=make_route(), upstream_model="m", input_price=1000, output_price=2000
@@ -153,7 +153,7 @@ def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
     ("answer", "detail"),
     [(BAD, "status 500"), (Answer(body=b"no json"), "answered 200 with malformed JSON")],
 )
-def test_a_completion_that_fails_is_a_failed_check(watch, upstream, answer, detail):
+def test_a_completion_that_fails_is_a_failed_check(own_log, watch, upstream, answer, detail):
     provider = watch(health_model="m")
     assert statuses(provider, upstream, answer) == ["unhealthy"]
     assert HealthCheck.objects.get().detail == detail

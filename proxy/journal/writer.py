@@ -78,9 +78,10 @@ class JournalWriter:
         return False
 
     def gather(self, record: Record) -> None:
-        """Written with the next record, at the latest when this turn of the event loop ends.
+        """Written with the next record, at the latest before what the event loop is given to do from now on.
 
-        For closed records: a process that is killed in between leaves the call as opened.
+        A process that is killed in between leaves a call that ended as opened, and one that began not at
+        all: its provider must be called from a later turn of the loop (Transport.send() sees to it).
         """
         self._add(record)
         if not self._flush_is_due:

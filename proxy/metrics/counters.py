@@ -29,6 +29,7 @@ class Counters:
     """Names of the attributes are those of the families; monitoring/exposition.py says what they mean."""
 
     __slots__ = (
+        "_classes",
         "attempts",
         "overhead",
         "refusals",
@@ -38,6 +39,7 @@ class Counters:
         "ttft",
         "usage",
     )
+    families = tuple(name for name in __slots__ if not name.startswith("_"))
 
     def __init__(self) -> None:
         self.requests: Series = {}  # endpoint, route, provider, outcome, status class
@@ -48,6 +50,7 @@ class Counters:
         self.seconds: Series = {}  # route, provider; the buckets, then the sum in microseconds
         self.ttft: Series = {}
         self.overhead: Series = {}
+        self._classes = {None: NONE} | {status: f"{status // 100}xx" for status in range(100, 600)}
 
     def count(self, call: Call, row: Closed) -> None:
         """A call that is over; `row` is what the journal keeps of it."""
@@ -55,7 +58,7 @@ class Counters:
         if call.shadow:
             _of(self.shadows, (route, provider, row.outcome), 1)[0] += 1
         else:
-            status = NONE if row.status is None else f"{row.status // 100}xx"
+            status = self._classes.get(row.status, OTHER)
             _of(self.requests, (row.endpoint, route, provider, row.outcome, status), 1)[0] += 1
             if row.outcome == "refused":
                 _of(self.refusals, (route, row.error_code), 1)[0] += 1
@@ -89,7 +92,7 @@ class Counters:
         """Of all families, from any thread."""
         return {
             name: [(labels, list(counts)) for labels, counts in list(getattr(self, name).items())]
-            for name in self.__slots__
+            for name in self.families
         }
 
 

@@ -54,7 +54,10 @@ class UpstreamResponse(Protocol):
         """The whole body. Raises TransportFault."""
 
     async def next_chunk(self) -> bytes:
-        """The next bytes as they arrived; b"" at the end. Raises TransportFault."""
+        """The next bytes as they arrived; b"" at the end. Raises TransportFault.
+
+        Whoever was cancelled while waiting may ask again: nothing is lost.
+        """
 
     async def aclose(self) -> None:
         """Close the connection if the body was not read to its end. May be called twice."""
@@ -64,7 +67,8 @@ class Transport(Protocol):
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """POST, without following redirects. A cancelled call closes its connection at once.
 
-        Raises TransportFault.
+        Nothing is sent before what the event loop was given to do so far is done: the journal gathers
+        its records until then. Raises TransportFault.
         """
 
     async def warm(self, url: str, wanted: int) -> None:

@@ -43,7 +43,8 @@ class Http1Response:
 
     def header(self, name: str) -> str | None:
         wanted = name.encode("ascii")
-        values = [value for found, value in self._headers if found.lower() == wanted]
+        size = len(wanted)
+        values = [value for found, value in self._headers if len(found) == size and found.lower() == wanted]
         return b", ".join(values).decode("latin-1") if values else None
 
     async def head(self) -> None:
@@ -170,8 +171,12 @@ class Http1Connection(asyncio.Protocol):
     def request(self, data: bytes, stream: bool) -> Http1Response:
         self.active_at = self.loop.time()
         response = self._response = Http1Response(self, stream)
-        self._transport.write(data)
+        self.loop.call_soon(self._write, response, data)
         return response
+
+    def _write(self, response: Http1Response, data: bytes) -> None:
+        if self._response is response:  # else it was abandoned, or the connection broke meanwhile
+            self._transport.write(data)
 
     @property
     def busy(self) -> bool:

@@ -81,6 +81,9 @@ class RoutingVersion(models.Model):
 
     number = models.PositiveBigIntegerField(default=1)
     changed_at = models.DateTimeField(auto_now=True)
+    recounted = models.PositiveBigIntegerField(
+        default=0, help_text="Rises when workers must read anew what budgets have spent."
+    )
 
     class Meta:
         constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="routingversion_single_row")]

@@ -7,8 +7,8 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0006_books'),
-        ('routing', '0007_pools'),
+        ('monitoring', '0007_price_classes'),
+        ('routing', '0008_price_classes'),
     ]
 
     operations = [
