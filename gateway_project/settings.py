@@ -53,6 +53,7 @@ EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     globals().update(env.email_url_config(EMAIL_URL))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
+STALLED_SECONDS = whole_number("STALLED_SECONDS", 60, 6, 3600)
 ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
@@ -238,6 +239,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
@@ -297,6 +299,8 @@ LOGGING = {
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        # Two lines a second while the collector is away; proxy/tracing/otlp.py says it once.
+        "opentelemetry": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "CRITICAL"},
     },
 }
 
