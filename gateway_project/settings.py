@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from gateway_project.environment import choice, env, secret, whole_number, words
+from gateway_project.environment import choice, env, networks, secret, whole_number, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
@@ -36,6 +36,11 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+BODY_SECONDS = whole_number("BODY_SECONDS", 30, 1, 3600)
+# Streams whose caller is gone, of providers that drain them
+ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
+ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
+ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
 CONTENT_DIR = DATA_DIR / "content"
 CONTENT_MAX_BYTES = whole_number("CONTENT_MAX_BYTES", 262144, 1024, 300000)
@@ -44,16 +49,20 @@ JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="se
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
+OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
 EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     globals().update(env.email_url_config(EMAIL_URL))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
+STALLED_SECONDS = whole_number("STALLED_SECONDS", 60, 6, 3600)
+ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
 LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+TRUSTED_PROXIES = networks("TRUSTED_PROXIES")
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
 LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")
@@ -156,6 +165,8 @@ CORS_ALLOW_HEADERS = (
     "authorization",
     "cache-control",
     "content-type",
+    "traceparent",
+    "tracestate",
     "user-agent",
     "x-api-key",
     "x-client-info",
@@ -230,9 +241,12 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
+REPRICE_SECONDS = 10
+TRAFFIC_SECONDS = 5
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
         "task": "monitoring.tasks.probe_providers",
@@ -246,10 +260,20 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": ALERT_TICK_SECONDS,
         "options": {"expires": ALERT_TICK_SECONDS},
     },
+    "judge-traffic": {
+        "task": "monitoring.tasks.judge_traffic",
+        "schedule": TRAFFIC_SECONDS,
+        "options": {"expires": TRAFFIC_SECONDS},
+    },
     "roll-up-usage": {
         "task": "monitoring.tasks.roll_up_usage",
         "schedule": ROLL_UP_SECONDS,
         "options": {"expires": ROLL_UP_SECONDS},
+    },
+    "reprice-requests": {
+        "task": "monitoring.tasks.reprice_requests",
+        "schedule": REPRICE_SECONDS,
+        "options": {"expires": REPRICE_SECONDS},
     },
     "update-budgets": {
         "task": "monitoring.tasks.update_budgets",
@@ -275,6 +299,7 @@ CELERY_BEAT_SCHEDULE = {
 
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOG_FORMAT = choice("LOG_FORMAT", ("console", "json"), default="console")
+LOG_REQUESTS = choice("LOG_REQUESTS", ("none", "failed", "all"), default="none")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -291,6 +316,8 @@ LOGGING = {
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        # Two lines a second while the collector is away; proxy/tracing/otlp.py says it once.
+        "opentelemetry": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "CRITICAL"},
     },
 }
 
@@ -306,8 +333,8 @@ UNFOLD = {
         {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
     ],
     "SHOW_HISTORY": True,
+    "DASHBOARD_CALLBACK": "monitoring.dashboard.dashboard",
     "SHOW_VIEW_ON_SITE": False,
-    "DASHBOARD_CALLBACK": "monitoring.budget_admin.dashboard",
     "SIDEBAR": {
         "show_search": True,
         "show_all_applications": False,
@@ -376,6 +403,16 @@ UNFOLD = {
                 "title": "Monitoring",
                 "items": [
                     {
+                        "title": "Incidents",
+                        "icon": "crisis_alert",
+                        "link": reverse_lazy("admin:monitoring_incident_changelist"),
+                    },
+                    {
+                        "title": "Status page",
+                        "icon": "monitor_heart",
+                        "link": reverse_lazy("status"),
+                    },
+                    {
                         "title": "Alerts",
                         "icon": "notifications",
                         "link": reverse_lazy("admin:monitoring_alert_changelist"),
@@ -424,6 +461,11 @@ UNFOLD = {
                         "title": "Usage and cost",
                         "icon": "bar_chart",
                         "link": reverse_lazy("admin:monitoring_usage"),
+                    },
+                    {
+                        "title": "Unknown prices",
+                        "icon": "sell",
+                        "link": reverse_lazy("admin:monitoring_unpriced"),
                     },
                 ],
             },

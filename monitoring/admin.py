@@ -17,10 +17,17 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from monitoring import alert_admin, budget_admin, provider_admin, report_admin  # noqa: F401 registers, and replaces the routing admin's
+from monitoring import (  # noqa: F401 register, and replace the routing admin's
+    alert_admin,
+    budget_admin,
+    incident_admin,
+    provider_admin,
+    report_admin,
+)
 from monitoring.content_admin import content_link, content_view
 from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
 from monitoring.models import CHAT, RequestLog
+from monitoring.unpriced_admin import unpriced_view
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
@@ -187,6 +194,7 @@ class RequestLogAdmin(ModelAdmin):
         "shown_form",
         "shown_counter",
         "shown_content",
+        "shown_media_tokens",
     )
     fieldsets = (
         (
@@ -216,7 +224,9 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("input_tokens", "output_tokens", "cost"),
-                    ("cached_tokens", "reasoning_tokens", "shown_counter"),
+                    ("cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+                    ("shown_media_tokens", "shown_counter", "abandoned"),
+                    "price",
                 )
             },
         ),
@@ -229,11 +239,13 @@ class RequestLogAdmin(ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
         content = self.admin_site.admin_view(partial(content_view, self))
-        own = [
+        unpriced = self.admin_site.admin_view(partial(unpriced_view, self))
+        return [
             path("usage/", view, name="monitoring_usage"),
+            path("unpriced/", unpriced, name="monitoring_unpriced"),
             path("<str:object_id>/content/", content, name="monitoring_requestlog_content"),
+            *super().get_urls(),
         ]
-        return [*own, *super().get_urls()]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -307,6 +319,16 @@ class RequestLogAdmin(ModelAdmin):
         if row.input_tokens is None and row.output_tokens is None:
             return NOTHING
         return "an estimate, since the provider reported none" if row.tokens_estimated else "the provider"
+
+    @display(description="Audio in / out, images in / out")
+    def shown_media_tokens(self, row: RequestLog) -> str:
+        counts = (
+            row.audio_input_tokens,
+            row.audio_output_tokens,
+            row.image_input_tokens,
+            row.image_output_tokens,
+        )
+        return " / ".join(_number(count) for count in counts) if any(counts) else NOTHING
 
     @display(description="Tokens in / out")
     def tokens(self, row: RequestLog) -> SafeString:

@@ -16,8 +16,9 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordWidget
 
 from monitoring.alerts.delivering import send_test
+from monitoring.alerts.rules import THRESHOLDS
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
-from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, record
+from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, nowrap, record, utc
 
 STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
 
@@ -95,12 +96,16 @@ def _delivery(delivery: AlertDelivery) -> SafeString:
 
 @admin.register(AlertRule)
 class AlertRuleAdmin(ModelAdmin):
-    list_display = ("kind", "threshold", "steps", "remind_minutes", "enabled")
+    list_display = ("kind", "shown_threshold", "steps", "remind_minutes", "enabled")
     fields = (("kind", "threshold", "steps"), ("remind_minutes", "enabled"), "channels")
     readonly_fields = ("kind",)
     filter_horizontal = ("channels",)
     formfield_overrides = PLAIN_NUMBERS
     compressed_fields = False
+
+    @display(description="Threshold", ordering="threshold")
+    def shown_threshold(self, rule: AlertRule) -> str:
+        return f"{rule.threshold:,g}" if rule.kind in THRESHOLDS else NOTHING
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False  # there is one of each kind
@@ -124,7 +129,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
 @admin.register(Alert)
 class AlertAdmin(ReadOnlyAdmin):
-    list_display = ("summary", "rule", "shown_state", "started_at", "ended_at", "acknowledged_by")
+    list_display = ("summary", "rule", "shown_state", "shown_start", "shown_end", "acknowledged_by")
     list_filter = ("rule",)
     list_select_related = ("rule", "acknowledged_by")
     actions = ("acknowledge",)
@@ -143,6 +148,14 @@ class AlertAdmin(ReadOnlyAdmin):
             record(request, fresh, CHANGE, "Acknowledged.")
         self.message_user(request, f"{len(fresh)} alerts acknowledged.", messages.SUCCESS)
 
+    @display(description="From (UTC)", ordering="started_at")
+    def shown_start(self, alert: Alert) -> SafeString:
+        return nowrap(utc(alert.started_at))
+
+    @display(description="Until (UTC)", ordering="ended_at")
+    def shown_end(self, alert: Alert) -> SafeString:
+        return nowrap(utc(alert.ended_at))
+
     @display(description="State")
     def shown_state(self, alert: Alert) -> SafeString:
         if alert.ended_at is not None:
@@ -152,9 +165,13 @@ class AlertAdmin(ReadOnlyAdmin):
 
 @admin.register(AlertDelivery)
 class AlertDeliveryAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "channel", "event", "summary", "shown_status", "attempts", "last_error")
+    list_display = ("shown_time", "channel", "event", "summary", "shown_status", "attempts", "last_error")
     list_filter = ("status", "channel")
     list_select_related = ("channel",)
+
+    @display(description="At (UTC)", ordering="created_at")
+    def shown_time(self, delivery: AlertDelivery) -> SafeString:
+        return nowrap(utc(delivery.created_at))
 
     @display(description="Status")
     def shown_status(self, delivery: AlertDelivery) -> SafeString:

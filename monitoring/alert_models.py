@@ -49,6 +49,7 @@ class AlertRule(models.Model):
     class Kind(models.TextChoices):
         PROVIDER_DOWN = "provider_down", "Provider down"
         ERROR_RATE = "error_rate", "Error rate (percent of 5 minutes)"
+        LATENCY = "latency", "Latency (95 % within ms, of 5 minutes)"
         BUDGET = "budget", "Budget used (percent)"
         BACKLOG = "backlog", "Journal backlog (MB)"
         STALLED = "stalled", "Worker, beat or shipper stalled"

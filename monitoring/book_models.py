@@ -4,7 +4,10 @@ from django.db import models
 
 
 class RowSeal(models.Model):
-    """Written with each row of the request log, never changed: shows a row that is gone or was altered."""
+    """Written with each row of the request log: shows a row that is gone or was altered.
+
+    Changed only with the cost of a row whose price was unknown.
+    """
 
     id = models.UUIDField(primary_key=True, editable=False)
     received_at = models.DateTimeField()
@@ -16,6 +19,27 @@ class RowSeal(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class Repricing(models.Model):
+    """A price that an admin gave for requests whose cost was unknown; carried out by a Celery task."""
+
+    provider = models.CharField(max_length=64)
+    upstream_model = models.CharField(max_length=200)
+    price = models.CharField(max_length=400, help_text="As a row of the request log keeps it.")
+    asked_at = models.DateTimeField(auto_now_add=True)
+    asked_by = models.CharField(max_length=150)
+    finished_at = models.DateTimeField(null=True)
+    last = models.UUIDField(null=True, help_text="The last row that was looked at.")
+    requests = models.BigIntegerField(default=0, help_text="So many got a cost.")
+    left_out = models.BigIntegerField(default=0, help_text="Rows that were altered by hand: see the audit.")
+    cost_nano_usd = models.BigIntegerField(default=0, help_text="Of all of them.")
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.upstream_model}: {self.price}"
 
 
 class StaleHour(models.Model):
@@ -36,6 +60,7 @@ class Sums(models.Model):
     output_tokens = models.BigIntegerField(default=0)
     cached_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
+    cache_write_tokens = models.BigIntegerField(default=0)
     cost_nano_usd = models.BigIntegerField(default=0)
     unpriced = models.BigIntegerField(
         default=0, help_text="Requests that reached a provider and whose cost is unknown."

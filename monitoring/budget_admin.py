@@ -16,7 +16,7 @@ CLOSE = 50.0  # percent used, from which a budget is on the first page
 WARNING, DANGER = 80.0, 100.0
 
 
-def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+def add_budgets(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """For those who may see budgets: the running periods that have used most."""
     if request.user.has_perm("monitoring.view_budgetperiod"):
         close = BudgetPeriod.objects.filter(closed_at=None, used_percent__gte=CLOSE).order_by("-used_percent")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from monitoring.backlog import backlog_bytes, progress
+from monitoring.backlog import backlog_bytes
 from monitoring.metric_list import (
     BACKLOG,
     COUNTED,
@@ -22,10 +22,12 @@ from monitoring.metric_list import (
     TABLE_AGE,
     TABLE_VERSION,
     TARGET_STATE,
+    TRACES_DROPPED,
     WORKER_REPORT_AGE,
     WORKER_START,
     Metric,
 )
+from monitoring.shipper_state import read_state
 from monitoring.watching import stalled_parts
 from proxy.metrics.counters import Labels
 from proxy.metrics.store import Ended, WorkerReport, summed
@@ -100,6 +102,8 @@ def _gauges(
     yield POOL_SIZE, [((slug,), size) for slug, (_, size) in pools.items()]
     yield from _of_workers(living)
     yield JOURNAL_LOST, [((), ended.journal_lost + sum(report.journal_lost for report in living))]
+    dropped = ended.traces_dropped + sum(report.traces_dropped for report in living)
+    yield TRACES_DROPPED, [((), dropped)]
     yield from _of_journal()
 
 
@@ -113,7 +117,7 @@ def _of_workers(living: list[WorkerReport]) -> Iterator[tuple[Metric, list[Sampl
 
 def _of_journal() -> Iterator[tuple[Metric, list[Sample]]]:
     directory = Path(settings.JOURNAL_DIR)
-    told = progress(directory)
+    told = read_state(directory)
     yield BACKLOG, [((), backlog_bytes(directory, told))]
     yield SHIPPER_AGE, [((), max(time.time() - told.at, 0.0))] if told is not None else []
     yield STALLED, [((component,), 1.0) for component in stalled_parts()]

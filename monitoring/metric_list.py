@@ -131,6 +131,9 @@ WORKER_REPORT_AGE = Metric(
     "worker_report_age_seconds", "gauge", ("worker",), "Since the web process last posted its counts."
 )
 JOURNAL_LOST = Metric("journal_lost_records_total", "counter", (), "Records that the disk refused.")
+TRACES_DROPPED = Metric(
+    "traces_dropped_total", "counter", (), "OpenTelemetry traces that found the queue full or no collector."
+)
 BACKLOG = Metric("journal_backlog_bytes", "gauge", (), "Journal not yet in the database.")
 SHIPPER_AGE = Metric(
     "journal_shipper_age_seconds",
@@ -153,6 +156,7 @@ GAUGES = (
     WORKER_START,
     WORKER_REPORT_AGE,
     JOURNAL_LOST,
+    TRACES_DROPPED,
     BACKLOG,
     SHIPPER_AGE,
     STALLED,

@@ -53,6 +53,11 @@ class RequestLog(models.Model):
         FAILED = "failed", "Gateway error"
         UNKNOWN = "unknown", "Unknown (the process died)"
 
+    class Abandoned(models.TextChoices):
+        CANCELLED = "cancelled", "Cancelled"
+        DRAINED = "drained", "Read to its end"
+        CUT_OFF = "cut_off", "Read, but not to its end"
+
     id = models.UUIDField(primary_key=True, editable=False)
     received_at = models.DateTimeField()
     request_id = models.CharField(max_length=128)
@@ -80,7 +85,27 @@ class RequestLog(models.Model):
     output_tokens = models.BigIntegerField(null=True)
     cached_tokens = models.BigIntegerField(null=True, help_text="Part of the input tokens.")
     reasoning_tokens = models.BigIntegerField(null=True, help_text="Part of the output tokens.")
+    cache_write_tokens = models.BigIntegerField(null=True, help_text="Part of the input tokens.")
+    cache_write_1h_tokens = models.BigIntegerField(
+        null=True, help_text="Part of those written to the cache: kept for an hour."
+    )
+    audio_input_tokens = models.BigIntegerField(null=True, help_text="Part of the input tokens.")
+    audio_output_tokens = models.BigIntegerField(null=True, help_text="Part of the output tokens.")
+    image_input_tokens = models.BigIntegerField(null=True, help_text="Part of the input tokens.")
+    image_output_tokens = models.BigIntegerField(null=True, help_text="Part of the output tokens.")
     tokens_estimated = models.BooleanField(default=False, help_text="The provider reported none.")
+    abandoned = models.CharField(
+        "client gone",
+        max_length=10,
+        blank=True,
+        choices=Abandoned.choices,
+        help_text="What became of the provider's answer when the client was gone.",
+    )
+    price = models.CharField(
+        max_length=400,
+        blank=True,
+        help_text="That the cost was made from: USD per million tokens of each class, and per request.",
+    )
     cost_nano_usd = models.BigIntegerField(null=True, help_text="Billionths of a US dollar. Blank: unknown.")
     total_ms = models.FloatField(null=True)
     overhead_ms = models.FloatField(null=True, help_text="Spent in the gateway itself.")
@@ -114,6 +139,12 @@ class RequestLog(models.Model):
             models.Index(fields=["-id"], name="requestlog_5xx", condition=Q(status__gte=500)),
             models.Index(fields=["-id"], name="requestlog_no_status", condition=Q(status=None)),
             models.Index(fields=["-id"], name="requestlog_shadow", condition=Q(shadow=True)),
+            # Few rows are: the page of unknown prices reads only these.
+            models.Index(
+                fields=["provider", "upstream_model"],
+                name="requestlog_unpriced",
+                condition=models.Q(cost_nano_usd__isnull=True, attempts__gt=0),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -195,11 +226,11 @@ class Heartbeat(models.Model):
         return f"{self.component} on {self.instance}"
 
 
-from monitoring.book_models import RowSeal, StaleHour, UsageHour, UsageSum  # noqa: E402
-
-__all__ += ["RowSeal", "StaleHour", "UsageHour", "UsageSum"]
+from monitoring.book_models import Repricing, RowSeal, StaleHour, UsageHour, UsageSum  # noqa: E402
 from monitoring.budget_models import BudgetPeriod  # noqa: E402
 from monitoring.content_models import ContentAccess, RequestContent  # noqa: E402
 from monitoring.report_models import ReportDelivery, ScheduledReport  # noqa: E402
+from monitoring.status_models import Incident, TrafficFault  # noqa: E402
 
-__all__ += ["BudgetPeriod", "ContentAccess", "ReportDelivery", "RequestContent", "ScheduledReport"]
+__all__ += ["BudgetPeriod", "ContentAccess", "Incident", "ReportDelivery", "Repricing", "RequestContent"]
+__all__ += ["RowSeal", "ScheduledReport", "StaleHour", "TrafficFault", "UsageHour", "UsageSum"]

@@ -1,6 +1,8 @@
 """The routing admin's providers, with what health checks found over time."""
 
+from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -14,15 +16,17 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import action, display
 
+from monitoring.checks import traffic
 from monitoring.checks.running import check_now
+from monitoring.health_charts import daily_uptime, latency_chart
 from monitoring.models import HealthCheck, HealthTransition
-from monitoring.provider_health import load
+from monitoring.provider_health import load, open_circuits
 from routing.admin.base import NOTHING, badge, change_url, lines, link, nowrap, utc
 from routing.admin.providers import HEALTH_KIND, ProviderAdmin
 from routing.models import MaintenanceWindow, Provider
 
 MOST_AT_ONCE = 20
-SHOWN_CHECKS, SHOWN_TRANSITIONS = 100, 50
+SHOWN_CHECKS, SHOWN_TRANSITIONS = 30, 50
 _LEVELS = {"healthy": messages.SUCCESS, "degraded": messages.WARNING, "unknown": messages.WARNING}
 
 admin.site.unregister(Provider)
@@ -31,7 +35,7 @@ admin.site.unregister(Provider)
 @admin.register(Provider)
 class WatchedProviderAdmin(ProviderAdmin):
     list_display = (
-        *ProviderAdmin.list_display[:-2],
+        *(column for column in ProviderAdmin.list_display[:-2] if column not in ("name", "shown_dialect")),
         "shown_uptime",
         "shown_latency",
         *ProviderAdmin.list_display[-2:],
@@ -59,17 +63,21 @@ class WatchedProviderAdmin(ProviderAdmin):
         providers = list(found.result_list)
         health = load(providers, timezone.now())
         windows = MaintenanceWindow.objects.running(timezone.now()).filter(provider__in=providers)
+        circuits = open_circuits(providers)
         resting = set(windows.values_list("provider", flat=True))
         for provider in providers:
             provider.health_over_time = health[provider.pk]
             provider.rests = provider.pk in resting
+            provider.open_circuits = circuits.get(provider.pk, [])
         found.result_list = providers
         return found
 
     @display(description="Health", ordering="health__status")
     def shown_health(self, provider: Provider) -> SafeString:
-        found = super().shown_health(provider)
-        return lines([badge("maintenance", "info"), found]) if getattr(provider, "rests", False) else found
+        """Its targets' open circuits too: they may be open while its checks are good."""
+        found = [badge("maintenance", "info")] if getattr(provider, "rests", False) else []
+        circuits = [badge(text, kind, why) for text, kind, why in getattr(provider, "open_circuits", ())]
+        return lines([*found, super().shown_health(provider), *circuits])
 
     @display(description="Uptime")
     def shown_uptime(self, provider: Any) -> SafeString:
@@ -117,7 +125,9 @@ class WatchedProviderAdmin(ProviderAdmin):
             "status": super().shown_health(provider),
             "check_url": reverse("admin:routing_provider_check", args=[provider_id]),
             "uptime_texts": health.uptime_texts(),
-            "sparkline": health.sparkline(),
+            "chart": latency_chart(provider, timezone.now()),
+            "days": daily_uptime(provider, timezone.now()),
+            "traffic": _traffic(provider, timezone.now()),
             "transitions": _transitions(provider),
             "checks": _checks(provider),
         }
@@ -131,9 +141,49 @@ def _status(status: str) -> SafeString:
 def _transitions(provider: Provider) -> dict[str, Any]:
     rows = HealthTransition.objects.filter(provider=provider)[:SHOWN_TRANSITIONS]
     return {
-        "headers": ["At (UTC)", "From", "To", "Why"],
-        "rows": [[utc(row.at), _status(row.before), _status(row.after), row.reason] for row in rows],
+        "headers": ["At (UTC)", "From", "To", "Why", "Evidence"],
+        "rows": [
+            [utc(row.at), _status(row.before), _status(row.after), row.reason, _evidence(row.evidence)]
+            for row in rows
+        ],
     }
+
+
+def _evidence(evidence: dict[str, Any]) -> SafeString:
+    """What it was judged by: a check, or requests with links to the log."""
+    found = []
+    for target in evidence.get("targets", ()):
+        counts = (
+            f"{target['model']}: {target['failures']} of {target['attempts']}, {target['mean_ms']:,.0f} ms"
+        )
+        found += [counts, *(_to_request(request_id) for request_id in target["request_ids"])]
+    if "latency_ms" in evidence:
+        kind = {"get": "GET"}.get(evidence.get("kind", ""), evidence.get("kind", "check"))
+        found.append(f"{kind} in {evidence['latency_ms']:,.0f} ms")
+    return lines(found) if found else nowrap(NOTHING)
+
+
+def _to_request(request_id: str) -> SafeString:
+    url = reverse("admin:monitoring_requestlog_changelist")
+    return link(
+        f"{url}?{urlencode({'q': request_id})}", f"{request_id[:20]}…" if len(request_id) > 21 else request_id
+    )
+
+
+def _traffic(provider: Provider, now: datetime) -> dict[str, Any]:
+    rows = [
+        [
+            found.model,
+            f"{found.attempts:,}",
+            f"{found.failures:,}",
+            f"{found.ms / found.attempts:,.0f} ms",
+            found.detail or NOTHING,
+            lines(map(_to_request, found.request_ids)) or NOTHING,
+        ]
+        for found in traffic.seen(now, provider.slug)
+    ]
+    headers = ["Target", "Attempts", "Failed", "Mean time", "Last failure", "Failed requests"]
+    return {"headers": headers, "rows": rows}
 
 
 def _checks(provider: Provider) -> dict[str, Any]:

@@ -10,11 +10,14 @@ from django.utils.safestring import SafeString
 
 from monitoring.checks.history import uptimes
 from monitoring.models import HealthCheck
+from proxy.live import target_views
+from proxy.targets.state import Standing
 from routing.admin.base import NOTHING
-from routing.models import Provider
+from routing.models import Provider, RouteTarget
 
 HOURS = 24
 WINDOWS = {"24 h": 1, "7 d": 7, "30 d": 30}  # name -> days
+_LEFT_OUT = {Standing.BROKEN.value: "danger", Standing.COOLING.value: "warning"}
 WIDTH, HEIGHT = 120, 24  # of the picture, in pixels
 
 
@@ -39,6 +42,20 @@ def _hours(ids: list[int], now: datetime) -> dict[int, list[tuple[datetime, floa
     found: dict[int, list[tuple[datetime, float, int]]] = {}
     for provider, hour, mean, failed in means.values_list("provider", "hour", "mean", "failed"):
         found.setdefault(provider, []).append((hour, mean, failed))
+    return found
+
+
+def open_circuits(providers: Iterable[Provider]) -> dict[int, list[tuple[str, str, str]]]:
+    """By provider: (text, kind of badge, why) of each target that is left out now."""
+    left_out = {id: view for id, view in target_views().items() if view.standing in _LEFT_OUT}
+    targets = RouteTarget.objects.filter(
+        pk__in=left_out, provider__in=[provider.pk for provider in providers]
+    )
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    for pk, provider, model in targets.values_list("pk", "provider", "upstream_model"):
+        view = left_out[pk]
+        text = f"{model}: {view.standing}"
+        found.setdefault(provider, []).append((text, _LEFT_OUT[view.standing], view.why))
     return found
 
 

@@ -1,53 +1,57 @@
-"""The requests behind a report, a chunk at a time, however many there are."""
+"""A log line for each request that is over, for those who collect logs: LOG_REQUESTS says for which.
 
-from collections.abc import Iterator
-from datetime import UTC
-from typing import Any
+Written by the shipper's process, off the request path. A request that is shipped again after a crash
+has a second line with the same ids.
+"""
 
-from django.db.models import QuerySet
+import logging
+from collections.abc import Iterable
 
-from monitoring.models import RequestLog
-from monitoring.usage import GROUPS, Question
-from monitoring.usage_csv import safe
+from django.conf import settings
 
-CHUNK = 1000  # rows in memory at once
-COLUMNS = (
-    "id",
-    "received_at",
+from proxy.journal.records import Closed
+
+logger = logging.getLogger("switchstand.requests")
+
+FIELDS = (
     "request_id",
     "outcome",
     "status",
+    "error_code",
+    "endpoint",
+    "stream",
+    "model",
     "key_name",
     "team",
     "route",
     "provider",
     "upstream_model",
+    "attempts",
     "input_tokens",
     "output_tokens",
-    "cached_tokens",
     "cost_nano_usd",
-    "tokens_estimated",
     "total_ms",
     "ttft_ms",
+    "overhead_ms",
 )
 
 
-def request_chunks(asked: Question) -> Iterator[list[dict[str, Any]]]:
-    """By key, not by one long query: Postgres would write its whole result to disk before the first row."""
-    tag = asked.where.get("tag")
-    rows = _requests_of(asked).values(*COLUMNS, "tags")
-    chunk = list(rows[:CHUNK])
-    while chunk:
-        yield [_shown(row) for row in chunk if tag is None or tag in row["tags"]]
-        chunk = list(rows.filter(id__gt=chunk[-1]["id"])[:CHUNK])
+def write_lines(calls: Iterable[Closed]) -> None:
+    if settings.LOG_REQUESTS != "none":
+        for call in calls:
+            if settings.LOG_REQUESTS == "all" or call.outcome != "answered":
+                _write(call)
 
 
-def _requests_of(asked: Question) -> QuerySet[RequestLog]:
-    """All but the tag."""
-    where = {GROUPS[name]: value for name, value in asked.where.items() if name != "tag"}
-    return RequestLog.objects.received(asked.start, asked.end).filter(**where).order_by("id")
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    shown = {name: row[name] for name in COLUMNS}
-    return safe(shown | {"received_at": row["received_at"].astimezone(UTC).isoformat()})
+def _write(call: Closed) -> None:
+    """With LOG_FORMAT=json the fields are the object's own; the text has what finds a request."""
+    fields = {name: getattr(call, name) for name in FIELDS}
+    text = "request %s: %s %s, %s"
+    logger.info(
+        text,
+        call.request_id,
+        call.status or "-",
+        call.outcome,
+        call.route or "-",
+        extra=fields | {"call_id": call.id},
+    )

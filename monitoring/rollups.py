@@ -31,7 +31,7 @@ NAMES = (
     "outcome",
     "shadow",
 )
-TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
 SUMS = ("requests", *TOKENS, "cost_nano_usd", "unpriced")
 
 _REACHED = Q(attempts__gt=0) | Q(outcome=RequestLog.Outcome.UNKNOWN)

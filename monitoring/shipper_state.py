@@ -1,4 +1,7 @@
-"""What the shipper tells other processes, and the damage that it found: two files beside the journal."""
+"""What the shipper tells other processes, and the damage that it found: two files beside the journal.
+
+Web processes read the first one, as they may not ask the database.
+"""
 
 import os
 import time
@@ -6,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from proxy.journal.reader import Damage
+from proxy.journal.reader import Damage, workers
 from proxy.journal.records import Closed
 
 DAMAGE_FILE = "damaged.log"
 STATE_FILE = "shipper.json"
+SIGN_SECONDS = 1.0
 
 
 class ShipperState(msgspec.Struct):
@@ -21,6 +25,9 @@ class ShipperState(msgspec.Struct):
     unknown: int = 0  # calls whose process died
     damaged: int = 0  # records that were torn or altered, and rows that no column takes
     problem: str = ""  # the kind of fault that keeps rows from the database
+    offsets: dict[str, int] = {}  # bytes shipped, by segment's file name
+    stalled: dict[str, str] = {}  # other background components without a sign of life
+    counted: list[str] = []  # workers whose unknown calls are counted, and that may be buried again
 
 
 class _DamageLine(msgspec.Struct, omit_defaults=True):
@@ -42,6 +49,13 @@ def read_state(directory: Path) -> ShipperState | None:
         return None
 
 
+def write_state(directory: Path, state: ShipperState) -> None:
+    """Raises OSError."""
+    new = directory / f"{STATE_FILE}.{os.getpid()}"
+    new.write_bytes(_encode(state))
+    new.replace(directory / STATE_FILE)
+
+
 class StateFile:
     def __init__(self, directory: Path) -> None:
         self._path = directory / STATE_FILE
@@ -52,16 +66,22 @@ class StateFile:
         self._saved = b""
 
     def save(self) -> None:
-        """Raises OSError."""
-        self.state.at = 0.0
+        """At once where it is news, else as a sign of life once in SIGN_SECONDS. Raises OSError."""
+        told, self.state.at = self.state.at, 0.0
         facts = _encode(self.state)
-        if facts == self._saved:
+        self.state.at = told
+        if facts == self._saved and 0 <= time.time() - told < SIGN_SECONDS:
             return
         self.state.at = time.time()
-        new = self._path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(_encode(self.state))
-        new.replace(self._path)
+        write_state(self._path.parent, self.state)
         self._saved = facts
+
+    def count_unknown(self, worker: str, calls: int) -> None:
+        """Once for each worker: a shipper that dies half-way leaves its journal to the next one."""
+        if worker not in self.state.counted:
+            self.state.unknown += calls
+            left = workers(self._path.parent)
+            self.state.counted = [*(one for one in self.state.counted if one in left), worker]
 
     def keep_damage(self, found: Damage) -> bool:
         """Whether it is news. The bytes are kept: what they say may still be read by people."""

@@ -14,19 +14,28 @@ from django.db import close_old_connections, connection
 from django.utils import timezone
 
 from monitoring import heartbeats
-from monitoring.backlog import Progress, backlog_bytes, progress, tell
+from monitoring.backlog import backlog_bytes
 from monitoring.content.shipping import ContentShipper
+from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
 from proxy.admission.redis_books import recount_budgets
-from proxy.journal.reader import Damage, Position, claim_dead, read_new, segments, unfinished, workers
+from proxy.journal.reader import (
+    Damage,
+    Position,
+    claim_dead,
+    is_settled,
+    read_new,
+    segments,
+    unfinished,
+    workers,
+)
 from proxy.journal.records import Closed, Opened
 
 logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
 RESCUE_SECONDS = 5.0
-PROGRESS_SECONDS = 1.0
 
 
 class Shipper:
@@ -45,13 +54,13 @@ class Shipper:
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
         self._books = StateFile(directory)
-        self._next_progress = 0.0
         self._next_watch = 0.0
-        self._stalled: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Ship until told to stop, then once more."""
         with self._alone(stop) as alone:
+            if alone:
+                self._books = StateFile(self._directory)  # another one may have written it meanwhile
             while alone and not stop.wait(SHIP_SECONDS):
                 self.ship()
             self._next_rescue = 0.0
@@ -75,8 +84,7 @@ class Shipper:
             self._note(f"{type(error).__name__}: {error}")
         if self._contents is not None:
             self._ship_contents(self._contents)
-        self._tell_state()
-        self._tell_progress()
+        self._tell()
 
     def _ship_contents(self, contents: ContentShipper) -> None:
         """Apart from the books: neither may hold up the other."""
@@ -94,21 +102,10 @@ class Shipper:
         if time.monotonic() >= self._next_watch:
             self._next_watch = time.monotonic() + heartbeats.BEAT_SECONDS
             now = timezone.now()
-            heartbeats.beat(heartbeats.SHIPPER, now, {"backlog_bytes": self._backlog()})
-            self._stalled = heartbeats.stalled(now)
-
-    def _backlog(self) -> int:
-        return backlog_bytes(self._directory, progress(self._directory))
-
-    def _tell_progress(self) -> None:
-        """Also where nothing was shipped: who reads it must see that somebody tries."""
-        if time.monotonic() >= self._next_progress:
-            self._next_progress = time.monotonic() + PROGRESS_SECONDS
-            offsets = {path.name: position.offset for path, position in self._positions.items()}
-            try:
-                tell(self._directory, Progress(time.time(), offsets, self.problem, self._stalled))
-            except OSError as error:
-                logger.error("journal: progress not written: %s", error.strerror)
+            heartbeats.beat(
+                heartbeats.SHIPPER, now, {"backlog_bytes": backlog_bytes(self._directory, self._books.state)}
+            )
+            self._books.state.stalled = heartbeats.stalled(now)
 
     @contextmanager
     def _alone(self, stop: threading.Event) -> Iterator[bool]:
@@ -125,8 +122,11 @@ class Shipper:
             logger.error("journal not shipped, will try again: %s", problem)
         self.problem = problem
 
-    def _tell_state(self) -> None:
-        self._books.state.problem = self.problem.split(":", 1)[0]  # the full text may name hosts
+    def _tell(self) -> None:
+        """Also where nothing was shipped: who reads it must see that somebody tries."""
+        state = self._books.state
+        state.problem = self.problem.split(":", 1)[0]  # the full text may name hosts
+        state.offsets = {path.name: position.offset for path, position in self._positions.items()}
         try:
             self._books.save()
         except OSError as error:
@@ -161,6 +161,7 @@ class Shipper:
     def _store(self, calls: list[Closed]) -> None:
         store(calls, self._keep_unstorable)
         self._books.state.rows += len(calls)
+        write_lines(calls)
 
     def _keep(self, found: Damage) -> None:
         if self._books.keep_damage(found):
@@ -187,12 +188,15 @@ class Shipper:
             lock = claim_dead(self._directory, worker)
             if lock is not None:
                 try:
-                    self._bury(worker)
+                    self._bury(worker, settled=is_settled(lock))
                 finally:
                     os.close(lock)
 
-    def _bury(self, worker: str) -> None:
-        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown."""
+    def _bury(self, worker: str, *, settled: bool) -> None:
+        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown.
+
+        `settled`: it ended in order, and the limits know of all that it closed.
+        """
         self._ship_worker(worker)
         paths = set(segments(self._directory, worker))
         left = [opened for opened, path in self._open.values() if path in paths]
@@ -200,11 +204,13 @@ class Shipper:
         for path in paths:
             if found := unfinished(self._positions[path]):
                 self._keep(found)
-        # What it settled last may never have reached Redis, and what it held comes back unspent.
-        recount_budgets()
+        if left or not settled:
+            # What it settled last may never have reached Redis, and what it held comes back unspent.
+            recount_budgets()
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
-            self._books.state.unknown += len(left)
+            self._books.count_unknown(worker, len(left))
+            self._tell()
         for opened in left:
             del self._open[opened.id]
         for path in paths:

@@ -48,9 +48,11 @@ class Spending:
         ends = float("inf") if end is None else end
         pays_all = claim.kind in _PAY_FOR_SHADOWS
         fresh = {
-            call.id: call.cost_nano_usd or 0
+            call.id: call.cost_nano_usd
             for call in self._calls
-            if getattr(call, column) == owner
+            # Of an unknown cost the row may know more by now: an admin may have set the price.
+            if call.cost_nano_usd is not None
+            and getattr(call, column) == owner
             and begins <= call.received_at_ns / 1e9 < ends
             and (pays_all or not call.shadow)
         }

@@ -8,9 +8,10 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import budget_periods, heartbeats, partitions, retention, rollups
+from monitoring import budget_periods, heartbeats, incidents, partitions, repricing, retention, rollups
+from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
-from monitoring.checks import history, running
+from monitoring.checks import history, running, traffic
 from monitoring.reports import sending
 
 
@@ -27,13 +28,28 @@ def probe_providers() -> None:
 
 
 @shared_task(ignore_result=True)
+def judge_traffic() -> None:
+    now = timezone.now()
+    traffic.judge(now)
+    incidents.end_left(now)
+
+
+@shared_task(ignore_result=True)
 def prune_health_history() -> None:
-    history.prune(timezone.now())
+    now = timezone.now()
+    history.prune(now)
+    pruning.prune(now)
+    incidents.prune(now)
 
 
 @shared_task(ignore_result=True)
 def look_for_alerts() -> None:
     alerts.tick()
+
+
+@shared_task(ignore_result=True)
+def reprice_requests() -> None:
+    repricing.run_all()
 
 
 @shared_task(ignore_result=True)

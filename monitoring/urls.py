@@ -2,6 +2,7 @@ from django.urls import path
 
 from monitoring import metrics_view, views
 from monitoring.litellm_views import KeyInfoView, SpendLogsView
+from monitoring.status import views as status_views
 from monitoring.usage_views import OwnUsageView, UsageView
 from proxy.endpoints import BASES
 
@@ -9,6 +10,8 @@ urlpatterns = [
     path("health", views.health),
     path("health/liveliness", views.liveliness),
     path("health/readiness", views.readiness),
+    path("status", status_views.status, name="status"),
+    path("status.json", status_views.status_json, name="status-json"),
     path("api/usage", UsageView.as_view()),
     path("key/info", KeyInfoView.as_view()),
     path("spend/logs", SpendLogsView.as_view()),

@@ -42,6 +42,7 @@ COUNTS = (
     "output_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "cache_write_tokens",
     "cost_nano_usd",
     "unpriced",
 )
@@ -91,6 +92,7 @@ class Line:
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
     cost_nano_usd: int = 0
     unpriced: int = 0  # requests whose cost is unknown: not in the cost
     total_buckets: dict[str, int] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class Line:
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
             "reasoning_tokens": self.reasoning_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
             "cached_share": _share(self.cached_tokens, self.input_tokens),
             "cost_usd": f"{self.cost_usd:.9f}",
             "unpriced": self.unpriced,

@@ -66,6 +66,7 @@ def usage_view(page: ModelAdmin, request: HttpRequest) -> HttpResponse:
         "requests_url": f"/api/usage?{urlencode({**csv, 'group_by': 'request'})}",
         "teams": _teams(list(forecasts())),
         "stale": first_stale(),
+        "unpriced": sum(line.unpriced for line in lines),
     }
     return TemplateResponse(request, "admin/monitoring/usage.html", context)
 

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from monitoring import usage
-from monitoring.request_lines import COLUMNS, request_chunks
+from monitoring.request_export import COLUMNS, request_chunks
 from monitoring.usage_csv import Line, safe
 from proxy.authentication import caller_key
 from proxy.errors import InvalidRequest

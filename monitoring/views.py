@@ -6,7 +6,7 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
-from monitoring.backlog import backlog_bytes, progress
+from monitoring.backlog import backlog_bytes
 from monitoring.shipper_state import read_state
 from monitoring.watching import stalled_parts
 from proxy.gateway import Gateway, running_gateway
@@ -78,5 +78,5 @@ def _journal(gateway: Gateway) -> dict[str, Any]:
         "records_damaged": shipper.damaged if shipper else 0,
         "calls_unknown": shipper.unknown if shipper else 0,
         "shipping_problem": (shipper and shipper.problem) or None,
-        "bytes_not_shipped": backlog_bytes(directory, progress(directory)),
+        "bytes_not_shipped": backlog_bytes(directory, shipper),
     }

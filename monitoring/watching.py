@@ -5,14 +5,14 @@ from pathlib import Path
 
 from django.conf import settings
 
-from monitoring.backlog import progress
+from monitoring.shipper_state import read_state
 
 SHIPPER_SECONDS = 10.0
 
 
 def stalled_parts() -> dict[str, str]:
     """component -> a sentence. The shipper tells of the others; where it is silent itself, only of it."""
-    told = progress(Path(settings.JOURNAL_DIR))
+    told = read_state(Path(settings.JOURNAL_DIR))
     if told is None:
         return {}  # it has never run here: another process ships, or none yet
     age = time.time() - told.at

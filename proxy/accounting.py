@@ -6,7 +6,7 @@ from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
-from proxy.usage import cost
+from proxy.usage import NO_MORE, More, cost
 from routing.table import TargetEntry
 
 CLIENT_INFO_LENGTH = 200
@@ -51,6 +51,8 @@ class Accounting:
         self._counters.count(call, row)
         if call.content is not None and self._contents is not None:
             self._contents.write(call)
+        if call.trace is not None:
+            call.trace.end(call, row)
         if call.grant is None:
             return
         if call.target is not None:
@@ -137,6 +139,8 @@ def _closed(call: Call) -> Closed:
         total_ms=round(total_ms, 3),
         overhead_ms=round(overhead_ms, 3) if overhead_ms > 0 else 0.0,
         ttft_ms=None if ttft_ms is None else round(ttft_ms, 3),
+        abandoned=call.abandoned
+        or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else ""),
         tags=call.tags,
         client_info=(call.incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH],
     )
@@ -161,6 +165,18 @@ def _add_usage(row: Closed, call: Call) -> None:
     row.tokens_estimated = usage.estimated
     if not usage.estimated:
         row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
+    if usage.more is not NO_MORE:
+        add_more(row, usage.more)
+    if call.price_cost is not None and call.target is not None and call.target.price is not None:
+        price = call.target.price
+        row.price = price.at(usage.input).text if price.tiers else price.text
+
+
+def add_more(row: Closed, more: More) -> None:
+    """Those that there are: the others stay NULL, as in nearly all rows."""
+    row.cache_write_tokens, row.cache_write_1h_tokens = more.cache_write or None, more.cache_write_1h or None
+    row.audio_input_tokens, row.audio_output_tokens = more.audio_input or None, more.audio_output or None
+    row.image_input_tokens, row.image_output_tokens = more.image_input or None, more.image_output or None
 
 
 def _add_route(row: Closed, call: Call) -> None:

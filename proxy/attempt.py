@@ -4,7 +4,9 @@ import asyncio
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
+from proxy import stream_usage
 from proxy.call import Attempt, Call
 from proxy.continuing import Prefix
 from proxy.deadline import Deadline, DeadlinePassed
@@ -34,6 +36,7 @@ class Answer:
     stream: bool
     trial: Trial
     usage: Usage | None = None
+    hides_usage: bool = False  # the caller did not ask for the usage that comes with the stream
 
     async def aclose(self) -> None:
         """Close a stream's connection and free its slot; a whole answer holds neither."""
@@ -77,6 +80,8 @@ class Asker:
             attempt.ms = (time.perf_counter() - attempt.started) * 1000
             call.upstream_ms += attempt.ms
         attempt.result = str(answer.response.status)
+        if call.trace is not None:
+            call.trace.answered(attempt, answer.body)
         return answer
 
     async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
@@ -110,13 +115,14 @@ class Asker:
         self, call: Call, attempt: Attempt, link: Link, trial: Trial, prefix: Prefix | None
     ) -> Answer:
         assert call.route is not None
-        request = _request(call, attempt, link, prefix)
+        request, hides_usage = _request(call, attempt, link, prefix)
         call.attempts.append(attempt)
         response: UpstreamResponse | None = None
         try:
             with _first_byte(call):
                 response = await link.pool.transport.send(request)
                 answer = await _read(call, attempt.target, link, response, trial)
+            answer.hides_usage = hides_usage
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
                 answer.body = await _held(answer, call.route.route.stall_timeout)
             return answer
@@ -128,15 +134,22 @@ class Asker:
             raise
 
 
-def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> UpstreamRequest:
+def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> tuple[UpstreamRequest, bool]:
+    """Also whether it asks for a usage that the caller did not ask for."""
     assert call.route is not None
     assert call.ask is not None
-    defaults = _defaults(call, link.provider)
+    ask, defaults = call.ask, _defaults(call, link.provider)
+    asks = stream_usage.asking(ask, defaults) if ask.stream and link.provider.asks_usage else None
+    if asks is not None:
+        ask = asks
     if prefix is None:
-        body = call.ask.body(attempt.upstream_model, defaults)
+        body = ask.body(attempt.upstream_model, defaults)
     else:
-        body = prefix.body(call.ask, attempt.upstream_model, defaults, link.provider)
-    return UpstreamRequest(link.head(call.caller_credential), body, call.ask.stream)
+        body = prefix.body(ask, attempt.upstream_model, defaults, link.provider)
+    head = link.head(call.caller_credential)
+    if call.trace is not None:
+        head = call.trace.head(head, attempt)
+    return UpstreamRequest(head, body, ask.stream), asks is not None
 
 
 def _first_byte(call: Call) -> Deadline | nullcontext[None]:
@@ -238,15 +251,17 @@ def _failed(link: Link, what: str) -> UpstreamError:
 def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
     """What is added where the caller gave none; with a budget also the reserved answer tokens."""
     assert call.route is not None
+    assert call.ask is not None
     route: RouteEntry = call.route.route
-    if not call.bounds_answer or route.limits_answers:
+    if not call.bounds_answer or route.limits_answers or call.ask.answer_limit is not None:
         return route.default_parameters
-    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+    return (*route.default_parameters, (_bound_name(provider.base_url), b"%d" % route.answer_tokens))
 
 
-def _bound_name(provider: ProviderEntry) -> str:
+@lru_cache(maxsize=1024)
+def _bound_name(base_url: str) -> str:
     # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
-    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    host = base_url.split("//", 1)[-1].split("/", 1)[0]
     own = host == "api.openai.com" or host.endswith(".openai.azure.com")
     return "max_completion_tokens" if own else "max_tokens"
 

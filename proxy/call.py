@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.ask import ChatAsk
     from proxy.content.capture import Capture
     from proxy.targets.board import Trial
+    from proxy.tracing.trace import Trace
     from proxy.usage import Usage
 
 MOST_TAGS = 20
@@ -57,6 +58,7 @@ class Call:
     """State of one request; written by the engine's steps in order."""
 
     __slots__ = (
+        "abandoned",
         "answer_bytes",
         "answered_before",
         "ask",
@@ -76,6 +78,7 @@ class Call:
         "id",
         "incoming",
         "key",
+        "left_at",
         "need",
         "opened",
         "options",
@@ -90,6 +93,7 @@ class Call:
         "status",
         "table",
         "target",
+        "trace",
         "trial",
         "upstream_ms",
         "usage",
@@ -112,6 +116,7 @@ class Call:
         self.headrooms: Headrooms = (None, None)
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
+        self.trace: Trace | None = None  # where OpenTelemetry is on
         self.attempts: list[Attempt] = []
         self.order: list[TargetEntry] = []  # in which targets are tried
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
@@ -125,6 +130,8 @@ class Call:
         self.usage: Usage | None = None
         self.answered_before: list[tuple[TargetEntry, Usage]] = []  # the parts of a stream that were cut
         self.answer_bytes = 0
+        self.abandoned = ""  # what became of the provider's answer when the client was gone
+        self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on
         self.price_cost: int | None = None
         self.upstream_ms = 0.0
         self.deadline_at = math.inf  # perf_counter
@@ -158,7 +165,7 @@ class Call:
 
     @property
     def elapsed_ms(self) -> float:
-        return (time.perf_counter() - self.incoming.received) * 1000
+        return ((self.left_at or time.perf_counter()) - self.incoming.received) * 1000
 
     @property
     def timeout_header(self) -> float | None:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from proxy.ask import ChatAsk
-from proxy.usage import OpenAIUsage, Usage, tokens_of_text
+from proxy.reported_usage import ReportedUsage
+from proxy.usage import Usage, tokens_of_text
 from routing.table import ProviderEntry
 
 _encode = msgspec.json.encode
@@ -140,7 +141,7 @@ class Continuation:
                 choice["delta"].pop("role", None)  # the caller has been told
         usage = content.get("usage")
         if isinstance(usage, dict):
-            self._usage = msgspec.convert(usage, OpenAIUsage, strict=False).tokens()
+            self._usage = msgspec.convert(usage, ReportedUsage, strict=False).tokens()
             _share_out(usage, tokens_of_text("".join(self._texts[: self._cut_texts])))
 
 

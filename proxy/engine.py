@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 
 from proxy import detours
+from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
 from proxy.admitting import admit, over_limit_route
@@ -29,7 +30,9 @@ from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
+from proxy.usage import estimate
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -55,12 +58,16 @@ class Engine:
         accounting: Accounting,
         chooser: Chooser,
         failed_auth: FailedAuth,
+        abandoned: Abandoned | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
         self._accounting = accounting
         self._chooser = chooser
         self._failed_auth = failed_auth
+        self.abandoned = abandoned or Abandoned(Bounds(seconds=0, bytes=0, at_once=0))
+        self._tracing = tracing
         self._headers = AnswerHeaders()
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
@@ -68,6 +75,8 @@ class Engine:
     async def serve(self, incoming: Incoming) -> Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         answer: Answer | None = None
         try:
             call.take_request_id()
@@ -86,7 +95,14 @@ class Engine:
                 price_call(call)
             headers = self._headers.of_answer(call, answer.content_type)
             relay = Relay if call.content is None else RecordedRelay
-            return relay(call, answer, headers, self._accounting.close, self._attempts.continued_answer)
+            return relay(
+                call,
+                answer,
+                headers,
+                self._accounting.close,
+                self._attempts.continued_answer,
+                self.abandoned,
+            )
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:
@@ -94,9 +110,11 @@ class Engine:
             self._accounting.close(call)
             raise
         except Exception as error:
-            logger.exception("call %s failed in the gateway", call.id)
+            ids = {"request_id": call.request_id, "call_id": call.id}
+            logger.exception("call %s failed in the gateway", call.id, extra=ids)
             if answer is not None and answer.stream:
                 await answer.aclose()
+                call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
 
     def identify(
@@ -106,11 +124,13 @@ class Engine:
         try:
             return identify(headers, table)
         except InvalidApiKey as error:
-            raise self._failed_auth.count(address, error) from None
+            raise self._failed_auth.count(address, headers, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = Call(incoming, table=self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 

@@ -1,5 +1,6 @@
 """Builds the engine and all that it runs on; one per web process."""
 
+import asyncio
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,13 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils.module_loading import import_string
 
+from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.client_address import TrustedProxies
 from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
@@ -26,6 +29,8 @@ from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
+from proxy.tracing import make_tracing
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.warming import Warming
 from routing import notices
@@ -45,6 +50,7 @@ class Gateway:
     warming: Warming
     posting: Posting
     limits_file: LimitsFile
+    tracing: Tracing | None = None
     draining: bool = False
 
     def drain(self) -> None:
@@ -58,25 +64,32 @@ class Gateway:
         self.warming.stop()
         self.limits_file.stop()
         await self.engine.shadows.aclose()
+        await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
-        await self.admission.aclose()
+        settled = await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
-        self.journal.close()
+        self.journal.close(settled=settled)
         self.contents.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.stop)
 
 
 def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
-    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
     contents = ContentWriter(Path(settings.CONTENT_DIR), settings.CONTENT_MAX_BYTES)
     accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents)
-    engine = Engine(keeper, upstreams, admission, accounting, chooser, failed_auth)
+    bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
+    tracing = make_tracing()
+    engine = Engine(
+        keeper, upstreams, admission, accounting, chooser, failed_auth, Abandoned(bounds), tracing
+    )
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
         keeper=keeper,
@@ -89,9 +102,10 @@ def build_gateway() -> Gateway:
         sharing=sharing,
         warming=Warming(upstreams, keeper),
         posting=Posting(
-            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing
+            Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing, tracing
         ),
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
+        tracing=tracing,
     )
 
 

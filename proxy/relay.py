@@ -1,18 +1,24 @@
 """Step 6: bytes from the provider to the client, as they arrive."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from proxy.abandoned import Abandoned
 from proxy.attempt import Answer, next_chunk
 from proxy.call import Call
 from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.sse import StreamReader
+from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 from proxy.usage import estimate
 
 _UNUSED = StreamReader()  # by answers that are no streams
+FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
+logger = logging.getLogger(__name__)
+
 Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
 
@@ -32,13 +38,16 @@ class Relay:
     """
 
     __slots__ = (
+        "_abandoned",
         "_account",
         "_answer",
         "_call",
         "_closed",
         "_continuation",
+        "_filter",
         "_first",
         "_half",
+        "_left_as",
         "_over",
         "_reader",
         "_resume",
@@ -50,7 +59,13 @@ class Relay:
     )
 
     def __init__(
-        self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None], resume: Resume
+        self,
+        call: Call,
+        answer: Answer,
+        headers: bytes,
+        account: Callable[[Call], None],
+        resume: Resume,
+        abandoned: Abandoned | None = None,
     ) -> None:
         assert call.route is not None
         route = call.route.route
@@ -61,6 +76,8 @@ class Relay:
         self._call = call
         self._answer: Answer | None = answer if answer.stream else None
         self._account = account
+        self._abandoned = abandoned
+        self._filter = UsageFilter() if answer.hides_usage else None
         self._resume = resume
         self._first = answer.body if answer.stream else b""
         self._reader = StreamReader() if answer.stream else _UNUSED
@@ -70,25 +87,31 @@ class Relay:
         self._continuation = Continuation(call.ask) if continues and call.ask else None
         self._over = not answer.stream  # whether the stream came to some end of its own
         self._closed = False
+        self._left_as = "client_gone"  # the outcome of a stream that was read on
 
     async def next_chunk(self) -> bytes:
         """The next bytes for the client, b"" at the end; a stream that breaks ends with an error event."""
-        while self._answer is not None:
-            try:
-                chunk = await self._raw_chunk(self._answer)
-            except TransportFault as fault:
-                return await (self._ended() if self._reader.done else self._cut(fault))
-            if not chunk:
-                return await self._ended()
-            if good := self._good(chunk):
-                return good
-        return b""
+        try:
+            while self._answer is not None:
+                try:
+                    chunk = await self._raw_chunk(self._answer)
+                except TransportFault as fault:
+                    return await (self._ended() if self._reader.done else self._cut(fault))
+                if not chunk:
+                    return await self._ended()
+                if good := self._good(chunk):
+                    return good
+            return b""
+        except Exception:
+            logger.exception("call %s failed in the gateway, in the middle of its stream", self._call.id)
+            return await self._end_with(GatewayError(), "failed")
 
     async def _raw_chunk(self, answer: Answer) -> bytes:
         """Raises TransportFault where the stream is broken."""
         if self._first:
             chunk, self._first = self._first, b""
-            self._call.first_byte = self._call.first_byte or time.perf_counter()
+            if not self._closed:
+                self._call.first_byte = self._call.first_byte or time.perf_counter()
             return chunk
         if fault := self._fault():
             raise ConnectionBroken(fault)
@@ -103,6 +126,8 @@ class Relay:
             chunk = chunk[:good]
         if self._half or self._reader.rest:
             chunk = self._whole_lines(chunk)
+        if self._filter is not None:
+            chunk = self._filter.take(chunk)
         return redacted(chunk, self._call) if self._reader.failed else chunk
 
     def _whole_lines(self, chunk: bytes) -> bytes:
@@ -125,11 +150,13 @@ class Relay:
             tail = self._continuation.end()
             self._reader.feed(tail)
         self._reader.end()
+        if self._filter is not None:
+            tail = self._filter.take(tail)
         if self._reader.failed and self._answer is not None:
             self._answer.trial.failed(UpstreamError("sent an error in the middle of a stream."))
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
             self._over = True
-            await self._let_go()
+            await self.let_go()
             return redacted(tail, self._call) if self._reader.failed else tail
         return await self._cut(ConnectionBroken("the stream ended before the answer did"))
 
@@ -145,16 +172,19 @@ class Relay:
             self._answer.trial.failed(error)
         if (attempt := self._call.served_by()) is not None:
             attempt.result += f", then: {error.message}"
-        await self._let_go()
-        if self._continuation is not None and self._continuation.prefix is not None:
+        await self.let_go()
+        if self._continuation is not None and self._continuation.prefix is not None and not self._closed:
             if self._reader.finished:  # only the farewell is missing
                 self._over = self._reader.done = True
                 return b"data: [DONE]\n\n"
             if await self._continued(self._continuation):
                 return await Relay.next_chunk(self)  # not that of a subclass, twice
+        return await self._end_with(error, "upstream_broken")
+
+    async def _end_with(self, error: GatewayError, outcome: str) -> bytes:
         self._over = True
-        self._call.error = error
-        self._call.outcome = "upstream_broken"
+        self._call.error, self._call.outcome = error, outcome
+        await self.let_go()
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)
 
@@ -167,9 +197,11 @@ class Relay:
             return False
         self._call.answered_before.append((before, continuation.cut()))
         self._answer, self._first = answer, answer.body
+        self._filter = UsageFilter() if answer.hides_usage else None
         return True
 
-    async def _let_go(self) -> None:
+    async def let_go(self) -> None:
+        """Close the connection to the provider. May be called twice."""
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.aclose()
@@ -179,14 +211,47 @@ class Relay:
         self._call.first_byte = time.perf_counter()
 
     async def aclose(self, *, hung_up: bool = False) -> None:
-        """Account for the call, then close what is open. May be called twice."""
+        """Account for the call, then close what is open. May be called twice.
+
+        A stream may be read on instead; it is accounted for when that is over.
+        """
         if self._closed:
             return
         self._closed = True
+        if self._is_read_on():
+            return
         self._settle_outcome(hung_up)
         self._account(self._call)  # before any await: it must not be cancelled half-way
         if self._answer is not None:
-            await asyncio.shield(self._let_go())
+            await asyncio.shield(self.let_go())
+
+    def _is_read_on(self) -> bool:
+        if self._over or self._answer is None or self._abandoned is None:
+            return False
+        if self._reader.whole:
+            # Callers leave at the last word; the usage comes right behind it.
+            wanted = self._reader.usage is None and not self._reader.done
+            self._left_as, seconds = "answered", FAREWELL_SECONDS
+        else:
+            wanted, seconds = self._answer.target.provider.drains, None
+        if not wanted or not self._abandoned.take(self, seconds):
+            return False
+        self._call.left_at = time.perf_counter()
+        return True
+
+    async def read_on(self, most_bytes: int) -> None:
+        """For nobody, after the caller is gone: to the end of the stream, or of so many bytes."""
+        while most_bytes > 0 and (chunk := await self.next_chunk()):
+            most_bytes -= len(chunk)
+
+    def account(self) -> None:
+        """After it was read on: whatever came then, it was the caller who left."""
+        call = self._call
+        call.outcome, call.error = self._left_as, None
+        if self._left_as == "client_gone":
+            call.abandoned = "drained" if self._over and self._reader.whole else "cut_off"
+        self._settle_outcome(hung_up=True)
+        self._account(call)
 
     def _settle_outcome(self, hung_up: bool) -> None:
         call = self._call
@@ -197,7 +262,7 @@ class Relay:
             call.answer_bytes = self._reader.size
             unfinished = not self._over and not self._reader.whole
             if unfinished and not call.outcome:
-                call.outcome = "client_gone"
+                call.outcome, call.abandoned = "client_gone", "cancelled"
             if self._reader.failed and not call.outcome:
                 call.outcome, call.error = "upstream_broken", GatewayError("", code="upstream_error_event")
         elif hung_up:

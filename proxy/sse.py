@@ -1,23 +1,45 @@
 """Reads what accounting needs from a stream while its bytes pass by unchanged."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from proxy.usage import OpenAIUsage, Usage
+from proxy.reported_usage import ReportedUsage
+from proxy.usage import Usage
 
 LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
 NULL = msgspec.Raw(b"null")
+EMPTY_DELTA = 2 + len(NULL)  # the quotes of the one text, and the other one that isn't there
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: msgspec.Raw = NULL  # raw: only its length counts
+    reasoning_content: msgspec.Raw = NULL
 
 
 class _Choice(msgspec.Struct):
     finish_reason: str | None = None
+    delta: _Delta | None = None
+
+
+class _Inner(msgspec.Struct):
+    usage: ReportedUsage | None = None
 
 
 class _Event(msgspec.Struct):
+    """Of chat completions; in those of other APIs the usage may be one step deeper."""
+
     choices: list[_Choice] | None = None
-    usage: OpenAIUsage | None = None
+    usage: ReportedUsage | None = None
     error: msgspec.Raw = NULL
+    type: Any = None
+    response: _Inner | str | None = None
+    message: _Inner | str | None = None
+
+
+TERMINAL = ("response.completed", "response.incomplete", "response.failed", "message_stop")
+"""Events that end the answers of the Responses and Messages APIs."""
 
 
 _event = msgspec.json.Decoder(_Event)
@@ -33,6 +55,7 @@ class StreamReader:
     __slots__ = (
         "_data",
         "_on_event",
+        "_reported",
         "_skipping",
         "done",
         "failed",
@@ -50,6 +73,7 @@ class StreamReader:
         self.failed = False  # saw an error event
         self.malformed = False  # saw data that is no JSON
         self.size = 0  # bytes of text, as far as an estimate needs it
+        self._reported: ReportedUsage | None = None
         self._on_event = on_event
         self.rest = b""  # a line that is not whole yet
         self._skipping = False  # until the end of a line that is too long
@@ -135,13 +159,32 @@ class StreamReader:
         self._note(event, data)
 
     def _note(self, event: _Event, data: bytes) -> None:
-        self.size += 4  # one delta is about one token, and about four bytes
+        text = 0
         for choice in event.choices or ():
             if choice.finish_reason:  # some providers send "" with each chunk
                 self.finished = True
+            if choice.delta is not None:
+                text += len(choice.delta.content) + len(choice.delta.reasoning_content) - EMPTY_DELTA
+        # A delta is at least about one token, which is about four bytes.
+        self.size += text if text > 4 else 4
         if event.usage is not None:
-            self.usage = event.usage.tokens() or self.usage
+            self._take_usage(event.usage)
+        if event.type is not None:
+            self._note_other_api(event)
         if event.error is not NULL and bytes(event.error) != b"null":
             self.failed = True
         if self._on_event is not None:
             self._on_event(data)
+
+    def _take_usage(self, usage: ReportedUsage) -> None:
+        """What a later event says holds: counts may grow with each."""
+        self._reported = usage.after(self._reported)
+        self.usage = self._reported.tokens() or self.usage
+
+    def _note_other_api(self, event: _Event) -> None:
+        for inner in (event.response, event.message):
+            if isinstance(inner, _Inner) and inner.usage is not None:
+                self._take_usage(inner.usage)
+        if event.type in TERMINAL:
+            self.finished = True
+            self.failed = self.failed or event.type == "response.failed"

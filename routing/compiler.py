@@ -26,6 +26,7 @@ from routing.models import (
 )
 from routing.models.content import CONTENT_LEVELS
 from routing.models.fallback import FallbackKind
+from routing.models.provider import Dialect
 from routing.table import (
     BreakerRules,
     Budget,
@@ -70,8 +71,9 @@ def _compile(version: int) -> RoutingTable:
     enabled = Provider.objects.enabled().select_related("health")
     providers = {row.pk: provider_entry(row, row.pk in resting) for row in enabled}
     targets: dict[int, list[TargetEntry]] = {}
-    for row in RouteTarget.objects.serving().select_related("provider", "route"):
-        targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id]))
+    serving = list(RouteTarget.objects.serving().select_related("provider", "route"))
+    for row in serving:
+        targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id], now))
     routes = _routes(targets)
     gateway = GatewaySettings.load()
     return RoutingTable(
@@ -83,7 +85,8 @@ def _compile(version: int) -> RoutingTable:
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
         cors_origins=frozenset(gateway.cors_origins),
         breaker=_breaker(gateway),
-        valid_until=_next_boundary(windows, now),
+        recounted=RoutingVersion.objects.filter(pk=1).values_list("recounted", flat=True).first() or 0,
+        valid_until=min(_next_boundary(windows, now), prices.next_change(serving, now)),
     )
 
 
@@ -176,10 +179,12 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         refuse_when_unhealthy=maintenance or row.when_unhealthy == "refuse",
         maintenance=maintenance,
         continues=row.continues,
+        asks_usage=row.stream_usage == "ask" or (not row.stream_usage and row.dialect == Dialect.OPENAI),
+        drains=row.when_abandoned == "drain",
     )
 
 
-def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
+def _target(row: RouteTarget, provider: ProviderEntry, now: datetime) -> TargetEntry:
     return TargetEntry(
         id=row.pk,
         provider=provider,
@@ -188,7 +193,7 @@ def _target(row: RouteTarget, provider: ProviderEntry) -> TargetEntry:
         priority=row.priority,
         rank=rank_of(row.priority, row.weight),
         claims=claims_of(row) + provider.claims,
-        price=prices.price_of(row),
+        price=prices.price_of(row, now),
         tags=frozenset(row.tags),
         canary_share=None if row.canary_percent is None else row.canary_percent / 100,
         shadow_share=None if row.shadow_percent is None else row.shadow_percent / 100,

@@ -24,6 +24,14 @@ def publish_change() -> None:
     RoutingVersion.objects.update_or_create(pk=1, defaults={"number": time.time_ns() // 1000})
 
 
+def publish_recount() -> None:
+    """Workers read what budgets have spent from the log again: costs of rows were corrected."""
+    from routing.models import RoutingVersion
+
+    now = time.time_ns() // 1000
+    RoutingVersion.objects.update_or_create(pk=1, defaults={"number": now, "recounted": now})
+
+
 class RoutingQuerySet(models.QuerySet[Row]):
     """Bulk writes send no signals, so they publish here."""
 

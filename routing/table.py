@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from routing.price import Price
+
 CONTENT_NEVER, CONTENT_OFF, CONTENT_METADATA, CONTENT_FULL = -1, 0, 1, 2
 """How much of a call's content is kept."""
 
@@ -39,15 +41,6 @@ class Claim:
     name: str
     limits: Limits
     budget: Budget | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Nano-USD per million tokens. cached_input None: cached tokens cost what others cost."""
-
-    input: int
-    output: int
-    cached_input: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +90,8 @@ class ProviderEntry:
     unhealthy: bool
     refuse_when_unhealthy: bool
     maintenance: bool = False  # it is then unhealthy, and refuses
+    asks_usage: bool = False  # of streams whose caller did not ask
+    drains: bool = False  # streams whose caller is gone, instead of cancelling them
     continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 
@@ -198,6 +193,7 @@ class RoutingTable:
     providers: Mapping[str, ProviderEntry]
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
+    recounted: int = 0  # rises when spending must be read from the log again
     valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:

@@ -74,9 +74,28 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def gateways(django_db_setup: None) -> Iterator[Callable[[str], LiveGateway]]:
+def started(django_db_setup: None) -> Iterator[dict[str, LiveGateway]]:
+    """The gateways that many tests share, by transport."""
+    found: dict[str, LiveGateway] = {}
+    yield found
+    for gateway in found.values():
+        gateway.stop()
+
+
+@pytest.fixture
+def own_log(started: dict[str, LiveGateway], transactional_db: None) -> None:
+    """For tests that look at all rows: those of earlier tests, which are shipped late, are gone."""
+    from monitoring.models import RequestLog, RowSeal, StaleHour, UsageHour
+
+    for gateway in started.values():
+        gateway.wait_until_shipped()
+    for model in (RequestLog, RowSeal, StaleHour, UsageHour):
+        model.objects.all().delete()
+
+
+@pytest.fixture(scope="session")
+def gateways(started: dict[str, LiveGateway]) -> Callable[[str], LiveGateway]:
     """Live gateways by transport, started when first asked for."""
-    started: dict[str, LiveGateway] = {}
 
     def get(transport: str) -> LiveGateway:
         if transport not in started:
@@ -86,9 +105,7 @@ def gateways(django_db_setup: None) -> Iterator[Callable[[str], LiveGateway]]:
             started[transport] = LiveGateway(directory, env).start()
         return started[transport]
 
-    yield get
-    for gateway in started.values():
-        gateway.stop()
+    return get
 
 
 @pytest.fixture

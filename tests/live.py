@@ -1,6 +1,7 @@
 """A gateway as users run it: its web server in a process of its own, beside the test's database."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -10,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
 from gateway_project import processes
+from monitoring.backlog import backlog_bytes
+from monitoring.shipper_state import read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGIN = "http://allowed.test"
@@ -35,6 +38,15 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}")
         time.sleep(0.02)
+
+
+def is_free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return True
 
 
 class LiveGateway:
@@ -59,8 +71,14 @@ class LiveGateway:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
             )
-        until(self.answers, lambda: f"the gateway answers; its log:\n{self.log.read_text()[-3000:]}", 30)
+        until(self._is_up, lambda: f"the gateway answers; its log:\n{self.log.read_text()[-3000:]}", 30)
         return self
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        code = self.process.poll()
+        assert code is None, f"the gateway ended with {code}; its log:\n{self.log.read_text()[-3000:]}"
+        return self.answers()
 
     def answers(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
@@ -82,6 +100,26 @@ class LiveGateway:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(5)
         self.process = None
+        self._wait_for_shipper()
+
+    def wait_until_shipped(self) -> None:
+        """All that its journal holds is in the database."""
+        began = time.time()
+
+        def is_empty() -> bool:
+            told = read_state(self.journal)
+            return told is not None and told.at > began and not backlog_bytes(self.journal, told)
+
+        until(is_empty, f"{self.journal} is shipped", 30)
+
+    def _wait_for_shipper(self) -> None:
+        """It outlives its web process by what it still has to ship, into a table that others look at."""
+        with contextlib.suppress(FileNotFoundError), open(self.journal / "shipper.lock") as file:
+            until(lambda: is_free(file), "the shipper ends", 30)
+
+    @property
+    def journal(self) -> Path:
+        return self.data_dir / "journal"
 
     def wait_for_version(self, version: int) -> None:
         until(

@@ -1,6 +1,7 @@
 """What only the shared counts have: several processes, lost replies, a Redis that forgets."""
 
 import asyncio
+import threading
 from collections import deque
 from typing import Any
 
@@ -9,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.admission import redis as redis_admission
+from proxy.admission import redis_owed
 from proxy.admission.redis_ledger import Ledger
 from proxy.admission.redis_line import HELLO, SETTLE, run
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
+from proxy.admission.redis_owed import Owed
 from proxy.errors import LimitsUnavailable, RateLimited
 from routing.table import Claim, Limits
 from tests.live import free_port
@@ -133,6 +136,105 @@ async def test_what_ends_before_spending_is_known_is_neither_lost_nor_counted_tw
     assert int(found[b"s"]) == 60
 
 
+def spent_in_redis(store: Store) -> int:
+    return int(store.redis.hgetall("{switchstand}:key:1:b:total")[b"s"])
+
+
+async def without_redis(store: Store) -> None:
+    store.admission._without = "open"
+    await store.admission.line.stop()
+
+
+async def with_redis_again(store: Store) -> None:
+    line = store.admission.line
+    line._task, line._tried = None, asyncio.Event()
+    await line.start()
+    assert line.link is not None
+    await store.settled()
+
+
+@pytest.mark.parametrize("shipped", ["before", "never"])
+async def test_what_one_process_spent_without_redis_counts_where_another_reads_the_log(store, shipped):
+    """Its rows are in the log, or still on their way there: the one machine can't see the other's journal."""
+    other, limited = await store.second(), key(budget=1000)
+    await without_redis(other)
+    grants = [await other.admit(limited, cost=100) for _ in range(3)]
+    for grant in grants:
+        grant.settle(1, 7)
+    if shipped == "before":
+        store.log.extend((limited, NOON, 7, grant.call) for grant in grants)
+    await with_redis_again(other)
+    await store.admit(limited, cost=1)
+    assert spent_in_redis(store) == 21
+    await other.close()
+
+
+async def test_the_log_is_read_only_when_all_have_found_redis_again(store, monkeypatch):
+    monkeypatch.setattr(redis_admission, "YOUNG_SECONDS", 0.5)
+    other, limited = await store.second(), key(budget=1000)
+    await without_redis(other)
+    await without_redis(store)
+    grant = await other.admit(limited, cost=100)
+    grant.settle(1, 7)
+    store.log.append((limited, NOON, 7, grant.call))
+    await with_redis_again(store)
+    waits = asyncio.create_task(store.admit(limited, cost=1))
+    await asyncio.sleep(0.2)
+    await with_redis_again(other)
+    await waits
+    assert spent_in_redis(store) == 7
+    await other.close()
+
+
+async def test_a_call_let_through_while_redis_came_back_counts_there(store):
+    """It waits for the log while the link comes up: nobody else would tell Redis of it."""
+    limited = key(budget=1000, rpm=5)
+    await without_redis(store)
+    asked, go = asyncio.Event(), threading.Event()
+    loop, spent = asyncio.get_running_loop(), store.admission._spent
+
+    def slowly(*question: Any) -> int:
+        loop.call_soon_threadsafe(asked.set)
+        assert go.wait(5)
+        return int(spent(*question))
+
+    store.admission._spent = slowly
+    waits = asyncio.create_task(store.admit(limited, cost=100))
+    await asked.wait()
+    await with_redis_again(store)
+    go.set()
+    (await waits).settle(1, 7)
+    await store.settled()
+    grant = await store.admit(limited, cost=1)
+    assert spent_in_redis(store) == 7
+    assert grant.headrooms[0].remaining == 3
+
+
+async def test_what_was_told_to_a_redis_that_forgot_it_counts_though_it_is_not_shipped(store):
+    limited = key(budget=1000)
+    (await store.admit(limited, cost=100)).settle(1, 7)
+    await store.settled()
+    store.redis.flushdb()
+    store.advance(0)
+    other = await store.second()
+    await store.admission.line.stop()
+    await with_redis_again(store)
+    await other.admit(limited, cost=1)
+    assert spent_in_redis(store) == 7
+    await other.close()
+
+
+async def test_a_long_outage_is_told_as_one_sum(monkeypatch):
+    monkeypatch.setattr(redis_owed, "MOST_CALLS", 10)
+    owed = Owed()
+    for number in range(1000):
+        owed.add(("S", f"call-{number}", 0), [("{switchstand}:key:1", "total", 3)])
+    told = owed.take()
+    assert told[0] == ("C", "{switchstand}:key:1", "total", 990 * 3)
+    assert [record[1] for record in told[1:]] == [f"call-{number}" for number in range(990, 1000)]
+    assert owed.take() == []
+
+
 async def test_a_link_whose_answer_is_late_fails_all_that_wait(redis_server):
     link = await RedisLink.open(redis_server.url, 0.1)
     redis_server.freeze()
@@ -171,7 +273,9 @@ async def test_without_redis_open_counts_in_the_process():
     error = await store.refused(key(rpm=1, budget=100))
     assert error.headrooms[0].remaining == 0
     grant.settle(1, 7)
-    assert store.admission._owed == {("{switchstand}:key:1", "total"): 7}
+    (told,) = store.admission._owed.take()
+    assert told[:2] == ("S", grant.call)
+    assert told[3:] == ("{switchstand}:key:1", "", "", "", "total", 7, "")
     await store.admission.line.stop()
 
 

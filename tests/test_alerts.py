@@ -3,7 +3,10 @@
 import hashlib
 import hmac
 import json
+import os
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -14,6 +17,7 @@ from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 
+from monitoring.alerts import pruning
 from monitoring.alerts.channels import SECONDS
 from monitoring.alerts.delivering import MOST_ATTEMPTS, deliver
 from monitoring.alerts.raising import evaluate
@@ -22,7 +26,8 @@ from monitoring.storing import store
 from routing.models import MaintenanceWindow, ProviderHealth
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider
-from tests.live import LiveGateway, until
+from tests.live import ROOT, LiveGateway, until
+from tests.optional import needs
 from tests.test_admin_request_log import make_row
 from tests.test_journal_faults import closed
 from tests.upstream import Answer
@@ -148,6 +153,22 @@ def test_the_error_rate_needs_enough_requests():
     assert findings("error_rate") == []
 
 
+def test_slow_answers_of_a_route_are_told():
+    now = timezone.now()
+    for number in range(40):
+        slow = 40_000.0 if number % 10 == 0 else 100.0
+        make_row(route="slow", received_at=now, outcome="answered", total_ms=slow, ttft_ms=None)
+        # A stream that takes long and began at once is not slow.
+        make_row(route="long", received_at=now, outcome="answered", total_ms=90_000.0, ttft_ms=50.0)
+    for _ in range(19):
+        make_row(route="few", received_at=now, outcome="answered", total_ms=90_000.0, ttft_ms=None)
+    look()
+    assert findings("latency") == ["5 % of 40 answers of slow took 40,000 ms or more"]
+    AlertRule.objects.filter(kind="latency").update(threshold=41_000)
+    look(31)
+    assert findings("latency") == []
+
+
 def test_a_budget_is_told_at_its_threshold():
     key, _ = make_key(name="app", budget_usd=Decimal("1"), budget_period="total")
     store([closed(key_id=key.pk, cost_nano_usd=790_000_000)])
@@ -174,7 +195,7 @@ def test_backlog_stall_and_expiry_are_found():
     assert expiring.startswith("API key soon expires at ")
 
 
-def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream):
+def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream, admin_client):
     upstream.always("hook", Answer(status=503))
     ill()
     evaluate(timezone.now())
@@ -187,6 +208,10 @@ def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream):
         assert row.status == ("pending" if number < MOST_ATTEMPTS else "failed")
         assert row.last_error == "status 503"
     assert len(upstream.calls("hook")) == MOST_ATTEMPTS
+    for page in ("alertdelivery", "alertchannel"):
+        shown = admin_client.get(reverse(f"admin:monitoring_{page}_changelist")).content.decode()
+        assert "status 503" in shown
+        assert "failed" in shown
 
 
 def test_a_retry_waits_longer_each_time(hook, upstream):
@@ -212,6 +237,7 @@ def test_a_channel_that_hangs_delays_no_other(hook, upstream):
     threads = deliver(timezone.now())
     assert time.monotonic() - started < 2, "nobody waits for a channel"
     until(lambda: len(told(upstream)) == 3, "the good channel has all", 5)
+    until(lambda: upstream.calls("slow"), "the slow channel has its first message")
     assert deliver(timezone.now()) == [], "a channel has one thread at a time"
     upstream.always("slow", Answer())  # for the messages after the first
     for thread in threads:
@@ -354,3 +380,89 @@ def test_a_running_gateway_tells(tmp_path, upstream):
         gateway.stop()
     body = json.loads(upstream.calls("hook")[0].body)
     assert body["rule"] == "provider_down"
+
+
+def test_old_alerts_are_deleted_and_what_lasts_is_kept(hook, settings):
+    settings.ALERT_HISTORY_DAYS = 30
+    now = timezone.now()
+    rule = AlertRule.objects.create(kind="provider_down")
+
+    def alert(subject, days, over):
+        at = now - timedelta(days=days)
+        found = Alert.objects.create(
+            rule=rule,
+            subject=subject,
+            summary=subject,
+            started_at=at,
+            told_at=at,
+            ended_at=at if over else None,
+        )
+        AlertDelivery.objects.create(
+            channel=hook, alert=found, event="fired", summary=subject, created_at=at, status="sent"
+        )
+        return found
+
+    alert("old", 31, over=True)
+    alert("new", 29, over=True)
+    alert("lasts", 31, over=False)
+    waits = alert("waits", 31, over=True)
+    waits.deliveries.update(status="pending")
+    AlertDelivery.objects.create(
+        channel=hook, event="test", summary="", created_at=now - timedelta(days=31), status="failed"
+    )
+    pruning.prune(now)
+    assert set(Alert.objects.values_list("subject", flat=True)) == {"new", "lasts", "waits"}
+    assert set(AlertDelivery.objects.values_list("alert__subject", "status")) == {
+        ("new", "sent"),
+        ("waits", "pending"),
+    }
+
+
+@needs("Postgres")
+def test_workers_on_postgres_deliver_once(postgres_server, tmp_path, upstream):
+    """Four processes look at the same time, again and again: each message arrives once."""
+    env = os.environ | {
+        "DATABASE_URL": postgres_server.create_database("alerts"),
+        "DATA_DIR": str(tmp_path),
+        "HOOK": upstream.url("hook"),
+    }
+    run = [sys.executable, "-c"]
+    made = """if True:
+        import os, django
+        django.setup()
+        from django.core.management import call_command
+        from django.utils import timezone
+        from monitoring.models import AlertChannel
+        from routing.models import Provider, ProviderHealth
+        call_command("migrate", verbosity=0)
+        channel = AlertChannel(name="hook", kind="webhook")
+        channel.target, channel.secret = os.environ["HOOK"], "s"
+        channel.save()
+        now = timezone.now()
+        for number in range(20):
+            provider = Provider.objects.create(slug=f"p{number}", name="p", base_url="http://127.0.0.1:9/v1")
+            seen = {"checked_at": now, "changed_at": now}
+            ProviderHealth.objects.create(provider=provider, status="unhealthy", **seen)
+        """
+    subprocess.run([*run, made], env=env, cwd=ROOT, check=True, timeout=60)
+    looks = """if True:
+        import time, django
+        django.setup()
+        from django.utils import timezone
+        from monitoring.alerts.delivering import deliver
+        from monitoring.alerts.raising import evaluate
+        from monitoring.models import AlertRule
+        start = int(time.time() / 4 + 2) * 4
+        time.sleep(start - time.time())
+        for _ in range(30):
+            AlertRule.objects.update(evaluated_at=None)
+            evaluate(timezone.now())
+            for thread in deliver(timezone.now()):
+                thread.join(30)
+        """
+    workers = [subprocess.Popen([*run, looks], env=env, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [worker.communicate(timeout=90)[1].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, errors
+    seen = upstream.calls("hook")
+    assert sorted(call.json["subject"] for call in seen) == sorted(f"p{number}" for number in range(20))
+    assert len({call.json["id"] for call in seen}) == 20

@@ -21,7 +21,7 @@ from tests.live import LiveGateway
 from tests.optional import needs
 from tests.test_journal_faults import closed, dead_journal
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 TRAIL = [{"target": 1, "provider": "p1", "model": "m", "result": "200: ü", "at_ms": 0.0, "ms": 12.0}]
 
 

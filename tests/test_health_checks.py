@@ -125,7 +125,7 @@ def test_a_transition_keeps_its_reason_and_evidence(watch, upstream):
     assert rows[2].reason.startswith("1 good checks in a row")
 
 
-def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
+def test_a_completion_is_bought_only_where_a_model_is_chosen(own_log, watch, upstream):
     provider = watch()
     target = make_target(
         provider=provider, route=make_route(), upstream_model="m", input_price=1000, output_price=2000
@@ -153,7 +153,7 @@ def test_a_completion_is_bought_only_where_a_model_is_chosen(watch, upstream):
     ("answer", "detail"),
     [(BAD, "status 500"), (Answer(body=b"no json"), "answered 200 with malformed JSON")],
 )
-def test_a_completion_that_fails_is_a_failed_check(watch, upstream, answer, detail):
+def test_a_completion_that_fails_is_a_failed_check(own_log, watch, upstream, answer, detail):
     provider = watch(health_model="m")
     assert statuses(provider, upstream, answer) == ["unhealthy"]
     assert HealthCheck.objects.get().detail == detail
@@ -238,7 +238,9 @@ def test_hanging_providers_delay_no_other(upstream):
     )
     assert checks > 250
     assert len(late) == checks
-    assert late[int(0.99 * checks)] < 1.0
+    p50, p99 = late[checks // 2], late[int(0.99 * checks)]
+    print(f"{checks} checks of 200 providers, 20 hang: late by {p50:.3f} s (p50), {p99:.3f} s (p99)")
+    assert p99 < 1.0
     good = checks - sum(len(moments) for slug, moments in due.items() if slug.startswith("hang"))
     until(lambda: HealthCheck.objects.count() >= good, "all good ones are recorded", 20)
     assert not HealthCheck.objects.filter(ok=False).exists()
@@ -269,6 +271,16 @@ def test_old_history_is_pruned(watch, settings):
         record(Result(provider, now - timedelta(days=days), "get", 5.0))
     assert history.prune(now) == 2
     assert {(now - row.at).days for row in HealthCheck.objects.all()} == {1, 6}
+
+
+def test_the_last_change_of_a_status_is_kept_however_old(watch):
+    provider, now = watch(), timezone.now()
+    for days, before, after in ((900, "unknown", "healthy"), (800, "healthy", "unhealthy")):
+        at = now - timedelta(days=days)
+        HealthTransition.objects.create(provider=provider, at=at, before=before, after=after, reason="r")
+    assert history.prune(now) == 1
+    assert [row.after for row in HealthTransition.objects.all()] == ["unhealthy"]
+    assert history.uptimes([provider.pk], now, [30]) == {provider.pk: {30: 0.0}}
 
 
 def test_uptime_is_the_share_of_known_time_not_unhealthy():

@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from monitoring import heartbeats
-from monitoring.backlog import Progress, tell
 from monitoring.models import Heartbeat
+from monitoring.shipper_state import ShipperState, write_state
 from tests.live import until
 from tests.served import Served
 
@@ -60,7 +60,7 @@ def test_the_admin_names_what_is_stalled(admin_client, settings, tmp_path, age, 
     settings.JOURNAL_DIR = tmp_path
     page = reverse("admin:routing_gatewaysettings_changelist")
     assert shown not in admin_client.get(page, follow=True).content.decode()
-    tell(tmp_path, Progress(time.time() - age, stalled={"ticks": "Celery beat: nothing ran"}))
+    write_state(tmp_path, ShipperState(time.time() - age, stalled={"ticks": "Celery beat: nothing ran"}))
     assert shown in admin_client.get(page, follow=True).content.decode()
 
 

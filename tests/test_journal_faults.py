@@ -2,6 +2,7 @@
 
 import itertools
 import resource
+import threading
 import time
 
 import httpx
@@ -76,6 +77,37 @@ def test_a_row_that_no_column_takes_is_kept_aside(tmp_path):
     Shipper(tmp_path).ship()
     assert RequestLog.objects.count() == 1
     assert read_state(tmp_path).damaged == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_shipper_that_waited_for_another_goes_on_from_its_counts(tmp_path):
+    """The old one still ships what a killed web process left when the new one starts."""
+    old, new = Shipper(tmp_path), Shipper(tmp_path)
+    dead_journal(tmp_path, to_line(opened()), to_line(closed())[:80])
+    old.ship()
+    dead_journal(tmp_path, to_line(opened()), to_line(opened()))
+    told_to_end = threading.Event()
+    told_to_end.set()
+    new.run(told_to_end)
+    state = read_state(tmp_path)
+    assert (state.unknown, state.damaged) == (3, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_unknown_calls_are_counted_once_whenever_their_shipper_dies(tmp_path):
+    path = dead_journal(tmp_path, to_line(opened()), to_line(opened()))
+    content, dying = path.read_bytes(), Shipper(tmp_path)
+    dying._books.save = _once(dying._books.save)  # killed between its first save and its last
+    dying.ship()
+    assert read_state(tmp_path).unknown == 2
+    path.write_bytes(content)  # or before it deleted the segment
+    Shipper(tmp_path).ship()
+    assert read_state(tmp_path).unknown == RequestLog.objects.filter(outcome="unknown").count() == 2
+
+
+def _once(act):
+    acts = [act]
+    return lambda: acts.pop()() if acts else None
 
 
 # A full disk

@@ -26,7 +26,7 @@ CLIENTS = 12
 
 
 @pytest.fixture(params=["in_process", pytest.param("in_redis", marks=needs("Redis"))])
-def own_gateway(request, tmp_path, transactional_db):
+def own_gateway(request, tmp_path, own_log):
     env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "LIMITS_LEASE_SECONDS": "2"}
     if request.param == "in_redis":
         redis_server = request.getfixturevalue("redis_server")
@@ -46,6 +46,10 @@ def budgeted(upstream):
     team = make_team(slug="search", budget_usd="1000")
     row, key = make_key(name="app", team=team, budget_usd="1000")
     upstream.always("p1", Answer(chunks=None, delay=0.01))
+    # Some are slow, so that calls are open at each kill, also where the clients get no time to send more.
+    upstream.script(
+        "p1", *(Answer(delay=0.5 if number % 20 == 0 else 0.01) for number in range(1000 * KILLS))
+    )
     return row, key
 
 
@@ -72,6 +76,11 @@ def test_kill_under_load_loses_and_doubles_nothing(own_gateway, upstream, budget
     assert all(row.tokens_estimated and row.cost_nano_usd > 0 for row in unknown)
     assert gateway.readiness()["journal"]["calls_unknown"] == unknown.count()
     _check_books(gateway, key)
+    print(
+        f"{KILLS} kills: {len(received)} calls received by the provider, {len(rows)} rows ({unknown.count()} "
+        f"unknown, {len(extra)} of them never sent), {len(received.keys() - rows.keys())} lost, "
+        f"{sum(rows.values()) - len(rows)} doubled; the books agree"
+    )
 
 
 def _check_books(gateway, key):
@@ -93,6 +102,7 @@ def _check_books(gateway, key):
 
 def test_budgets_count_a_dead_process_calls_before_its_journal_is_shipped(own_gateway, upstream, budgeted):
     _, key = budgeted
+    upstream.script("p1")
     upstream.always("p1", Answer(delay=30))
     gateway = own_gateway.start()
     asyncio.run(

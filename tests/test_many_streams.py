@@ -83,7 +83,7 @@ def many_files():
 
 
 @pytest.fixture
-def gateway(tmp_path, transactional_db, many_files):
+def gateway(tmp_path, own_log, many_files):
     """Started under a low limit, as from a user's shell."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_FILES, many_files))
     live = LiveGateway(tmp_path, {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}"})
@@ -123,7 +123,7 @@ def test_all_streams_begin_while_all_are_open_and_end_whole(gateway, door, strea
 
 
 def _request(key: str, number: int, door: str) -> bytes:
-    body = ask("gpt", stream=True)
+    body = ask("gpt", stream=True, stream_options={"include_usage": True})
     lines = [
         "POST /v1/chat/completions HTTP/1.1",
         "host: localhost",

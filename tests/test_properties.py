@@ -1,5 +1,6 @@
 """Properties that hold for every input: streams, the sliding minute, money, Retry-After."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -10,11 +11,13 @@ from fractions import Fraction
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from monitoring.models import RequestLog
 from proxy.admission.window import BUCKET, MINUTE, SlidingWindow
+from proxy.reported_usage import ReportedUsage
 from proxy.retry_after import LONGEST, retry_after_seconds
 from proxy.sse import StreamReader
-from proxy.usage import MILLION, OpenAIUsage, Usage, cost, estimate
-from routing.table import Price
+from proxy.usage import MILLION, NO_MORE, More, Usage, cost, estimate, priced_classes, worst_cost
+from routing.price import Price, Tier, price_from_text
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 
@@ -168,40 +171,88 @@ def test_corrected_amounts_count_as_corrected(steps, data):
 # Money
 
 prices = st.integers(0, 10**12)  # nano-USD per million tokens: up to 1,000 USD
+PARTS = (
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+    "image_output",
+)
+flat_price = st.builds(
+    lambda i, o, r, parts: Price(input=i, output=o, request=r, **dict(zip(PARTS, parts, strict=True))),
+    prices,
+    prices,
+    st.integers(0, 10**9),
+    st.tuples(*(st.none() | prices for _ in PARTS)),
+)
+steps = st.lists(st.integers(0, 2 * 10**6), max_size=3, unique=True)
 price_of = st.builds(
-    lambda i, o, c: Price(input=i, output=o, cached_input=c), prices, prices, st.none() | prices
+    lambda base, above, others: dataclasses.replace(
+        base, tiers=tuple(map(Tier, sorted(above), itertools.cycle(others)))
+    ),
+    flat_price,
+    steps,
+    st.lists(flat_price, min_size=1, max_size=3),
 )
-used = st.builds(
-    lambda i, o, c: Usage(input=i, output=o, cached=c), counts, counts, st.integers(0, 2 * 10**6)
-)
+part = st.integers(0, 2 * 10**6)
+more = st.just(NO_MORE) | st.builds(More, part, part, part, part, part, part)
+used = st.builds(lambda i, o, c, r, m: Usage(i, o, c, r, m), counts, counts, part, part, more)
 
 
 @EXAMPLES
 @given(used, price_of)
-def test_a_cost_is_exact_and_rounded_once(usage, price):
-    cached = min(usage.cached, usage.input)
-    cached_price = price.input if price.cached_input is None else price.cached_input
-    exact = Fraction(
-        (usage.input - cached) * price.input + cached * cached_price + usage.output * price.output, MILLION
-    )
-    assert cost(usage, price) == math.floor(exact + Fraction(1, 2))
+def test_each_token_is_priced_once_and_the_cost_is_rounded_once(usage, price):
+    tier = price.at(usage.input)
+    classes = priced_classes(usage, tier)
+    given_classes = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input")
+    assert all(tokens >= 0 for tokens, _ in classes.values())
+    assert sum(classes[name][0] for name in given_classes) == usage.input
+    assert sum(tokens for tokens, _ in classes.values()) == usage.total
+    exact = Fraction(sum(tokens * nano for tokens, nano in classes.values()), MILLION)
+    assert cost(usage, price) == math.floor(exact + Fraction(1, 2)) + tier.request
     assert isinstance(cost(usage, price), int)
 
 
 @EXAMPLES
-@given(used, price_of)
+@given(used, price_of, part, part)
+def test_no_call_costs_more_than_was_reserved_for_it(usage, price, spare_input, spare_output):
+    reserved = worst_cost(usage.input + spare_input, usage.output + spare_output, price)
+    assert cost(usage, price) <= reserved
+
+
+@EXAMPLES
+@given(flat_price)
+def test_a_price_is_the_same_after_it_was_written_down(price):
+    assert price_from_text(price.text) == price
+    assert len(price.text) <= RequestLog._meta.get_field("price").max_length
+
+
+@EXAMPLES
+@given(used, used)
+def test_usage_adds_up_and_down(one, other):
+    assert one + other - other == one
+
+
+plain = st.builds(lambda i, o, c: Usage(input=i, output=o, cached=c), counts, counts, part)
+
+
+@EXAMPLES
+@given(plain, flat_price)
 def test_cached_tokens_are_never_priced_twice(usage, price):
     assume(price.cached_input is None or price.cached_input <= price.input)
     uncached = Usage(input=usage.input, output=usage.output)
     assert cost(usage, price) <= cost(uncached, price)
     if price.cached_input is None:
         assert cost(usage, price) == cost(uncached, price)
-    free = Price(input=price.input, output=price.output, cached_input=0)
+    free = dataclasses.replace(price, cached_input=0)
     assert cost(usage, free) >= cost(Usage(input=0, output=usage.output), price)
 
 
 @EXAMPLES
-@given(used, price_of, counts)
+@given(plain, price_of, counts)
 def test_more_tokens_never_cost_less(usage, price, more):
     bigger = Usage(input=usage.input, output=usage.output + more, cached=usage.cached)
     assert cost(bigger, price) >= cost(usage, price)
@@ -210,7 +261,7 @@ def test_more_tokens_never_cost_less(usage, price, more):
 @EXAMPLES
 @given(st.none() | st.integers(-(10**40), 10**40), st.none() | st.integers(-(10**40), 10**40))
 def test_reported_tokens_are_credible_or_none(prompt, completion):
-    usage = OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion).tokens()
+    usage = ReportedUsage(prompt_tokens=prompt, completion_tokens=completion).tokens()
     if usage is not None:
         assert (usage.input, usage.output) == (prompt or 0, completion or 0)
         assert 0 <= usage.input <= 10**9

@@ -14,7 +14,7 @@ from monitoring.rollups import SUMS, roll_up
 from monitoring.storing import store
 from tests.test_journal_faults import closed
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 
 HOUR_NS = 3600 * 10**9
 BASE_NS = 1_790_000_000 * 10**9 // HOUR_NS * HOUR_NS

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
+from monitoring import incidents
 from monitoring.alerts.rules import EVERY, ONCE, REMINDERS, RULES, STEPS, THRESHOLDS, Finding
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 
@@ -70,6 +71,8 @@ def _begin(rule: AlertRule, finding: Finding, now: datetime) -> None:
             "told_at": now,
         },
     )
+    if is_new:
+        incidents.alert_turned(rule.kind, alert, now, over=False)
     if is_new and not finding.quiet:
         _tell(rule, alert, "fired", now)
 
@@ -87,7 +90,10 @@ def _remind(rule: AlertRule, alert: Alert, now: datetime) -> None:
 
 @transaction.atomic
 def _end(rule: AlertRule, alert: Alert, now: datetime) -> None:
-    if Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now) and rule.kind not in ONCE:
+    if not Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now):
+        return
+    incidents.alert_turned(rule.kind, alert, now, over=True)
+    if rule.kind not in ONCE:
         _tell(rule, alert, "resolved", now)
 
 

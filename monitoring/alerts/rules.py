@@ -1,11 +1,13 @@
 """What is wrong now: each rule finds its subjects anew, and remembers nothing."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from monitoring import heartbeats
@@ -55,6 +57,22 @@ def error_rate(now: datetime, rule: AlertRule) -> Iterator[Finding]:
         yield Finding("all", text, {"requests": found["all"], "failed": found["failed"]})
 
 
+def latency(now: datetime, rule: AlertRule) -> Iterator[Finding]:
+    """By route, of the answers of the last minutes: to the first byte of a stream, else to the end."""
+    recent = RequestLog.objects.filter(
+        received_at__gte=now - timedelta(minutes=ERROR_MINUTES), shadow=False, outcome="answered"
+    )
+    waited = recent.annotate(waited=Coalesce("ttft_ms", "total_ms"))
+    for group in recent.order_by().values("route").annotate(calls=Count("pk")):
+        if group["calls"] >= LEAST_REQUESTS:
+            place = math.ceil(0.95 * group["calls"]) - 1
+            of_route = waited.filter(route=group["route"]).order_by("waited")
+            p95 = of_route.values_list("waited", flat=True)[place]
+            if p95 >= rule.threshold:
+                text = f"5 % of {group['calls']:,} answers of {group['route']} took {p95:,.0f} ms or more"
+                yield Finding(group["route"], text[:300], {"p95_ms": p95, "requests": group["calls"]})
+
+
 def budget(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     """A subject for each percentage that is reached, in each period; only the highest is told."""
     refresh(now)
@@ -94,6 +112,7 @@ def key_expiring(now: datetime, rule: AlertRule) -> Iterator[Finding]:
 RULES: dict[str, Rule] = {
     "provider_down": provider_down,
     "error_rate": error_rate,
+    "latency": latency,
     "budget": budget,
     "backlog": backlog,
     "stalled": stalled,
@@ -104,6 +123,7 @@ EVERY = {
     "backlog": 15,
     "stalled": 15,
     "error_rate": 30,
+    "latency": 30,
     "budget": 60,
     "key_expiring": 600,
 }
@@ -112,7 +132,7 @@ EVERY = {
 ONCE = {"budget"}
 """Kinds that are told once for each subject: not again when it comes back, nor when it is over."""
 
-THRESHOLDS = {"error_rate": 10.0, "budget": 80.0, "backlog": 50.0, "key_expiring": 7.0}
+THRESHOLDS = {"error_rate": 10.0, "latency": 30_000.0, "budget": 80.0, "backlog": 50.0, "key_expiring": 7.0}
 """What a rule starts with, in the unit that its kind names."""
 STEPS = {"budget": "80, 100"}
 REMINDERS = {"budget": 0}

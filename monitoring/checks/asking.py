@@ -8,6 +8,7 @@ from datetime import datetime
 import httpx
 import msgspec
 
+from proxy.accounting import add_more
 from proxy.dialects import dialect_of
 from proxy.dialects.base import MalformedAnswer
 from proxy.ids import uuid7
@@ -112,10 +113,12 @@ def _add_usage(row: Closed, entry: ProviderEntry, provider: Provider, body: byte
         return
     row.input_tokens, row.output_tokens = usage.input, usage.output
     row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
+    add_more(row, usage.more)
     target = _target(provider)
     price = price_of(target)
     row.target_id = target.pk
-    row.cost_nano_usd = None if price is None else cost(usage, price)
+    if price is not None:
+        row.cost_nano_usd, row.price = cost(usage, price), price.at(usage.input).text
 
 
 def _target(provider: Provider) -> RouteTarget:

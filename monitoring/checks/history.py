@@ -4,6 +4,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.db.models import Exists, OuterRef
 
 from monitoring.models import HealthCheck, HealthTransition
 from routing.models import ProviderHealth
@@ -18,8 +19,10 @@ def prune(now: datetime) -> int:
     oldest = now - timedelta(days=settings.HEALTH_HISTORY_DAYS)
     while ids := list(HealthCheck.objects.filter(at__lt=oldest).values_list("pk", flat=True)[:DELETE_ROWS]):
         deleted += HealthCheck.objects.filter(pk__in=ids).delete()[0]
-    transitions = HealthTransition.objects.filter(at__lt=now - timedelta(days=TRANSITION_DAYS))
-    return deleted + transitions.delete()[0]
+    old = HealthTransition.objects.filter(at__lt=now - timedelta(days=TRANSITION_DAYS))
+    newer = HealthTransition.objects.filter(provider=OuterRef("provider"), at__gt=OuterRef("at"))
+    # The last one stays: it says since when a provider is as it is.
+    return deleted + old.filter(Exists(newer)).delete()[0]
 
 
 def uptimes(provider_ids: list[int], now: datetime, days: Collection[int]) -> dict[int, dict[int, float]]:

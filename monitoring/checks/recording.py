@@ -1,9 +1,12 @@
 """What a check's result means for the provider's status, and the rows that keep it."""
 
 import logging
+from typing import Any
 
 from django.db import transaction
 
+from monitoring import incidents
+from monitoring.checks import traffic
 from monitoring.checks.asking import Result
 from monitoring.models import HealthCheck, HealthTransition
 from monitoring.storing import store
@@ -51,6 +54,9 @@ def _judge(result: Result, provider: Provider, before: ProviderHealth | None) ->
     failures = (before.failures if before else 0) + 1 if result.problem else 0
     successes = 0 if result.problem else (before.successes if before else 0) + 1
     status = _status(result, provider, before, failures, successes)
+    fault = traffic.fault_of(provider) if status == Status.HEALTHY else None
+    if fault is not None:
+        status = Status.DEGRADED
     turned = before is None or before.status != status
     ProviderHealth.objects.update_or_create(
         provider=provider,
@@ -65,7 +71,10 @@ def _judge(result: Result, provider: Provider, before: ProviderHealth | None) ->
         },
     )
     if turned:
-        _tell(result, provider, before.status if before else Status.UNKNOWN, status, failures, successes)
+        was = before.status if before else Status.UNKNOWN
+        reason = traffic.reason(fault) if fault else _reason(result, provider, status, failures, successes)
+        evidence = fault.evidence if fault else _evidence(result, failures, successes)
+        _tell(result, provider, (was, status), reason, evidence)
     return status
 
 
@@ -82,26 +91,28 @@ def _status(
     return Status.DEGRADED if slow else Status.HEALTHY
 
 
-def _tell(result: Result, provider: Provider, was: str, status: str, failures: int, successes: int) -> None:
-    reason = _reason(result, provider, status, failures, successes)
+def _tell(
+    result: Result, provider: Provider, turn: tuple[str, str], reason: str, evidence: dict[str, Any]
+) -> None:
+    was, status = turn
     HealthTransition.objects.create(
-        provider=provider,
-        at=result.at,
-        before=was,
-        after=status,
-        reason=reason,
-        evidence={
-            "kind": result.kind,
-            "latency_ms": result.latency_ms,
-            "detail": result.problem[:300],
-            "failures": failures,
-            "successes": successes,
-        },
+        provider=provider, at=result.at, before=was, after=status, reason=reason, evidence=evidence
     )
     news = logging.INFO if was == Status.UNKNOWN and not result.problem else logging.WARNING
     logger.log(news, "provider %s is %s: %s", provider.slug, status, reason)
-    if Status.UNHEALTHY in (was, status):
+    if Status.UNHEALTHY in turn:
+        incidents.provider_turned(provider, result.at, down=status == Status.UNHEALTHY)
         publish_change()
+
+
+def _evidence(result: Result, failures: int, successes: int) -> dict[str, Any]:
+    return {
+        "kind": result.kind,
+        "latency_ms": result.latency_ms,
+        "detail": result.problem[:300],
+        "failures": failures,
+        "successes": successes,
+    }
 
 
 def _reason(result: Result, provider: Provider, status: str, failures: int, successes: int) -> str:

@@ -12,7 +12,7 @@ from monitoring import rollups, usage
 from monitoring.alerts.message import File
 from monitoring.forecast import forecasts
 from monitoring.models import ReportDelivery, ScheduledReport
-from monitoring.request_lines import COLUMNS, request_chunks
+from monitoring.request_export import COLUMNS, request_chunks
 from monitoring.usage_csv import safe
 
 HTML_COLUMNS = ("group", "requests", "errors", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")

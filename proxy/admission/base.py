@@ -91,6 +91,15 @@ class Grant(Protocol):
 
 
 class Admission(Protocol):
+    recounted: int
+    """The last `recount` that was asked for."""
+
+    def recount(self, number: int) -> None:
+        """Costs in the log were corrected: what budgets have spent is read from it again.
+
+        Called in the event loop.
+        """
+
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         """Count one request against all of `shared` and the first option that has room, or nothing.
 
@@ -104,8 +113,8 @@ class Admission(Protocol):
     def state(self) -> dict[str, object]:
         """For readiness: where the counts are kept, and what is wrong with that place."""
 
-    async def aclose(self) -> None:
-        """Write down what is not written yet."""
+    async def aclose(self) -> bool:
+        """Write down what is not written yet; whether all of it is."""
 
 
 Spent = Callable[[Claim, float | None, float | None, Collection[str]], int]

@@ -1,5 +1,6 @@
 """Limits counted in this process: for one web process without Redis."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,45 +30,76 @@ FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 class _Spend:
     """Nano-USD of one owner in one period."""
 
-    __slots__ = ("reserved", "spent")
+    __slots__ = ("calls", "reserved", "spent")
 
     def __init__(self, spent: int) -> None:
         self.spent = spent
         self.reserved = 0
+        self.calls: set[str] = set()  # that are open
 
 
 class _Counts:
-    __slots__ = ("open", "requests", "spends", "tokens")
+    __slots__ = ("open", "recounting", "requests", "spends", "tokens")
 
     def __init__(self) -> None:
         self.requests = SlidingWindow()
         self.tokens = SlidingWindow()
         self.open = 0
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
+        self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
 
 class _Hold:
-    """What one call holds of one owner."""
+    """What one call holds of one owner; nothing before take()."""
 
-    __slots__ = ("bucket", "cost", "counts", "spend")
+    __slots__ = ("bucket", "call", "claim", "cost", "counts", "spend")
 
-    def __init__(self, counts: _Counts, bucket: Bucket | None, spend: _Spend | None, cost: int) -> None:
+    def __init__(self, claim: Claim, counts: _Counts, call: str) -> None:
+        self.claim = claim
         self.counts = counts
-        self.bucket = bucket
-        self.spend = spend
-        self.cost = cost
+        self.call = call
+        self.bucket: Bucket | None = None
+        self.spend: _Spend | None = None
+        self.cost = 0  # nano-USD held against the budget
+
+    def take(self, tokens: int, cost: int, now: float) -> None:
+        counts, limits = self.counts, self.claim.limits
+        counts.open += 1
+        if limits.rpm is not None:
+            counts.requests.add(1, now)
+        if limits.tpm is not None:
+            self.bucket = counts.tokens.add(tokens, now)
+        if self.spend is not None:
+            self.spend.calls.add(self.call)
+            self.take_cost(cost)
+
+    def take_cost(self, cost: int) -> None:
+        if self.spend is not None:
+            self.spend.reserved += cost - self.cost
+            self.cost = cost
 
     def settle(self, reserved: int, tokens: int | None, cost: int | None, now: float) -> None:
         self.counts.open -= 1
         if self.bucket is not None and tokens is not None:
             self.counts.tokens.correct(self.bucket, tokens - reserved, now)
         if self.spend is not None:
+            self.spend.calls.discard(self.call)
             self.spend.reserved -= self.cost
             self.spend.spent += self.cost if cost is None else cost
 
 
 class MemoryGrant:
-    __slots__ = ("_admission", "_held", "_need", "_options", "_shared", "_shared_holds", "option", "skipped")
+    __slots__ = (
+        "_admission",
+        "_held",
+        "need",
+        "option",
+        "options",
+        "reserved_nano",
+        "shared",
+        "shared_holds",
+        "skipped",
+    )
 
     def __init__(
         self,
@@ -77,57 +109,49 @@ class MemoryGrant:
         need: Need,
     ) -> None:
         self._admission = admission
-        self._shared = shared
-        self._options = options
-        self._need = need
-        self._shared_holds: list[_Hold] = []
+        self.shared = shared
+        self.options = options
+        self.need = need
+        self.shared_holds: list[_Hold] = []
         self._held: list[_Hold] = []
         self.option = 0
+        self.reserved_nano: int | None = None
         self.skipped: tuple[NoRoom, ...] = ()
 
     @property
-    def reserved_nano(self) -> int | None:
-        return reservation(self._shared, self._options[self.option])
-
-    @property
     def headrooms(self) -> Headrooms:
-        return self._admission.headrooms(self._shared)
+        return self._admission.headrooms(self.shared)
 
     async def move(self, first: int, last: int) -> None:
-        self._let_go(0, 0)
-        await self._admission.take(self, self._shared, self._options, self._need, range(first, last))
+        self._let_go(self._held, 0, 0)
+        self._held = []
+        await self._admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        self._let_go(tokens, cost_nano)
-        holds, self._shared_holds = self._shared_holds, []
+        holds, self._held, self.shared_holds = self.shared_holds + self._held, [], []
+        self._let_go(holds, tokens, cost_nano)
+
+    def _let_go(self, holds: list[_Hold], tokens: int | None, cost_nano: int | None) -> None:
         now = self._admission.clock()
         for hold in holds:
-            hold.settle(self._need.tokens, tokens, cost_nano, now)
+            hold.settle(self.need.tokens, tokens, cost_nano, now)
 
-    def _let_go(self, tokens: int | None, cost_nano: int | None) -> None:
-        holds, self._held = self._held, []
-        now = self._admission.clock()
-        for hold in holds:
-            hold.settle(self._need.tokens, tokens, cost_nano, now)
-
-    def hold(self, index: int, skipped: list[NoRoom]) -> None:
+    def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
         """Take an option that was found to have room."""
-        option, count = self._options[index], self._admission.count
+        option, tokens = self.options[index], self.need.tokens
         cost = option.cost_nano or 0
-        if self._shared_holds:
-            for hold in self._shared_holds:
-                if hold.spend is not None:
-                    hold.spend.reserved += cost - hold.cost
-                    hold.cost = cost
+        if shared is self.shared_holds:
+            for hold in shared:
+                hold.take_cost(cost)
         else:
-            self._shared_holds = [count(claim, self._need, cost) for claim in self._shared]
-        self._held = [count(claim, self._need, cost) for claim in option.claims]
+            for hold in shared:
+                hold.take(tokens, cost, now)
+            self.shared_holds = shared
+        for hold in own:
+            hold.take(tokens, cost, now)
+        self._held = own
         self.option = index
-        self.skipped += tuple(skipped)
-
-    def held_of(self, position: int) -> int:
-        """Nano-USD that the call already holds against the budget of a shared claim."""
-        return self._shared_holds[position].cost if self._shared_holds else 0
+        self.reserved_nano = reservation(self.shared, option) if self.need.budgeted else None
 
 
 class MemoryAdmission:
@@ -139,6 +163,20 @@ class MemoryAdmission:
         self._seeding = Seeding(spent)
         self._owners: dict[tuple[str, int], _Counts] = {}
         self._forget_at = FORGET_AFTER
+        self.recounted = 0
+
+    def recount(self, number: int) -> None:
+        """Takes the counters away; the next call of an owner puts its own back, with what the log says.
+
+        What calls that are open now settle meanwhile is counted from zero, and left out of the log's sum.
+        """
+        self.recounted = number
+        for counts in self._owners.values():
+            # An owner that is being recounted has begun no call since: what is noted of it holds.
+            for start, spend in counts.spends.items():
+                counts.recounting[start] = spend, frozenset(spend.calls)
+                spend.spent = 0
+            counts.spends = {}
 
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
@@ -146,38 +184,58 @@ class MemoryAdmission:
         if len(self._owners) > self._forget_at:
             self._forget_idle(self.clock())
         grant = MemoryGrant(self, shared, options, need)
-        if reason := self._full_of_shared(shared, need):
-            raise refused([reason], need, self.headrooms(shared))
-        await self.take(grant, shared, options, need, range(len(options)), again=True)
+        await self.take(grant, range(len(options)))
         return grant
 
-    async def take(
-        self,
-        grant: MemoryGrant,
-        shared: Sequence[Claim],
-        options: Sequence[Option],
-        need: Need,
-        tried: range,
-        *,
-        again: bool = False,
-    ) -> None:
-        """Hold the first of these options that has room. Raises RateLimited.
+    async def take(self, grant: MemoryGrant, tried: range) -> None:
+        """Hold the first of these options that has room, and the shared limits where they aren't held yet.
 
-        `again`: the limits of `shared` were checked for this call, and must be so once more
-        after a wait.
+        Raises RateLimited.
         """
-        while need.budgeted and (missing := self._unseeded(shared, options, need, tried)):
-            await self._seed(missing, need)
-            if again and (reason := self._full_of_shared(shared, need)):
-                raise refused([reason], need, self.headrooms(shared))
+        while missing := self._take(grant, tried):
+            await self._seed(missing, grant.need)
+
+    def _take(self, grant: MemoryGrant, tried: range) -> list[Claim]:
+        """Budgets whose spending must be known first; nothing is held then. Raises RateLimited."""
+        now, need = self.clock(), grant.need
+        shared = grant.shared_holds or self._shared(grant, now)
+        if need.budgeted:
+            for hold in shared:
+                if not self._knows_spend(hold, need):
+                    return self._unseeded(grant, tried)
         skipped: list[NoRoom] = []
         for index in tried:
-            reason = self._full(grant, shared, options[index], need)
+            option = grant.options[index]
+            reason = self._full_of_budgets(shared, option, need) if need.budgeted else None
+            own: list[_Hold] = []
+            for claim in () if reason is not None else option.claims:
+                counts = self._counts(claim)
+                if reason := _full_rates(claim, counts, need.tokens, now):
+                    break
+                own.append(_Hold(claim, counts, need.id))
+                if not need.budgeted or claim.budget is None:
+                    continue
+                if not self._knows_spend(own[-1], need):
+                    return self._unseeded(grant, tried)
+                if reason := self._full_of_budgets(own[-1:], option, need):
+                    break
             if reason is None:
-                return grant.hold(index, skipped)
+                grant.hold(index, shared, own, now)
+                grant.skipped += tuple(skipped)
+                return []
             skipped.append(reason)
         grant.skipped += tuple(skipped)
-        raise refused(skipped, need, self.headrooms(shared))
+        raise refused(skipped, need, self.headrooms(grant.shared))
+
+    def _shared(self, grant: MemoryGrant, now: float) -> list[_Hold]:
+        """Of the limits that keep the request out whichever option serves it. Raises RateLimited."""
+        holds = []
+        for claim in grant.shared:
+            counts = self._counts(claim)
+            if reason := _full_rates(claim, counts, grant.need.tokens, now):
+                raise refused([reason], grant.need, self.headrooms(grant.shared))
+            holds.append(_Hold(claim, counts, grant.need.id))
+        return holds
 
     def headrooms(self, shared: Sequence[Claim]) -> Headrooms:
         claim = headroom_claim(shared)
@@ -188,17 +246,6 @@ class MemoryAdmission:
             _headroom(counts.requests, claim.limits.rpm, now),
             _headroom(counts.tokens, claim.limits.tpm, now),
         )
-
-    def count(self, claim: Claim, need: Need, cost: int) -> _Hold:
-        counts, now = self._counts(claim), self.clock()
-        counts.open += 1
-        if claim.limits.rpm is not None:
-            counts.requests.add(1, now)
-        bucket = counts.tokens.add(need.tokens, now) if claim.limits.tpm is not None else None
-        spend = self._spend(claim, need)
-        if spend is not None:
-            spend.reserved += cost
-        return _Hold(counts, bucket, spend, cost)
 
     def count_past(self, claim: Claim, tokens: int, at: float) -> None:
         """A request that was let through elsewhere; `at` by this admission's clock, in order."""
@@ -233,54 +280,43 @@ class MemoryAdmission:
     def state(self) -> dict[str, object]:
         return {"kept": "in this process", "problem": None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         """Nothing to write down: the log has it all."""
+        return True
 
-    def _full_of_shared(self, shared: Sequence[Claim], need: Need) -> NoRoom | None:
-        """What keeps the request out whichever option serves it."""
-        now = self.clock()
-        for claim in shared:
-            if reason := _full_rates(claim, self._counts(claim), need.tokens, now):
-                return reason
-        return None
-
-    def _full(self, grant: MemoryGrant, shared: Sequence[Claim], option: Option, need: Need) -> NoRoom | None:
-        now = self.clock()
-        if need.budgeted:
-            for position, claim in enumerate(shared):
-                if reason := self._full_budget(claim, option, need, grant.held_of(position)):
-                    return reason
-        for claim in option.claims:
-            if reason := _full_rates(claim, self._counts(claim), need.tokens, now):
-                return reason
-            if reason := self._full_budget(claim, option, need, 0):
-                return reason
-        return None
-
-    def _full_budget(self, claim: Claim, option: Option, need: Need, held: int) -> NoRoom | None:
-        budget = claim.budget
+    def _knows_spend(self, hold: _Hold, need: Need) -> bool:
+        """Whether what its budget has spent is known; asked each time, as it may have to be read again."""
+        budget = hold.claim.budget
         if budget is None:
-            return None
-        if option.cost_nano is None:
-            return NoRoom(claim, "price", NEVER)
-        spend = self._spend(claim, need)
-        assert spend is not None
-        left = budget.limit_nano - spend.spent - spend.reserved + held
-        if not option.cost_nano or option.cost_nano <= left:
-            return None  # what costs nothing may go on where a budget is spent
-        _, end = self._periods.of(budget, need.at)
-        return NoRoom(claim, "budget", NEVER if end is None else max(end - need.at, 0.001), left)
+            return True
+        spend = hold.counts.spends.get(self._periods.of(budget, need.at)[0])
+        if spend is None:
+            return False
+        hold.spend = spend
+        return True
 
-    def _spend(self, claim: Claim, need: Need) -> _Spend | None:
-        if claim.budget is None:
-            return None
-        return self._counts(claim).spends.get(self._periods.of(claim.budget, need.at)[0])
+    def _full_of_budgets(self, holds: Sequence[_Hold], option: Option, need: Need) -> NoRoom | None:
+        cost = option.cost_nano
+        for hold in holds:
+            budget, spend = hold.claim.budget, hold.spend
+            if budget is None or spend is None:
+                continue
+            if cost is None:
+                return NoRoom(hold.claim, "price", NEVER)
+            left = budget.limit_nano - spend.spent - spend.reserved + hold.cost
+            if cost and cost > left:  # what costs nothing may go on where a budget is spent
+                _, end = self._periods.of(budget, need.at)
+                wait = NEVER if end is None else max(end - need.at, 0.001)
+                return NoRoom(hold.claim, "budget", wait, left)
+        return None
 
-    def _unseeded(
-        self, shared: Sequence[Claim], options: Sequence[Option], need: Need, tried: range
-    ) -> list[Claim]:
-        claims = [*shared, *(claim for index in tried for claim in options[index].claims)]
-        return [claim for claim in claims if claim.budget is not None and self._spend(claim, need) is None]
+    def _unseeded(self, grant: MemoryGrant, tried: range) -> list[Claim]:
+        claims = [*grant.shared, *(claim for index in tried for claim in grant.options[index].claims)]
+        return [
+            claim
+            for claim in claims
+            if not self._knows_spend(_Hold(claim, self._counts(claim), ""), grant.need)
+        ]
 
     async def _seed(self, claims: list[Claim], need: Need) -> None:
         for claim in claims:
@@ -289,9 +325,18 @@ class MemoryAdmission:
             await self._seeding.once(claim, start, partial(self._start, claim, start, end))
 
     async def _start(self, claim: Claim, start: float | None, end: float | None) -> None:
-        spent = await self._seeding.spent(claim, start, end)
-        spends = self._counts(claim).spends
-        spends.setdefault(start, _Spend(spent))
+        counts, asked = self._counts(claim), self.recounted
+        again = counts.recounting.get(start)
+        spend, open_calls = again or (_Spend(0), frozenset())
+        if again:
+            await asyncio.sleep(0)  # what was settled until now is in the journal after this turn
+        spent = await self._seeding.spent(claim, start, end, open_calls)
+        if self.recounted != asked:
+            return  # read too early, perhaps: the caller sees that it is missing, and comes back
+        counts.recounting.pop(start, None)
+        spend.spent += spent
+        spends = counts.spends
+        spends.setdefault(start, spend)
         # The period before may still be asked for, by calls that came just before its end.
         for old in sorted(other for other in spends if other is not None)[:-2]:
             del spends[old]
@@ -325,5 +370,5 @@ def _full_rates(claim: Claim, counts: _Counts, tokens: int, now: float) -> NoRoo
 def _headroom(window: SlidingWindow, limit: int | None, now: float) -> Headroom | None:
     if limit is None:
         return None
-    reset = window.clears_in(now)
-    return Headroom(limit=limit, remaining=max(limit - window.total, 0), reset=reset)
+    reset, left = window.clears_in(now), limit - window.total  # in this order: the first lets old amounts go
+    return Headroom(limit, left if left > 0 else 0, reset)

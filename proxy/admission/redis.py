@@ -25,6 +25,7 @@ from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis_ledger import Ledger, Record
 from proxy.admission.redis_line import ADMIT, PREFIX, SEED, RedisLine
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused, Word
+from proxy.admission.redis_owed import LatelySettled, Owed
 from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import BUCKET, MINUTE
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("", "rpm", "tpm", "parallel", "budget", "price")
 YOUNG_SECONDS = 2.0
-"""A memory younger than this may miss what others know: they reconnect, and ship to the log, in that time."""
+"""So long after Redis came back others may still have to tell what they know: they reconnect in that time."""
 
 SEED_TRIES = 5
 CATCH_UPS = 3
@@ -96,6 +97,10 @@ class RedisGrant:
     @property
     def reserved_nano(self) -> int | None:
         return reservation(self._shared, self._options[self.option])
+
+    @property
+    def budgeted(self) -> bool:
+        return self._need.budgeted
 
     @property
     def headrooms(self) -> Headrooms:
@@ -281,12 +286,14 @@ class RedisAdmission:
         self._without = without
         self._periods = Periods()
         self._spent = spent
+        self.recounted = 0
         self._seeding = Seeding(spent)
         self._ledger = Ledger(self.lease_ms)
         self._open: dict[str, RedisGrant] = {}
         self._recent: deque[_Recent] = deque()
         self._local: MemoryAdmission | None = None
-        self._owed: dict[tuple[str, str], int] = {}
+        self._owed = Owed()
+        self._lately = LatelySettled()
         self._renewer: asyncio.Task[None] | None = None
 
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
@@ -305,6 +312,8 @@ class RedisAdmission:
             self.record(grant.release_record())
             raise
         self._remember(grant, need)
+        if not grant.told and self.line.link is not None:
+            self._tell()  # Redis came back while this call was let through without it
         return grant
 
     async def start(self) -> None:
@@ -319,17 +328,19 @@ class RedisAdmission:
             kept = "in this process" if self._without == "open" else "nowhere: limited calls are refused"
         return {"kept": kept, "problem": "Redis is away" if self.line.problem else None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         link = self.line.link
         if link is not None and len(self._ledger):
             with contextlib.suppress(RedisAway, RedisRefused, TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._ledger.flush(link)
-        if len(self._ledger):
-            logger.error("%d records of limits never reached Redis; the log has them", len(self._ledger))
+        missing = len(self._ledger) + len(self._owed) + len(self._open)
+        if missing:
+            logger.error("%d records of limits never reached Redis; the log has them", missing)
         if self._renewer is not None:
             self._renewer.cancel()
         await self.line.stop()
+        return not missing
 
     # What a grant asks for
 
@@ -343,12 +354,16 @@ class RedisAdmission:
 
     def settled(self, grant: RedisGrant, tokens: int | None, cost_nano: int | None) -> None:
         self._open.pop(grant.call, None)
+        record = grant.settle_record(tokens, cost_nano)
+        if record is None:
+            return
         if not grant.told:
-            # One sum per budget: a Redis that stays away for hours must not fill the memory.
-            for base, period, cost in grant.charges(cost_nano):
-                self._owed[base, period] = self._owed.get((base, period), 0) + cost
-        else:
-            self.record(grant.settle_record(tokens, cost_nano))
+            if charges := grant.charges(cost_nano):
+                self._owed.add(record, charges)
+            return
+        self.record(record)
+        if grant.budgeted:
+            self._lately.add(record)
 
     def limit_words(self, claim: Claim, need: Need) -> tuple[Word, ...]:
         limits = claim.limits
@@ -381,7 +396,7 @@ class RedisAdmission:
             await self._seeding.once(claim, start, partial(self._seed, claim, need, start, end))
 
     async def _seed(self, claim: Claim, need: Need, start: float | None, end: float | None) -> None:
-        if (young := YOUNG_SECONDS - self.line.memory_age) > 0:
+        if (young := YOUNG_SECONDS - self.line.steady_for) > 0:
             await asyncio.sleep(young)
         keys = [f"{base_of(claim)}:b:{period_id(start)}"]
         _, _, ends = self.hold_words(claim, need)
@@ -395,6 +410,12 @@ class RedisAdmission:
             pending = await self.line.run(SEED, keys, ends, spent, insist, *calls)
 
     # While Redis is away
+
+    def recount(self, number: int) -> None:
+        """In Redis it was done by whoever corrected the costs."""
+        self.recounted = number
+        if self._local is not None:
+            self._local.recount(number)
 
     async def _take_here(
         self, grant: RedisGrant, shared: Sequence[Claim], options: Sequence[Option], need: Need
@@ -424,6 +445,8 @@ class RedisAdmission:
         if lost_memory:
             for recent in self._recent:
                 recent.told = False
+            for record in self._lately.again():
+                self._ledger.add(record)
         for _ in range(CATCH_UPS):
             self._tell()
             if not len(self._ledger):
@@ -442,9 +465,8 @@ class RedisAdmission:
                 recent.told = True
                 for record in _window_records(recent, now):
                     self._ledger.add(record)
-        owed, self._owed = self._owed, {}
-        for (base, period), cost in owed.items():
-            self._ledger.add(("C", base, period, cost))
+        for record in self._owed.take():
+            self._ledger.add(record)
         for grant in self._open.values():
             if not grant.told:
                 grant.told = True

@@ -41,13 +41,14 @@ class RedisLine:
         self._on_up = on_up
         self._memory: bytes | None = None
         self._memory_began = 0.0
+        self._found_again = float("-inf")
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def memory_age(self) -> float:
-        """Seconds since this Redis began to remember."""
-        return time.monotonic() - self._memory_began
+    def steady_for(self) -> float:
+        """Seconds since this Redis began to remember, or since this process found it again."""
+        return time.monotonic() - max(self._memory_began, self._found_again)
 
     async def start(self) -> None:
         """Returns after the first try, whether it worked or not."""
@@ -98,6 +99,8 @@ class RedisLine:
         """Whether Redis lost its memory since this process last saw it."""
         memory, age = await run(link, HELLO, [f"{PREFIX}:memory"], secrets.token_hex(8))
         lost = self._memory is not None and memory != self._memory
+        if self._memory is not None:
+            self._found_again = time.monotonic()
         self._memory, self._memory_began = memory, time.monotonic() - age / 1000
         return lost
 

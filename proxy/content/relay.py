@@ -1,20 +1,16 @@
 """A relay that keeps what passes."""
 
-from collections.abc import Callable
 from typing import Any
 
-from proxy.attempt import Answer
 from proxy.call import Call
-from proxy.relay import Relay, Resume
+from proxy.relay import Relay
 
 
 class RecordedRelay(Relay):
     __slots__ = ("_content",)
 
-    def __init__(
-        self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None], resume: Resume
-    ) -> None:
-        super().__init__(call, answer, headers, account, resume)
+    def __init__(self, call: Call, *args: Any) -> None:
+        super().__init__(call, *args)
         assert call.content is not None
         self._content = call.content
         self._content.add(self.body)

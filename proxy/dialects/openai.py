@@ -17,8 +17,9 @@ from proxy.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from proxy.reported_usage import ReportedUsage
 from proxy.transports.base import RequestHead
-from proxy.usage import OpenAIUsage, Usage
+from proxy.usage import Usage
 from proxy.version import USER_AGENT
 from routing.table import ProviderEntry
 
@@ -34,7 +35,7 @@ _REFUSED = re.compile(r"content (management )?policy|content filter|safety syste
 
 
 class _Answer(msgspec.Struct):
-    usage: OpenAIUsage | None = None
+    usage: ReportedUsage | None = None
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 

@@ -51,7 +51,15 @@ class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
     tokens_estimated: bool = False
+    abandoned: str = ""  # what became of the provider's answer when the client was gone
+    price: str = ""  # that the cost was made from
     cost_nano_usd: int | None = None
     total_ms: float | None = None
     overhead_ms: float | None = None

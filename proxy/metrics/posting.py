@@ -13,6 +13,7 @@ from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.metrics.store import Ended, PoolUse, Store, WorkerReport
 from proxy.targets.sharing import Sharing
+from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
@@ -31,6 +32,7 @@ class Posting:
         upstreams: Upstreams,
         journal: JournalWriter,
         sharing: Sharing,
+        tracing: Tracing | None = None,
     ) -> None:
         self.store = store
         self.problem = ""
@@ -39,6 +41,7 @@ class Posting:
         self._upstreams = upstreams
         self._journal = journal
         self._sharing = sharing
+        self._tracing = tracing
         self._worker = uuid.uuid4().hex
         self._started_at = time.time()
         self._stop = threading.Event()
@@ -63,6 +66,7 @@ class Posting:
             table_version=self._keeper.table.version,
             table_age=round(self._keeper.age_seconds, 3),
             journal_lost=self._journal.lost,
+            traces_dropped=self._tracing.dropped if self._tracing is not None else 0,
             pools=[
                 PoolUse(link.provider.slug, link.pool.in_use, link.pool.connection.max_connections)
                 for link in self._upstreams.links()

@@ -33,6 +33,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     table_version: int = -1
     table_age: float = 0.0  # seconds since it was last known to be the newest
     journal_lost: int = 0
+    traces_dropped: int = 0
     pools: list[PoolUse] = []
     targets: list[TargetView] = []
 
@@ -43,6 +44,7 @@ class Ended(msgspec.Struct):
     families: Families
     journal_lost: int = 0
     merged: list[str] = []
+    traces_dropped: int = 0
 
 
 _encode = msgspec.json.encode
@@ -144,6 +146,7 @@ class Store:
 
 def add(total: Ended, report: WorkerReport) -> None:
     total.journal_lost += report.journal_lost
+    total.traces_dropped += report.traces_dropped
     total.families = summed([total.families, report.families])
 
 

@@ -54,7 +54,10 @@ class UpstreamResponse(Protocol):
         """The whole body. Raises TransportFault."""
 
     async def next_chunk(self) -> bytes:
-        """The next bytes as they arrived; b"" at the end. Raises TransportFault."""
+        """The next bytes as they arrived; b"" at the end. Raises TransportFault.
+
+        Whoever was cancelled while waiting may ask again: nothing is lost.
+        """
 
     async def aclose(self) -> None:
         """Close the connection if the body was not read to its end. May be called twice."""

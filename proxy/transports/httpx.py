@@ -43,6 +43,7 @@ class HttpxResponse:
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._chunks: AsyncIterator[bytes] = response.aiter_raw()
+        self._reading: asyncio.Task[bytes] | None = None
 
     @property
     def status(self) -> int:
@@ -56,10 +57,21 @@ class HttpxResponse:
             return await self._response.aread()
 
     async def next_chunk(self) -> bytes:
+        # In a task of its own: a cancelled read would end httpx's stream for good.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._next())
+        chunk = await asyncio.shield(self._reading)
+        self._reading = None
+        return chunk
+
+    async def _next(self) -> bytes:
         with _mapped():
             return await anext(self._chunks, b"")
 
     async def aclose(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         await self._response.aclose()
 
 

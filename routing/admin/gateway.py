@@ -42,6 +42,15 @@ _BREAKER = (
 )
 
 
+_STATUS = (
+    "Status page",
+    {
+        "fields": [("status_public", "status_names_providers")],
+        "description": "/status tells callers what works, /status.json the same to programs.",
+    },
+)
+
+
 @admin.register(GatewaySettings)
 class GatewaySettingsAdmin(ModelAdmin):
     form = GatewaySettingsForm
@@ -51,6 +60,7 @@ class GatewaySettingsAdmin(ModelAdmin):
     fieldsets = (
         (None, {"fields": ["cors_origins"]}),
         _BREAKER,
+        _STATUS,
         ("Request log", {"fields": ["log_days", "content_days", "content_patterns"]}),
     )
 

@@ -274,6 +274,13 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     (
+        "Streams",
+        {
+            "fields": [("stream_usage", "when_abandoned")],
+            "description": "How the cost of streams is known.",
+        },
+    ),
+    (
         "Limits",
         {
             "fields": [("rpm", "tpm", "parallel")],

@@ -53,8 +53,16 @@ class RouteTargetAdmin(BudgetAdmin):
             (
                 "Prices",
                 {
-                    "fields": [("input_price", "cached_input_price", "output_price")],
-                    "description": "Only where this account pays something else than the price list says.",
+                    "fields": [
+                        ("input_price", "output_price", "request_price"),
+                        ("cached_input_price", "cache_write_price", "cache_write_1h_price"),
+                        "reasoning_price",
+                        ("audio_input_price", "audio_output_price"),
+                        ("image_input_price", "image_output_price"),
+                    ],
+                    "description": "Only where this account pays something else than the price list says. "
+                    "Where the price of prompt tokens is given, blank ones of their parts (cached, audio, "
+                    "images) are the same; so are those of answer tokens.",
                 },
             ),
         ]

@@ -64,6 +64,14 @@ def _entry(row: RouteTarget) -> dict[str, Any]:
         "input_cost_per_token": _per_token(row.input_price),
         "output_cost_per_token": _per_token(row.output_price),
         "cache_read_input_token_cost": _per_token(row.cached_input_price),
+        "cache_creation_input_token_cost": _per_token(row.cache_write_price),
+        "cache_creation_input_token_cost_above_1hr": _per_token(row.cache_write_1h_price),
+        "output_cost_per_reasoning_token": _per_token(row.reasoning_price),
+        "input_cost_per_audio_token": _per_token(row.audio_input_price),
+        "output_cost_per_audio_token": _per_token(row.audio_output_price),
+        "input_cost_per_image_token": _per_token(row.image_input_price),
+        "output_cost_per_image_token": _per_token(row.image_output_price),
+        "input_cost_per_request": _plain(row.request_price),
         "tags": escape_all(row.tags) or None,
     }
     # LiteLLM has no word for these: it keeps what stands in model_info, and goes by none of it.

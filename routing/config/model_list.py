@@ -50,7 +50,16 @@ _PRICES = {
     "input_cost_per_token": "input_price",
     "output_cost_per_token": "output_price",
     "cache_read_input_token_cost": "cached_input_price",
+    "cache_creation_input_token_cost": "cache_write_price",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_price",
+    "output_cost_per_reasoning_token": "reasoning_price",
+    "input_cost_per_audio_token": "audio_input_price",
+    "output_cost_per_audio_token": "audio_output_price",
+    "input_cost_per_image_token": "image_input_price",
+    "output_cost_per_image_token": "image_output_price",
+    "input_cost_per_request": "request_price",
 }
+"""LiteLLM's words, all for one token but the last."""
 _PERIODS = {"1d": "day", "24h": "day", "7d": "week", "1w": "week", "30d": "month", "1mo": "month"}
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "parallel"}
 
@@ -141,7 +150,8 @@ def _target(parameters: Section, info: Section) -> PlannedRow:
     row.say("budget_period", _period(parameters), parameters.at("budget_duration"))
     for word, name in _PRICES.items():
         section = info if parameters.raw(word) is ABSENT and info.raw(word) is not ABSENT else parameters
-        row.say(name, _per_million(section.decimal(word)), section.at(word))
+        value = section.decimal(word)
+        row.say(name, value if name == "request_price" else _per_million(value), section.at(word))
     return row
 
 

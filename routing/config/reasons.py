@@ -24,7 +24,6 @@ MODEL_PARAMETERS = {
     "drop_params": "unknown body fields are passed through",
     "additional_drop_params": "unknown body fields are passed through",
     "allowed_openai_params": "all body fields are passed through",
-    "cache_creation_input_token_cost": "writing to a provider's cache has no price of its own yet",
     "input_cost_per_second": "prices are per token",
     "output_cost_per_second": "prices are per token",
     "region_name": "targets aren't chosen by region",

@@ -45,6 +45,21 @@ class Continues(models.TextChoices):
     FLAG = "flag", 'The same with "prefix": true (DeepSeek, Mistral)'
 
 
+class StreamUsage(models.TextChoices):
+    """Whether streams are asked for their usage where the caller did not ask."""
+
+    BY_DIALECT = "", "As the dialect needs it (OpenAI-compatible: ask; Z.ai: it comes anyway)"
+    ASK = "ask", "Ask, and keep it from callers who did not"
+    LEAVE = "leave", "Don't ask"
+
+
+class WhenAbandoned(models.TextChoices):
+    """What becomes of a stream whose caller is gone."""
+
+    CANCEL = "cancel", "Cancel it: its cost is an estimate"
+    DRAIN = "drain", "Read it to its end: its cost is exact"
+
+
 class ProviderQuerySet(RoutingQuerySet["Provider"]):
     def enabled(self) -> "ProviderQuerySet":
         return self.filter(enabled=True)
@@ -166,6 +181,22 @@ class Provider(Limited):
         help_text="How the provider takes the beginning of an answer and goes on with it. Routes that "
         "continue cut streams go on with such providers only.",
     )
+    stream_usage = models.CharField(
+        "usage of streams",
+        max_length=10,
+        blank=True,
+        choices=StreamUsage.choices,
+        default=StreamUsage.BY_DIALECT,
+        help_text="Asked for with stream_options.include_usage; without it a stream's cost is an estimate. "
+        "Not for providers that refuse options they don't know.",
+    )
+    when_abandoned = models.CharField(
+        "when the caller is gone",
+        max_length=10,
+        choices=WhenAbandoned.choices,
+        default=WhenAbandoned.CANCEL,
+        help_text="Drain streams of providers that bill a whole answer even where its connection is closed.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -190,6 +221,8 @@ class Provider(Limited):
             range_constraint("provider", "health_recovery", 1, 10),
             range_constraint("provider", "health_slow_ms", 1, 60000, nullable=True),
             choice_constraint("provider", "continues", Continues),
+            choice_constraint("provider", "stream_usage", StreamUsage),
+            choice_constraint("provider", "when_abandoned", WhenAbandoned),
             *limit_constraints("provider"),
         ]
 

@@ -175,6 +175,21 @@ def price_field(what: str) -> models.DecimalField:
     )
 
 
+PRICE_FIELDS = (
+    "input_price",
+    "cached_input_price",
+    "cache_write_price",
+    "cache_write_1h_price",
+    "output_price",
+    "reasoning_price",
+    "audio_input_price",
+    "audio_output_price",
+    "image_input_price",
+    "image_output_price",
+    "request_price",
+)
+
+
 class RouteTarget(Limited):
     route = models.ForeignKey(ModelRoute, on_delete=models.CASCADE, related_name="targets")
     provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="targets")
@@ -211,7 +226,21 @@ class RouteTarget(Limited):
     )
     input_price = price_field("prompt tokens")
     cached_input_price = price_field("prompt tokens that the provider had cached")
+    cache_write_price = price_field("prompt tokens that the provider cached")
+    cache_write_1h_price = price_field("prompt tokens that the provider cached for an hour")
     output_price = price_field("answer tokens")
+    reasoning_price = price_field("answer tokens that were reasoning")
+    audio_input_price = price_field("prompt tokens that were audio")
+    audio_output_price = price_field("answer tokens that were audio")
+    image_input_price = price_field("prompt tokens that were images")
+    image_output_price = price_field("answer tokens that were images")
+    request_price = models.DecimalField(
+        max_digits=14,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        help_text="USD per answered request, beside its tokens, 0 or more. Blank: the price list's.",
+    )
     enabled = models.BooleanField(default=True)
 
     objects = RouteTargetQuerySet.as_manager()
@@ -239,7 +268,7 @@ class RouteTarget(Limited):
                     name=f"routetarget_{name}_min",
                     violation_error_message=f"{name.replace('_', ' ').capitalize()}: 0 and more, or blank.",
                 )
-                for name in ("input_price", "cached_input_price", "output_price")
+                for name in PRICE_FIELDS
             ),
             *limit_constraints("routetarget"),
         ]

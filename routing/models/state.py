@@ -65,6 +65,18 @@ class GatewaySettings(models.Model):
         'credentials, for example ["[0-9]{3}-[0-9]{2}-[0-9]{4}"].',
     )
 
+    status_public = models.BooleanField(
+        "status page for everybody",
+        default=False,
+        help_text="Whether /status can be read without a login: names of model routes, their availability, "
+        "incidents. Off: staff only.",
+    )
+    status_names_providers = models.BooleanField(
+        "status page names providers",
+        default=False,
+        help_text="Whether it says which providers serve a route and how they are.",
+    )
+
     objects = RoutingQuerySet["GatewaySettings"].as_manager()
 
     class Meta:
@@ -92,6 +104,9 @@ class RoutingVersion(models.Model):
 
     number = models.PositiveBigIntegerField(default=1)
     changed_at = models.DateTimeField(auto_now=True)
+    recounted = models.PositiveBigIntegerField(
+        default=0, help_text="Rises when workers must read anew what budgets have spent."
+    )
 
     class Meta:
         constraints = [models.CheckConstraint(condition=models.Q(pk=1), name="routingversion_single_row")]

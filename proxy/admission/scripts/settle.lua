@@ -2,7 +2,8 @@
 -- KEYS[1]: the worker's last batch. ARGV: its number, lease ms, then records:
 --   S call owners, then for each: base, parallel 0/1, bucket, token difference, period, cost, end ms
 --   H call owners, then for each: base, parallel 0/1, -, -, period, amount, end ms
---   C base period cost: what was spent while Redis was away
+--   F as S: what this Redis was told before it lost its memory
+--   C base period cost: what was spent while Redis was away, so long ago that the log has it
 --   W base age ms requests tokens: what was let through while Redis was away
 -- A blank bucket or period: the owner has no such limit.
 if tonumber(call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
@@ -18,9 +19,18 @@ local function settle(id, base, parallel, bucket, difference, period, cost, ends
   if call('HEXISTS', budget, 's') == 1 then
     call('HINCRBY', budget, 's', cost)
   elseif cost ~= '0' then
-    call('HINCRBY', budget .. ':p', id, cost)
+    call('HSET', budget .. ':p', id, cost)
   end
   keep_until(budget, ends)
+end
+
+local function remember(id, base, period, cost, ends)
+  if period == '' or cost == '0' then return end
+  local budget = base .. ':b:' .. period
+  if call('HEXISTS', budget, 's') == 0 then
+    call('HSET', budget .. ':p', id, cost)
+    keep_until(budget, ends)
+  end
 end
 
 local function renew(id, base, parallel, period, amount, ends)
@@ -33,12 +43,14 @@ end
 
 while at <= #ARGV do
   local kind = ARGV[at]
-  if kind == 'S' or kind == 'H' then
+  if kind == 'S' or kind == 'H' or kind == 'F' then
     local id, owners = ARGV[at + 1], tonumber(ARGV[at + 2])
     at = at + 3
     for _ = 1, owners do
       if kind == 'S' then
         settle(id, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+      elseif kind == 'F' then
+        remember(id, ARGV[at], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
       else
         renew(id, ARGV[at], ARGV[at + 1], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
       end
@@ -46,7 +58,6 @@ while at <= #ARGV do
     end
   elseif kind == 'C' then
     local budget = ARGV[at + 1] .. ':b:' .. ARGV[at + 2]
-    -- Where spending is not known it will be read from the log, which has this already.
     if call('HEXISTS', budget, 's') == 1 then call('HINCRBY', budget, 's', ARGV[at + 3]) end
     at = at + 4
   else

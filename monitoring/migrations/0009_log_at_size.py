@@ -25,7 +25,7 @@ def partition(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0006_books'),
+        ('monitoring', '0008_status_page'),
     ]
 
     operations = [
@@ -39,6 +39,7 @@ class Migration(migrations.Migration):
                 ('output_tokens', models.BigIntegerField(default=0)),
                 ('cached_tokens', models.BigIntegerField(default=0)),
                 ('reasoning_tokens', models.BigIntegerField(default=0)),
+                ('cache_write_tokens', models.BigIntegerField(default=0)),
                 ('cost_nano_usd', models.BigIntegerField(default=0)),
                 ('unpriced', models.BigIntegerField(default=0, help_text='Requests that reached a provider and whose cost is unknown.')),
                 ('total_buckets', models.JSONField(default=dict)),

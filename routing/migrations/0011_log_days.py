@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0007_pools'),
+        ('routing', '0010_hour_cache_price'),
     ]
 
     operations = [

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0007_log_at_size'),
+        ('monitoring', '0009_log_at_size'),
     ]
 
     operations = [

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0008_scheduled_reports'),
+        ('monitoring', '0010_scheduled_reports'),
     ]
 
     operations = [

@@ -18,7 +18,7 @@ def partition(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('monitoring', '0009_budget_periods'),
+        ('monitoring', '0011_budget_periods'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0008_log_days'),
+        ('routing', '0011_log_days'),
     ]
 
     operations = [
