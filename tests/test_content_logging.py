@@ -131,7 +131,6 @@ def test_a_stream_is_put_together_and_what_it_splits_is_redacted(door, published
     found = opened(kept(answer))
     choice = found["answer"]["choices"][0]
     assert choice["delta"]["content"] == "my key is [redacted] and that is it"
-    assert found["answer"]["usage"]["total_tokens"] > 0
 
 
 def test_credentials_and_patterns_are_redacted(live, door, published, served, upstream):
