@@ -151,8 +151,9 @@ def one_run(measuring: Measuring, table: Table, cell: Cell, subject: Subject) ->
     try:
         table.add(cell, subject.name, measuring.measure(cell, subject))
     except CellFailed as failure:
-        print(failure, file=sys.stderr)
-        table.fail(cell, subject.name, str(failure))
+        server = subject.server_of(cell.scenario)
+        print(f"{failure}\n{server.log_tail() if server else ''}", file=sys.stderr)
+        table.fail(cell, subject.name, f"{failure}.")
 
 
 def warm_up(measuring: Measuring, subjects: list[Subject]) -> None:

@@ -14,7 +14,8 @@ Run = dict[str, float | None]
 """One run's figures by the names of benchmarks/table.py's columns."""
 
 WHOLE_LIMIT_SECONDS = 60
-HELD_RAMP, HELD_WARM = 1.0, 1.5  # seconds; all of them are under way when counting begins
+HELD_RAMP = 2_500  # connections a second that are opened
+HELD_WARM = 2.0  # seconds; all connections are under way when counting begins
 SLOW_FACTOR = 4  # a run of a slow gateway takes so many times as long: it answers a few times only
 SLOW_CHUNKS = 400  # a second of a slow gateway's, over all streams; a run must see some of them end
 
@@ -91,10 +92,11 @@ class Measuring:
     def _held(self, cell: Cell, subject: Subject) -> Run:
         """The ideal: each connection's next request follows at once on its answer after `delay`."""
         target, server = subject.targets[cell.scenario], subject.server_of(cell.scenario)
-        plan = target.plan(cell.connections, self._seconds(cell, subject), ramp=HELD_RAMP, warm=HELD_WARM)
+        seconds, ramp = self._seconds(cell, subject), cell.connections / HELD_RAMP
+        plan = target.plan(cell.connections, seconds, ramp=ramp, warm=HELD_WARM)
         before = self._at_rest(subject, server)
         with load.driving(plan, self.core) as report:
-            time.sleep(HELD_RAMP + HELD_WARM + plan.seconds / 2)
+            time.sleep(ramp + HELD_WARM + plan.seconds / 2)
             grown = _growth(before, server.memory()) if server else None
             cpu = server.cpu_share(plan.seconds / 4) if server else None
             found = report()
@@ -136,10 +138,8 @@ class Measuring:
     def _check(self, problem: str | None, cell: Cell, subject: Subject) -> None:
         if problem is None:
             return
-        server, target = subject.server_of(cell.scenario), subject.targets[cell.scenario]
-        log = server.log_tail() if server else ""
-        now = problem_with(target) or "a single request gets a whole answer now"
-        raise CellFailed(f"{SUBJECTS[subject.name]}, {cell.name}: {problem}; {now}\n{log}".rstrip())
+        now = problem_with(subject.targets[cell.scenario]) or "a single request gets a whole answer now"
+        raise CellFailed(f"{SUBJECTS[subject.name]}, {cell.name}: {problem}; {now}")
 
 
 def _growth(before: dict[int, int], after: dict[int, int]) -> int:
