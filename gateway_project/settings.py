@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from gateway_project.environment import choice, env, secret, whole_number, words
+from gateway_project.environment import choice, env, networks, secret, whole_number, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
@@ -36,6 +36,7 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+BODY_SECONDS = whole_number("BODY_SECONDS", 30, 1, 3600)
 # Streams whose caller is gone, of providers that drain them
 ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
 ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
@@ -52,12 +53,14 @@ EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     globals().update(env.email_url_config(EMAIL_URL))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
+STALLED_SECONDS = whole_number("STALLED_SECONDS", 60, 6, 3600)
 ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
 HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
 LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+TRUSTED_PROXIES = networks("TRUSTED_PROXIES")
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
 LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")
@@ -236,6 +239,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
@@ -295,6 +299,8 @@ LOGGING = {
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        # Two lines a second while the collector is away; proxy/tracing/otlp.py says it once.
+        "opentelemetry": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "CRITICAL"},
     },
 }
 

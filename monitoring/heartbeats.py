@@ -6,6 +6,7 @@ import threading
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
@@ -14,8 +15,8 @@ from monitoring.models import Heartbeat
 logger = logging.getLogger(__name__)
 
 TICKS, WORKER, SHIPPER = "ticks", "worker", "shipper"
-BEAT_SECONDS = 10
-STALLED_SECONDS = 60
+STALLED_SECONDS: int = settings.STALLED_SECONDS
+BEAT_SECONDS = STALLED_SECONDS / 6
 FORGOTTEN = timedelta(days=1)  # what has been away for so long was taken down
 
 _MEANING = {
@@ -65,4 +66,4 @@ def _beat_for_ever(component: str) -> None:
             beat(component, timezone.now())
         except Error as error:  # the database is away; that others see no beat is what they must see
             logger.warning("no heartbeat of %s written: %s", component, error)
-        pause.wait(BEAT_SECONDS + 0.5)
+        pause.wait(BEAT_SECONDS * 1.05)

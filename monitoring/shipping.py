@@ -19,7 +19,16 @@ from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
 from proxy.admission.redis_books import recount_budgets
-from proxy.journal.reader import Damage, Position, claim_dead, read_new, segments, unfinished, workers
+from proxy.journal.reader import (
+    Damage,
+    Position,
+    claim_dead,
+    is_settled,
+    read_new,
+    segments,
+    unfinished,
+    workers,
+)
 from proxy.journal.records import Closed, Opened
 
 logger = logging.getLogger(__name__)
@@ -163,12 +172,15 @@ class Shipper:
             lock = claim_dead(self._directory, worker)
             if lock is not None:
                 try:
-                    self._bury(worker)
+                    self._bury(worker, settled=is_settled(lock))
                 finally:
                     os.close(lock)
 
-    def _bury(self, worker: str) -> None:
-        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown."""
+    def _bury(self, worker: str, *, settled: bool) -> None:
+        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown.
+
+        `settled`: it ended in order, and the limits know of all that it closed.
+        """
         self._ship_worker(worker)
         paths = set(segments(self._directory, worker))
         left = [opened for opened, path in self._open.values() if path in paths]
@@ -176,8 +188,9 @@ class Shipper:
         for path in paths:
             if found := unfinished(self._positions[path]):
                 self._keep(found)
-        # What it settled last may never have reached Redis, and what it held comes back unspent.
-        recount_budgets()
+        if left or not settled:
+            # What it settled last may never have reached Redis, and what it held comes back unspent.
+            recount_budgets()
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
             self._books.count_unknown(worker, len(left))

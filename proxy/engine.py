@@ -31,6 +31,7 @@ from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
+from proxy.usage import estimate
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -109,6 +110,7 @@ class Engine:
             logger.exception("call %s failed in the gateway", call.id, extra=ids)
             if answer is not None and answer.stream:
                 await answer.aclose()
+                call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
 
     def identify(
@@ -118,7 +120,7 @@ class Engine:
         try:
             return identify(headers, table)
         except InvalidApiKey as error:
-            raise self._failed_auth.count(address, error) from None
+            raise self._failed_auth.count(address, headers, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""

@@ -17,6 +17,7 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.client_address import TrustedProxies
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
@@ -63,9 +64,9 @@ class Gateway:
         await self.engine.shadows.aclose()
         await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
-        await self.admission.aclose()
+        settled = await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
-        self.journal.close()
+        self.journal.close(settled=settled)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.stop)
 
@@ -74,7 +75,7 @@ def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
-    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())

@@ -193,7 +193,7 @@ def test_backlog_stall_and_expiry_are_found():
     assert expiring.startswith("API key soon expires at ")
 
 
-def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream):
+def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream, admin_client):
     upstream.always("hook", Answer(status=503))
     ill()
     evaluate(timezone.now())
@@ -206,6 +206,10 @@ def test_a_refused_message_is_tried_again_and_then_given_up(hook, upstream):
         assert row.status == ("pending" if number < MOST_ATTEMPTS else "failed")
         assert row.last_error == "status 503"
     assert len(upstream.calls("hook")) == MOST_ATTEMPTS
+    for page in ("alertdelivery", "alertchannel"):
+        shown = admin_client.get(reverse(f"admin:monitoring_{page}_changelist")).content.decode()
+        assert "status 503" in shown
+        assert "failed" in shown
 
 
 def test_a_retry_waits_longer_each_time(hook, upstream):

@@ -238,7 +238,9 @@ def test_hanging_providers_delay_no_other(upstream):
     )
     assert checks > 250
     assert len(late) == checks
-    assert late[int(0.99 * checks)] < 1.0
+    p50, p99 = late[checks // 2], late[int(0.99 * checks)]
+    print(f"{checks} checks of 200 providers, 20 hang: late by {p50:.3f} s (p50), {p99:.3f} s (p99)")
+    assert p99 < 1.0
     good = checks - sum(len(moments) for slug, moments in due.items() if slug.startswith("hang"))
     until(lambda: HealthCheck.objects.count() >= good, "all good ones are recorded", 20)
     assert not HealthCheck.objects.filter(ok=False).exists()

@@ -12,6 +12,7 @@ import pytest
 from proxy.tracing import trace
 from proxy.tracing.trace import Finished, Tracing
 from routing.compiler import current_version
+from routing.models import ModelRoute, Provider
 from tests.collector import Collector
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -284,6 +285,40 @@ def test_no_text_of_request_or_answer_is_exported(traced, collector, upstream):
         spans_of(collector, door.chat(key, messages=messages))
     assert "a-secret-prompt" not in repr(collector.spans)
     assert key not in repr(collector.spans)
+
+
+def test_a_race_shows_both_targets(traced, collector, upstream):
+    gateway, key = traced
+    ModelRoute.objects.filter(name="gpt").update(hedge_after_ms=100)
+    gateway.wait_for_version(current_version())
+    upstream.always("bad", Answer(delay=3))
+    server, [lost, won] = spans_of(collector, Door("fast_lane", gateway.url).chat(key))
+    assert (lost.attributes["gen_ai.provider.name"], won.attributes["gen_ai.provider.name"]) == (
+        "bad",
+        "good",
+    )
+    assert lost.attributes["error.type"] == "cancelled"
+    assert lost.start < won.start < lost.end
+    assert won.attributes["gen_ai.usage.output_tokens"] == 48
+    assert not server.failed
+
+
+def test_a_stream_that_another_target_continues_shows_both(traced, collector, upstream):
+    gateway, key = traced
+    ModelRoute.objects.filter(name="gpt").update(on_cut="continue")
+    Provider.objects.filter(slug="good").update(continues="plain")
+    gateway.wait_for_version(current_version())
+    upstream.always(
+        "bad", Answer(chunks=events("a", "b", done=False, finish=False), gap=0.2, cut="after_chunks")
+    )
+    upstream.always("good", Answer(chunks=events("c", usage=True), gap=0.2))
+    with Door("fast_lane", gateway.url).stream(key) as answer:
+        answer.read()
+    server, [cut, rest] = spans_of(collector, answer)
+    assert (cut.attributes["error.type"], "error.type" in rest.attributes) == ("upstream_broken", False)
+    assert (cut.end - cut.start) / 1e9 > 0.15
+    assert cut.end <= rest.start + 1_000_000
+    assert not server.failed
 
 
 def sum_of(collector, name, **wanted):

@@ -12,6 +12,9 @@ READ_BYTES = 1024 * 1024
 DEAD = b"dead"
 """What a lock file says once its journal is claimed for recovery."""
 
+SETTLED = b"settled"
+"""What it says behind that if its process ended in order, and the limits know of all its calls."""
+
 
 @dataclass(slots=True)
 class Position:
@@ -89,6 +92,10 @@ def claim_dead(directory: Path, worker: str) -> int | None:
         return None
     os.pwrite(file, DEAD, 0)
     return file
+
+
+def is_settled(lock_file: int) -> bool:
+    return os.pread(lock_file, len(SETTLED), len(DEAD)) == SETTLED
 
 
 def lives(directory: Path, worker: str) -> bool:

@@ -9,6 +9,7 @@ import threading
 import uuid
 from pathlib import Path
 
+from proxy.journal.reader import DEAD, SETTLED
 from proxy.journal.records import Record, to_line
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class JournalWriter:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def close(self) -> None:
+    def close(self, *, settled: bool = False) -> None:
+        """`settled`: the limits know of all that this process let through."""
         if not self._flush():
             self.lost += len(self._waiting)
             logger.critical("journal: %d records lost: %s", len(self._waiting), self.problem)
@@ -96,6 +98,8 @@ class JournalWriter:
         self._syncer.join(timeout=2)
         self._sync_all()
         os.close(self._file)
+        if settled:
+            os.pwrite(self._lock_file, SETTLED, len(DEAD))
         os.close(self._lock_file)
 
     def _add(self, record: Record) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 EXPORT_SECONDS = 1.0
 MOST_AT_ONCE = 256  # traces
-STOP_SECONDS = 3.0
+STOP_SECONDS = 2.0
 TRACES_PATH, METRICS_PATH = "v1/traces", "v1/metrics"
 
 
@@ -115,6 +115,8 @@ class Export:
         if failed != self._failing:
             self._failing = failed
             if failed:
-                logger.error("the collector takes no traces; they are dropped until it does")
+                logger.error(
+                    "the collector takes no traces, they are dropped until it does; LOG_LEVEL=DEBUG says why"
+                )
             else:
                 logger.info("the collector takes traces again")

@@ -154,6 +154,8 @@ def _tokens(row: Closed) -> Attributes:
     }
     if row.cached_tokens:
         found["gen_ai.usage.cache_read.input_tokens"] = row.cached_tokens
+    if written := (row.cache_write_tokens or 0) + (row.cache_write_1h_tokens or 0):
+        found["gen_ai.usage.cache_creation.input_tokens"] = written
     if row.reasoning_tokens:
         found["gen_ai.usage.reasoning.output_tokens"] = row.reasoning_tokens
     if row.tokens_estimated:

@@ -176,6 +176,7 @@ PRICE_FIELDS = (
     "input_price",
     "cached_input_price",
     "cache_write_price",
+    "cache_write_1h_price",
     "output_price",
     "reasoning_price",
     "audio_input_price",
@@ -223,6 +224,7 @@ class RouteTarget(Limited):
     input_price = price_field("prompt tokens")
     cached_input_price = price_field("prompt tokens that the provider had cached")
     cache_write_price = price_field("prompt tokens that the provider cached")
+    cache_write_1h_price = price_field("prompt tokens that the provider cached for an hour")
     output_price = price_field("answer tokens")
     reasoning_price = price_field("answer tokens that were reasoning")
     audio_input_price = price_field("prompt tokens that were audio")
