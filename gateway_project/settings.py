@@ -42,6 +42,8 @@ ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
 ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
 ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
+CONTENT_DIR = DATA_DIR / "content"
+CONTENT_MAX_BYTES = whole_number("CONTENT_MAX_BYTES", 262144, 1024, 300000)
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Monitoring
@@ -273,6 +275,21 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": REPRICE_SECONDS,
         "options": {"expires": REPRICE_SECONDS},
     },
+    "update-budgets": {
+        "task": "monitoring.tasks.update_budgets",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
+    "send-reports": {
+        "task": "monitoring.tasks.send_reports",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
+    "keep-request-log": {
+        "task": "monitoring.tasks.keep_request_log",
+        "schedule": 1800,
+        "options": {"expires": 1800},
+    },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
         "schedule": 3600,
@@ -414,6 +431,26 @@ UNFOLD = {
                         "title": "Alert deliveries",
                         "icon": "outgoing_mail",
                         "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
+                    {
+                        "title": "Content accesses",
+                        "icon": "visibility",
+                        "link": reverse_lazy("admin:monitoring_contentaccess_changelist"),
+                    },
+                    {
+                        "title": "Budget periods",
+                        "icon": "savings",
+                        "link": reverse_lazy("admin:monitoring_budgetperiod_changelist"),
+                    },
+                    {
+                        "title": "Scheduled reports",
+                        "icon": "schedule_send",
+                        "link": reverse_lazy("admin:monitoring_scheduledreport_changelist"),
+                    },
+                    {
+                        "title": "Report deliveries",
+                        "icon": "mark_email_read",
+                        "link": reverse_lazy("admin:monitoring_reportdelivery_changelist"),
                     },
                     {
                         "title": "Request log",

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from monitoring import heartbeats
 from monitoring.backlog import backlog_bytes
+from monitoring.content.shipping import ContentShipper
 from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
@@ -43,9 +44,11 @@ class Shipper:
     Only one ships at a time. Safe to run again over the same records: a row whose id exists stays.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, contents: ContentShipper | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.problem = ""
+        self._contents = contents
+        self._content_problem = ""
         self._directory = directory
         self._positions: dict[Path, Position] = {}
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
@@ -79,7 +82,20 @@ class Shipper:
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+        if self._contents is not None:
+            self._ship_contents(self._contents)
         self._tell()
+
+    def _ship_contents(self, contents: ContentShipper) -> None:
+        """Apart from the books: neither may hold up the other."""
+        try:
+            contents.ship()
+            self._content_problem = ""
+        except Exception as error:  # noqa: BLE001 as above
+            connection.close()
+            if (problem := f"{type(error).__name__}: {error}") != self._content_problem:
+                logger.error("content not shipped, will try again: %s", problem)
+            self._content_problem = problem
 
     def _watch(self) -> None:
         """Tells its own sign of life and looks for the others, as web processes may not ask the database."""

@@ -15,6 +15,7 @@ from proxy.ask import decode_chat
 from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
+from proxy.content.relay import RecordedRelay
 from proxy.errors import (
     GatewayError,
     InvalidApiKey,
@@ -84,6 +85,8 @@ class Engine:
             call.route, targets = resolve(call)
             await self._admit(call, targets)
             self._accounting.open(call)
+            if call.key.content or call.route.route.content:
+                self._accounting.keep_content(call)
             if call.route.route.shadows:
                 self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
@@ -91,7 +94,8 @@ class Engine:
             if not answer.stream:
                 price_call(call)
             headers = self._headers.of_answer(call, answer.content_type)
-            return Relay(
+            relay = Relay if call.content is None else RecordedRelay
+            return relay(
                 call,
                 answer,
                 headers,

@@ -178,7 +178,7 @@ class Relay:
                 self._over = self._reader.done = True
                 return b"data: [DONE]\n\n"
             if await self._continued(self._continuation):
-                return await self.next_chunk()
+                return await Relay.next_chunk(self)  # not that of a subclass, twice
         return await self._end_with(error, "upstream_broken")
 
     async def _end_with(self, error: GatewayError, outcome: str) -> bytes:

@@ -7,6 +7,9 @@ from types import MappingProxyType
 
 from routing.price import Price
 
+CONTENT_NEVER, CONTENT_OFF, CONTENT_METADATA, CONTENT_FULL = -1, 0, 1, 2
+"""How much of a call's content is kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -149,6 +152,7 @@ class RouteEntry:
     context_fallbacks: tuple[int, ...] = ()  # when the request is too long for the model
     policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content
     tagged: bool = False  # whether any target has tags
+    content: int = CONTENT_OFF
     canaries: bool = False
 
 
@@ -171,6 +175,7 @@ class KeyEntry:
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
+    content: int = CONTENT_OFF
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids

@@ -78,6 +78,16 @@ class JournalWriter:
             self._add(record)
         return False
 
+    def write_line(self, line: bytes) -> bool:
+        """A line of another kind. False where the disk took less than the whole; then it is given up."""
+        if self.problem:
+            return False
+        self._waiting.append(line)
+        if self._flush():
+            return True
+        self._waiting.clear()
+        return False
+
     def gather(self, record: Record) -> None:
         """Written with the next record, at the latest before what the event loop is given to do from now on.
 
