@@ -1,4 +1,4 @@
-# Everything there is to learn: serve, test, bench, lint, types, format, requirements.
+# Everything there is to learn: serve, test, bench, bench-peers, profile, lint, types, format, requirements.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ TEST_WORKERS ?= 3
 NODE_CLIENTS := tests/clients
 NODE_PACKAGES := $(NODE_CLIENTS)/node_modules/installed
 
-.PHONY: serve test bench lint types format requirements
+.PHONY: serve test bench bench-peers profile lint types format requirements
 
 serve: $(VENV)/installed
 	@exec $(BIN)/python manage.py serve
@@ -17,6 +17,13 @@ test: $(VENV)/installed-dev $(NODE_PACKAGES)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Installs other gateways into BENCH_PEERS_DIR, by default in the user's cache directory.
+bench-peers: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks --peers $(BENCH_ARGS)
+
+profile: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.stages $(PROFILE_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

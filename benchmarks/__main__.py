@@ -1,24 +1,29 @@
-"""Measures both doors of Switchstand beside nginx and a direct connection: docs/benchmarks.md."""
+"""Measures Switchstand beside nginx, other gateways and a direct connection: docs/performance.md."""
 
 import argparse
+import contextlib
 import json
 import os
+import platform
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import load
-from benchmarks.rig import KINDS, SUBJECTS, Rig, Subject, nginx_program
-from benchmarks.servers import BenchmarkFailed, Servers, problem_with
-from benchmarks.table import Cell, Run, Table
+from benchmarks import peers, soak
+from benchmarks.cells import CELLS, GROUPS, PEERS, SUBJECTS, Cell, chosen
+from benchmarks.measuring import CellFailed, Measuring
+from benchmarks.rig import Rig, Subject, nginx_program
+from benchmarks.servers import BenchmarkFailed, Servers
+from benchmarks.table import Table
 
 DEBIAN_PACKAGES = {"nginx": "nginx", "wrk": "wrk", "taskset": "util-linux"}
 WARM_UP_SECONDS = 1
+WARM_UP = ("json-64", "stream-32")
+WARMED = ("json", "stream", "ttft", "whole", "body")  # kinds of cells that want a warm process
 
 
 def main() -> int:
@@ -29,39 +34,73 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, leave)
     signal.alarm(options.limit)
+    allow_many_connections()
     try:
-        table = measure(options)
+        return run(options)
     except (BenchmarkFailed, subprocess.SubprocessError) as error:
         print(f"No table: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted; everything that was started is stopped.", file=sys.stderr)
         return 130
-    print(f"\n{heading(options)}\n\n{table.text()}")
-    if options.out:
-        with options.out.open("a") as out:
-            out.writelines(json.dumps(record) + "\n" for record in table.records())
-    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="switchstand-bench-") as folder:
+        scratch = Path(folder)
+        scratch.chmod(0o711)  # nginx's workers drop root's rights
+        core, load_core, *_ = sorted(os.sched_getaffinity(0))
+        with Servers(scratch) as servers:
+            rig = Rig(servers=servers, scratch=scratch, core=core, load_core=load_core)
+            if options.soak:
+                print(soak.run(rig, options.soak))
+                return 0
+            table, stopped = Table(), ""
+            try:
+                measure(options, rig, table)
+            except BenchmarkFailed as failure:
+                if not table.cells:
+                    raise
+                stopped = f"\n\nNot all of it: {failure}."
+    print(f"\n{heading(options)}\n\n{table.text()}{stopped}")
+    if options.json:
+        write(options.json, heading(options), table)
+    return 1 if stopped or any(subject not in PEERS for _, subject in table.failed) else 0
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=at_least_1, default=5, help="length of one run (5)")
+    parser.add_argument("--seconds", type=at_least_1, default=2, help="length of one run (2)")
     parser.add_argument("--repeats", type=at_least_1, default=3, help="runs per cell, for the median (3)")
     parser.add_argument(
         "--only",
         nargs="+",
         default=[],
-        choices=[*SUBJECTS, *KINDS],
+        choices=SUBJECTS,
         metavar="NAME",
-        help=f"rows and kinds of load to measure, of {', '.join([*SUBJECTS, *KINDS])} (all)",
+        help=f"what to measure, of {', '.join(SUBJECTS)} (all but the last three: see --peers)",
     )
-    parser.add_argument("--connections", type=at_least_1, default=64, help="for JSON (64)")
-    parser.add_argument("--streams", type=at_least_1, default=32, help="connections for streams (32)")
     parser.add_argument(
-        "--limit", type=at_least_1, default=900, help="seconds after which all is stopped (900)"
+        "--cells",
+        nargs="+",
+        default=[],
+        choices=[*CELLS, *GROUPS],
+        metavar="NAME",
+        help=f"loads, of {', '.join(CELLS)}; {', '.join(GROUPS)} stand for all that begin so (all)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append each cell as a line of JSON")
+    parser.add_argument(
+        "--peers", action="store_true", help=f"also {', '.join(PEERS)}; installs them where that is needed"
+    )
+    parser.add_argument(
+        "--soak",
+        type=at_least_1,
+        metavar="N",
+        help="no table: N requests to the fast lane with limits, and how its memory grows",
+    )
+    parser.add_argument(
+        "--limit", type=at_least_1, default=3600, help="seconds after which all is stopped (3600)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as JSON; - here")
     return parser.parse_args(arguments)
 
 
@@ -86,49 +125,63 @@ def leave(number: int, _frame: object) -> None:
     raise BenchmarkFailed(reason)
 
 
-def measure(options: argparse.Namespace) -> Table:
-    core, load_core, *_ = sorted(os.sched_getaffinity(0))
-    kinds = [kind for kind in KINDS if kind in options.only] or list(KINDS)
-    names = [name for name in SUBJECTS if name in options.only] or list(SUBJECTS)
-    connections = {"json": options.connections, "stream": options.streams}
-    runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="switchstand-bench-") as folder:
-        scratch = Path(folder)
-        scratch.chmod(0o711)  # nginx's workers drop root's rights
-        with Servers(scratch) as servers:
-            subjects = Rig(servers=servers, scratch=scratch, core=core, load_core=load_core).build(names)
-            for seconds in [WARM_UP_SECONDS] + [options.seconds] * options.repeats:
-                # All subjects take turns, so that a noisy minute of the machine hits each of them.
-                for kind in kinds:
-                    for subject in subjects:
-                        run = one_run(subject, kind, connections[kind], seconds, load_core)
-                        runs[subject.name, kind].append(run)
-    # The first run was the warm-up.
-    return Table([Cell.of(name, kind, connections[kind], each[1:]) for (name, kind), each in runs.items()])
+def allow_many_connections() -> None:
+    """All that is started inherits it: 5,000 held connections need as many files, a proxy twice."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def one_run(subject: Subject, kind: str, connections: int, seconds: int, load_core: int) -> Run:
-    """Raises BenchmarkFailed where an answer was not a whole one: errors are quick and worth nothing."""
-    target, server = subject.targets[kind], subject.server
-    print(f"{subject.name} {kind}: {seconds} s", file=sys.stderr)
-    before, begun = server.cpu_seconds() if server else 0.0, time.monotonic()
-    measured = load.send(target, connections=connections, seconds=seconds, core=load_core)
-    if problem := measured.problem(target):
-        log = server.log_tail() if server else ""
-        now = problem_with(target) or "a single request gets a whole answer now"
-        raise BenchmarkFailed(f"{SUBJECTS[subject.name]}, {kind}: {problem}; {now}\n{log}")
-    if not server:
-        return Run(measured=measured, cpu=None, settle_cpu_seconds=0.0)
-    cpu = (server.cpu_seconds() - before) / (time.monotonic() - begun)
-    return Run(measured=measured, cpu=cpu, settle_cpu_seconds=server.wait_until_quiet())
+def measure(options: argparse.Namespace, rig: Rig, table: Table) -> None:
+    wanted = options.only or [name for name in SUBJECTS if options.peers or name not in PEERS]
+    cells = chosen(options.cells)
+    subjects = rig.build(wanted)
+    also, problems = peers.build(rig, wanted)
+    table.notes += problems
+    measuring, everyone = Measuring(seconds=options.seconds, core=rig.load_core), [*subjects, *also]
+    warm = False
+    for cell in cells:
+        if not warm and cell.kind in WARMED:
+            warm_up(measuring, everyone)
+            warm = True
+        # All subjects take turns, so that a noisy minute of the machine hits each of them.
+        for _ in range(min(options.repeats, cell.most_repeats)):
+            for subject in everyone:
+                if subject.name in cell.subjects and (cell.name, subject.name) not in table.failed:
+                    one_run(measuring, table, cell, subject)
+
+
+def one_run(measuring: Measuring, table: Table, cell: Cell, subject: Subject) -> None:
+    print(f"{cell.name}: {subject.name}", file=sys.stderr)
+    try:
+        table.add(cell, subject.name, measuring.measure(cell, subject))
+    except CellFailed as failure:
+        server = subject.server_of(cell.scenario)
+        print(f"{failure}\n{server.log_tail() if server else ''}", file=sys.stderr)
+        table.fail(cell, subject.name, f"{failure}.")
+
+
+def warm_up(measuring: Measuring, subjects: list[Subject]) -> None:
+    quick = Measuring(seconds=WARM_UP_SECONDS, core=measuring.core)
+    for subject in subjects:
+        for cell in WARM_UP:
+            one_run(quick, Table(), CELLS[cell], subject)
 
 
 def heading(options: argparse.Namespace) -> str:
     return (
         f"One core for the proxy, one for load and providers; median of {options.repeats} x "
-        f"{options.seconds} s; JSON at {options.connections} connections, "
-        f"32-chunk streams at {options.streams}."
+        f"{options.seconds} s; Python {platform.python_version()}.\n"
+        f"+p50: over direct. Right of CPU: the rate over that of each other one."
     )
+
+
+def write(file: Path, title: str, table: Table) -> None:
+    text = json.dumps({"heading": title, "cells": table.records(), "notes": table.notes}, indent=1)
+    if str(file) == "-":
+        print(text)
+    else:
+        file.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
--- Sends one constant chat completion over and over. From the environment: BENCH_BODY and
+-- Sends one constant chat completion over and over. From the environment: BENCH_BODY (a file) and
 -- BENCH_HEADERS ("Name: value" lines). The report's last line is JSON after the word REPORT.
 wrk.method = "POST"
-wrk.body = os.getenv("BENCH_BODY")
+local file = assert(io.open(os.getenv("BENCH_BODY"), "rb"))
+wrk.body = file:read("*a")
+file:close()
 for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^:\n]+): ([^\n]+)") do
   wrk.headers[name] = value
 end

@@ -1,33 +1,39 @@
-"""Builds what is compared: the fake providers, nginx and Switchstand, each on its core."""
+"""Builds what is compared: the fake providers, nginx, Switchstand and its peers, each on its core."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import answers, gateway
+from benchmarks.answers import SCENARIOS
 from benchmarks.load import Target
 from benchmarks.servers import Server, Servers, filled, free_ports, python
 
 CHAT = "/v1/chat/completions"
-MODEL, STREAM_MODEL = "gpt-4o-mini", "gpt-4o-mini-stream"
-KINDS = ("json", "stream")
-SUBJECTS = {
-    "direct": "direct",
-    "nginx": "nginx, plain reverse proxy",
-    "fast": "Switchstand, fast lane",
-    "drf": "Switchstand, DRF door",
-    "limits": "fast lane, limits and a strategy",
-    "redis": "the same, counted in Redis",
-}
+MODEL, OTHER_MODEL = "gpt-4o-mini", "gpt-4o-mini-stream"  # of the quick JSON provider, of the other one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One row of the table. `server` is the proxy whose CPU is read; direct has none."""
+    """One row of the table. `servers` are the proxies whose CPU and memory are read; direct has none.
+
+    `slow`: it answers so little that its runs must be longer.
+    """
 
     name: str
-    server: Server | None
     targets: dict[str, Target]
+    quick: Server | None = None  # serves the scenario json
+    other: Server | None = None  # serves the others
+    slow: bool = False
+
+    def server_of(self, scenario: str) -> Server | None:
+        return self.quick if scenario == "json" else self.other
+
+    def wait_until_ready(self) -> "Subject":
+        for scenario in ("json", "s32"):
+            if (server := self.server_of(scenario)) is not None:
+                server.wait_until_ready(self.targets[scenario])
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,96 +44,114 @@ class Rig:
     scratch: Path
     core: int
     load_core: int
+    ports: dict[str, int] = field(default_factory=lambda: ports("JSON", "OTHER"))
 
     def build(self, wanted: list[str]) -> list[Subject]:
         """Starts the providers and what the wanted subjects need; returns when all of it answers."""
-        names = ["JSON_PORT", "STREAM_PORT", "NGINX_PORT", "GATEWAY_PORT"]
-        names += ["LIMITS_PORT", "REDIS_PORT", "SHARED_PORT"]
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        words = {"SCRATCH": self.scratch, "ANSWER": answers.whole(), **ports}
-        direct = self._direct(words, ports)
-        subjects = [direct]
+        subjects = [self._direct()]
         if "nginx" in wanted:
-            subjects.append(self._nginx(words, ports["NGINX_PORT"]))
+            subjects.append(self._nginx())
         if {"fast", "drf"} & set(wanted):
-            subjects += self._switchstand(words, ports["GATEWAY_PORT"])
+            subjects += self._switchstand()
         if "limits" in wanted:
-            subjects.append(self._limited("limits", words, ports["LIMITS_PORT"], ""))
+            subjects.append(self._limited("limits", ""))
         if "redis" in wanted and redis_program():
-            url = self._redis(ports["REDIS_PORT"])
-            subjects.append(self._limited("redis", words, ports["SHARED_PORT"], url))
+            subjects.append(self._limited("redis", self._redis()))
         return [subject for subject in subjects if subject.name in wanted]
 
-    def _direct(self, words: dict[str, object], ports: dict[str, int]) -> Subject:
-        targets = {
-            "json": _target("json", ports["JSON_PORT"], CHAT, MODEL),
-            "stream": _target("stream", ports["STREAM_PORT"], CHAT, MODEL),
-        }
-        config = filled("upstream.conf", self.scratch, words)
+    def words(self, **more: object) -> dict[str, object]:
+        """What the templates may name."""
+        return {"SCRATCH": self.scratch, "ANSWER": answers.whole(), **self.ports, **more}
+
+    def start(self, name: str, command: list[str], env: dict[str, str] | None = None) -> Server:
+        """On the proxies' core."""
+        return self.servers.start(name, command, self.core, env)
+
+    def _direct(self) -> Subject:
+        json_port, other_port = self.ports["JSON_PORT"], self.ports["OTHER_PORT"]
+        config = filled("upstream.conf", self.scratch, self.words())
         whole = self.servers.start("fake-json-provider", nginx(self.scratch, config), self.load_core)
-        streaming = python("-m", "benchmarks.upstream_stream", str(ports["STREAM_PORT"]))
-        streams = self.servers.start("fake-stream-provider", streaming, self.load_core)
-        whole.wait_until_ready(targets["json"])
-        streams.wait_until_ready(targets["stream"])
-        return Subject(name="direct", server=None, targets=targets)
+        command = python("-m", "benchmarks.upstream", str(other_port))
+        other = self.servers.start("fake-provider", command, self.load_core)
+        found = {
+            name: _target(name, json_port if name == "json" else other_port, MODEL) for name in SCENARIOS
+        }
+        whole.wait_until_ready(found["json"])
+        other.wait_until_ready(found["s32"])
+        return Subject(name="direct", targets=found)
 
-    def _nginx(self, words: dict[str, object], port: int) -> Subject:
-        config = filled("proxy.conf", self.scratch, words)
-        server = self.servers.start("nginx", nginx(self.scratch, config), self.core)
-        targets = {kind: _target(kind, port, f"/{kind}{CHAT}", MODEL) for kind in KINDS}
-        return self._ready(Subject(name="nginx", server=server, targets=targets))
+    def _nginx(self) -> Subject:
+        found = ports("NGINX")
+        config = filled("proxy.conf", self.scratch, self.words(**found))
+        server = self.start("nginx", nginx(self.scratch, config))
+        port = found["NGINX_PORT"]
+        by_name = {
+            name: _target(name, port, MODEL, path=f"/{'json' if name == 'json' else 'other'}{CHAT}")
+            for name in SCENARIOS
+        }
+        return Subject(name="nginx", targets=by_name, quick=server, other=server).wait_until_ready()
 
-    def _switchstand(self, words: dict[str, object], port: int) -> list[Subject]:
+    def _switchstand(self) -> list[Subject]:
+        port = ports("GATEWAY")["GATEWAY_PORT"]
         env = gateway.environment(self.scratch, port)
-        gateway.set_up(self.scratch, env, words)
-        server = self.servers.start("switchstand", gateway.command(), self.core, env)
+        gateway.set_up(self.scratch, env, self.words())
+        server = self.start("switchstand", gateway.command(), env)
         key = {"Authorization": f"Bearer {gateway.KEY}"}
         # A request with an Origin comes from a browser: it takes the way through Django.
         doors = {"fast": key, "drf": key | {"Origin": gateway.ORIGIN}}
         subjects = []
         for name, headers in doors.items():
-            models = {"json": MODEL, "stream": STREAM_MODEL}
-            targets = {kind: _target(kind, port, CHAT, model, headers) for kind, model in models.items()}
-            subjects.append(self._ready(Subject(name=name, server=server, targets=targets)))
+            subject = Subject(name=name, targets=targets(port, headers), quick=server, other=server)
+            subjects.append(subject.wait_until_ready())
         return subjects
 
-    def _limited(self, name: str, words: dict[str, object], port: int, redis_url: str) -> Subject:
+    def _limited(self, name: str, redis_url: str) -> Subject:
         """A gateway of its own, whose key and targets have limits; `redis_url` empty: counted in process."""
         scratch = self.scratch / name
         scratch.mkdir()
+        port = ports("LIMITED")["LIMITED_PORT"]
         env = gateway.environment(scratch, port, redis_url)
-        gateway.set_up(scratch, env, words, limits=True)
-        server = self.servers.start(f"switchstand-{name}", gateway.command(), self.core, env)
+        gateway.set_up(scratch, env, self.words(), limits=True)
+        server = self.start(f"switchstand-{name}", gateway.command(), env)
         key = {"Authorization": f"Bearer {gateway.KEY}"}
-        models = {"json": MODEL, "stream": STREAM_MODEL}
-        targets = {kind: _target(kind, port, CHAT, model, key) for kind, model in models.items()}
-        return self._ready(Subject(name=name, server=server, targets=targets))
+        return Subject(name=name, targets=targets(port, key), quick=server, other=server).wait_until_ready()
 
-    def _redis(self, port: int) -> str:
+    def _redis(self) -> str:
         """On the load's core, as it would be on another machine."""
-        program = redis_program()
+        program, port = redis_program(), ports("REDIS")["REDIS_PORT"]
         assert program
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.servers.start("redis", [program, *options], self.load_core)
         return f"redis://127.0.0.1:{port}/0"
 
-    def _ready(self, subject: Subject) -> Subject:
-        assert subject.server
-        for target in subject.targets.values():
-            subject.server.wait_until_ready(target)
-        return subject
+
+def ports(*names: str) -> dict[str, int]:
+    """A free one for each, as NAME_PORT."""
+    return dict(zip((f"{name}_PORT" for name in names), free_ports(len(names)), strict=True))
 
 
-def _target(kind: str, port: int, path: str, model: str, headers: dict[str, str] | None = None) -> Target:
-    stream = kind == "stream"
-    expected = b"".join([*answers.events(), answers.DONE]) if stream else answers.whole()
+def targets(port: int, headers: dict[str, str], *, rewrites: bool = False) -> dict[str, Target]:
+    """Of a gateway that finds the provider by the model."""
+    models = {name: MODEL if name == "json" else OTHER_MODEL for name in SCENARIOS}
+    return {name: _target(name, port, model, headers, rewrites=rewrites) for name, model in models.items()}
+
+
+def _target(
+    scenario: str,
+    port: int,
+    model: str,
+    headers: dict[str, str] | None = None,
+    *,
+    path: str = CHAT,
+    rewrites: bool = False,
+) -> Target:
     return Target(
         port=port,
         path=path,
         model=model,
-        stream=stream,
-        answer_bytes=len(expected),
+        scenario=scenario,
         headers={"Content-Type": "application/json"} | (headers or {}),
+        rewrites=rewrites,
     )
 
 

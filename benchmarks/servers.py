@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.load import Target
+from benchmarks.load import PROJECT, Target
 
-PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-READY_SECONDS = 60
+READY_SECONDS = 120  # LiteLLM takes 20 on a busy machine
 STOP_SECONDS = 8
 QUIET_SHARE, QUIET_LIMIT_SECONDS = 0.05, 30
 
@@ -29,16 +28,38 @@ class Server:
 
     def __init__(self, name: str, command: list[str], core: int, log: Path, env: dict[str, str] | None):
         self.name, self.log = name, log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                ["taskset", "--cpu-list", str(core), *command],
+        self.idle_bytes = 0  # resident after its last start, before any load
+        self._command = ["taskset", "--cpu-list", str(core), *command]
+        self._env = env
+        self.process = self._launched()
+
+    def _launched(self) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as output:
+            return subprocess.Popen(
+                self._command,
                 cwd=PROJECT,
-                env=env,
+                env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
+
+    def restart(self, target: Target) -> float:
+        """Seconds from the launch to the first whole answer. Raises BenchmarkFailed where none comes."""
+        self.stop(STOP_SECONDS)
+        begun = time.monotonic()
+        self.process = self._launched()
+        self.wait_until_ready(target)
+        return time.monotonic() - begun
+
+    def stop(self, seconds: float) -> None:
+        """Asks, waits, kills; what outlived the leader of the session too."""
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        self.signal(signal.SIGKILL)
+        self.process.wait()
 
     def wait_until_ready(self, target: Target) -> None:
         """Returns after the first whole answer. Raises BenchmarkFailed where none comes."""
@@ -47,16 +68,28 @@ class Server:
         while time.monotonic() < deadline and self.process.poll() is None:
             problem = problem_with(target)
             if problem is None:
+                self.idle_bytes = sum(self.memory().values())
                 return
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise BenchmarkFailed(f"{self.name} did not come up: {problem}\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
     def cpu_seconds(self) -> float:
-        ticks = sum(int(fields[11]) + int(fields[12]) for fields in self._stats())
+        ticks = sum(int(fields[11]) + int(fields[12]) for _, fields in self._stats())
         return ticks / os.sysconf("SC_CLK_TCK")
+
+    def cpu_share(self, seconds: float) -> float:
+        """Of its core, over so many seconds from now."""
+        before, begun = self.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        return (self.cpu_seconds() - before) / (time.monotonic() - begun)
+
+    def memory(self) -> dict[int, int]:
+        """Resident bytes by process."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {process: int(fields[21]) * page for process, fields in self._stats()}
 
     def wait_until_quiet(self) -> float:
         """CPU seconds that it still used after the load, for example to ship its journal."""
@@ -70,7 +103,7 @@ class Server:
             before = now
         return before - begun
 
-    def _stats(self) -> Iterator[list[str]]:
+    def _stats(self) -> Iterator[tuple[int, list[str]]]:
         """/proc/PID/stat of every process of the session, from the field after the name on."""
         for entry in Path("/proc").iterdir():
             if not entry.name.isdecimal():
@@ -78,7 +111,7 @@ class Server:
             with contextlib.suppress(OSError):  # it ended meanwhile
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 if int(fields[3]) == self.process.pid:
-                    yield fields
+                    yield int(entry.name), fields
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -107,15 +140,12 @@ class Servers:
             server.signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for server in self.started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.process.wait(max(0.1, deadline - time.monotonic()))
-            server.signal(signal.SIGKILL)  # children that outlived their parent, too
-            server.process.wait()
+            server.stop(max(0.1, deadline - time.monotonic()))
 
 
 def problem_with(target: Target) -> str | None:
     """Asks once; None where the answer is a whole one, else what is wrong with it."""
-    link = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+    link = http.client.HTTPConnection("127.0.0.1", target.port, timeout=20)
     try:
         link.request("POST", target.path, target.body, target.headers)
         answer = link.getresponse()

@@ -1,89 +1,149 @@
-"""Medians of the repeats, as a table for people and as lines of JSON for programs."""
+"""Medians of the repeats, as a table for people and as JSON for programs."""
 
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from benchmarks.load import Measured
-from benchmarks.rig import KINDS, SUBJECTS
+from benchmarks.cells import PEERS, SHORT, SUBJECTS, Cell
+from benchmarks.measuring import Run
 
-HEADINGS = {"json": ("JSON/s", "p50 ms", "p99 ms"), "stream": ("streams/s", "p50 ms", "p99 ms")}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One load on one subject. CPU is the proxy's share of its core, None where there is no proxy."""
-
-    measured: Measured
-    cpu: float | None
-    settle_cpu_seconds: float
+WIDTH = 100
+RATIOS = {"nginx": "of nginx"} | {peer: f"x {SHORT[peer]}" for peer in PEERS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One subject under one kind of load; every number is the median over the runs."""
+@dataclass(frozen=True, slots=True)
+class Column:
+    key: str
+    heading: str
+    format: str = ",.0f"
 
-    subject: str
-    kind: str
-    connections: int
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    cpu: float | None
-    settle_cpu_seconds: float
-    all_rps: tuple[float, ...]
-
-    @classmethod
-    def of(cls, subject: str, kind: str, connections: int, runs: list[Run]) -> "Cell":
-        shares = [run.cpu for run in runs if run.cpu is not None]
-        return cls(
-            subject=subject,
-            kind=kind,
-            connections=connections,
-            rps=round(statistics.median(run.measured.rps for run in runs), 1),
-            p50_ms=round(statistics.median(run.measured.p50_ms for run in runs), 3),
-            p99_ms=round(statistics.median(run.measured.p99_ms for run in runs), 3),
-            cpu=round(statistics.median(shares), 2) if shares else None,
-            settle_cpu_seconds=round(statistics.median(run.settle_cpu_seconds for run in runs), 2),
-            all_rps=tuple(run.measured.rps for run in runs),
-        )
+    def text(self, run: Run) -> str:
+        value = run.get(self.key)
+        return "-" if value is None else format(value, self.format)
 
 
+CPU = Column("cpu", "CPU", ".0%")
+LATENCY = [Column("p50_ms", "p50 ms", ".2f"), Column("p99_ms", "p99 ms", ".2f")]
+TTFT = [Column("ttft_p50_ms", "TTFT p50", ".2f"), Column("ttft_p99_ms", "TTFT p99", ".2f")]
+COLUMNS = {
+    "json": [Column("rate", "answers/s"), *LATENCY, Column("over_ms", "+p50 ms", "+.2f"), CPU],
+    "stream": [Column("rate", "streams/s", ",.1f"), Column("chunks", "chunks/s"), *TTFT, CPU],
+    "ttft": [*TTFT, Column("over_ms", "+p50 ms", "+.2f"), *LATENCY, CPU],
+    "whole": [Column("whole", "whole"), Column("not_whole", "not"), Column("chunks", "chunks/s"), CPU],
+    "held": [
+        Column("rate", "answers/s"),
+        Column("of_ideal", "of ideal", ".1%"),
+        Column("errors", "errors"),
+        *LATENCY,
+        CPU,
+        Column("kb_each", "KB each", ".1f"),
+    ],
+    "body": [Column("rate", "answers/s", ",.1f"), Column("mb", "MB/s"), *LATENCY, CPU],
+    "start": [Column("seconds", "seconds", ".2f")],
+    "memory": [
+        Column("idle_mb", "idle MB"),
+        Column("mb", "now MB"),
+        Column("largest_mb", "largest"),
+        Column("processes", "of"),
+    ],
+}
+OVER = {"json": "p50_ms", "ttft": "ttft_p50_ms"}  # of which the distance to direct is shown
+RATED = ("json", "stream", "body")  # kinds that have ratios
+
+
+@dataclass(slots=True)
 class Table:
-    def __init__(self, cells: list[Cell]):
-        self.cells = {(cell.subject, cell.kind): cell for cell in cells}
+    """Cells and subjects in their order; a failed one has no runs and a note."""
 
-    def of_nginx(self, cell: Cell) -> float | None:
-        nginx = self.cells.get(("nginx", cell.kind))
-        return round(cell.rps / nginx.rps, 3) if nginx else None
+    runs: dict[tuple[str, str], list[Run]] = field(default_factory=dict)  # by cell and subject
+    cells: dict[str, Cell] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    failed: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, cell: Cell, subject: str, run: Run) -> None:
+        self.cells[cell.name] = cell
+        self.runs.setdefault((cell.name, subject), []).append(run)
+
+    def fail(self, cell: Cell, subject: str, note: str) -> None:
+        self.cells[cell.name] = cell
+        self.failed.add((cell.name, subject))
+        self.notes.append(note)
+
+    def median(self, cell: str, subject: str) -> Run:
+        """With what is reckoned from other subjects' medians."""
+        found = self._plain(cell, subject)
+        kind = self.cells[cell].kind
+        if kind in OVER and subject != "direct":
+            found["over_ms"] = _less(found.get(OVER[kind]), self._plain(cell, "direct").get(OVER[kind]))
+        if kind in RATED:
+            for other, heading in RATIOS.items():
+                found[heading] = _part(found.get("rate"), self._plain(cell, other).get("rate"))
+        return found
+
+    def _plain(self, cell: str, subject: str) -> Run:
+        if (cell, subject) in self.failed:
+            return {}
+        runs = self.runs.get((cell, subject), [])
+        keys = dict.fromkeys(key for run in runs for key in run)
+        return {key: _median([run.get(key) for run in runs]) for key in keys}
+
+    def subjects(self, cell: str) -> list[str]:
+        return [name for name in SUBJECTS if (cell, name) in self.runs or (cell, name) in self.failed]
 
     def records(self) -> list[dict[str, object]]:
-        return [{**asdict(cell), "of_nginx": self.of_nginx(cell)} for cell in self.cells.values()]
+        """One per cell and subject; `runs` has the figures of each repeat."""
+        return [
+            {
+                "cell": cell,
+                "subject": subject,
+                "connections": self.cells[cell].connections,
+                "failed": (cell, subject) in self.failed,
+                **{key: value and round(value, 4) for key, value in self.median(cell, subject).items()},
+                "runs": self.runs.get((cell, subject), []),
+            }
+            for cell in self.cells
+            for subject in self.subjects(cell)
+        ]
 
     def text(self) -> str:
-        kinds = [kind for kind in KINDS if any(key[1] == kind for key in self.cells)]
-        subjects = [name for name in SUBJECTS if any(key[0] == name for key in self.cells)]
-        headings = [heading for kind in kinds for heading in (*HEADINGS[kind], "CPU", "of nginx")]
-        rows = [["", *headings]]
-        for name in subjects:
-            columns = [self._columns(self.cells[name, kind]) for kind in kinds]
-            rows.append([SUBJECTS[name], *(text for part in columns for text in part)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(_aligned(row, widths) for row in rows)
+        blocks = ["\n".join(self._block(cell)) for cell in self.cells.values()]
+        return "\n\n".join([*blocks, *self.notes])
 
-    def _columns(self, cell: Cell) -> tuple[str, ...]:
-        ratio = self.of_nginx(cell)
-        return (
-            f"{cell.rps:,.0f}",
-            f"{cell.p50_ms:.2f}",
-            f"{cell.p99_ms:.2f}",
-            "-" if cell.cpu is None else f"{cell.cpu:.0%}",
-            "-" if ratio is None else f"{ratio:.2f}",
-        )
+    def _block(self, cell: Cell) -> Iterator[str]:
+        subjects = self.subjects(cell.name)
+        rows = {subject: self.median(cell.name, subject) for subject in subjects}
+        columns = [*COLUMNS[cell.kind]]
+        columns += [
+            Column(heading, heading, ".2f")
+            for other, heading in RATIOS.items()
+            if cell.kind in RATED and other in subjects
+        ]
+        yield cell.title
+        headings = ["", *(column.heading for column in columns)]
+        texts = [[self._label(cell, name), *(one.text(run) for one in columns)] for name, run in rows.items()]
+        yield from _aligned([headings, *texts])
+
+    def _label(self, cell: Cell, subject: str) -> str:
+        return SUBJECTS[subject] + (" FAILED" if (cell.name, subject) in self.failed else "")
 
 
-def _aligned(row: list[str], widths: list[int]) -> str:
-    first, *others = (
-        text.ljust(width) if not column else text.rjust(width)
-        for column, (text, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join([first, *others])
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Two blanks between columns; one where it would be too wide."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else 1
+    for label, *texts in rows:
+        cells = [text.rjust(width + gap) for text, width in zip(texts, widths[1:], strict=True)]
+        yield f"{label.ljust(widths[0])}{''.join(cells)}".rstrip()
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def _part(value: float | None, other: float | None) -> float | None:
+    return None if value is None or not other else value / other

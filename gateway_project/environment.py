@@ -1,5 +1,6 @@
 """Reads the process environment strictly: a wrong value stops the start and says why."""
 
+import ipaddress
 import secrets
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
     """A comma-separated list; blanks around the words are dropped."""
     text: str = env.str(name, default=",".join(default))
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """A comma-separated list of addresses and networks, such as 10.0.0.0/8."""
+    try:
+        return [ipaddress.ip_network(word) for word in words(name)]
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name} holds something else than addresses and networks: {error}."
+        ) from None
 
 
 def secret(name: str, data_dir: Path, *, embedded: bool) -> str:

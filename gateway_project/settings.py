@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from gateway_project.environment import choice, env, secret, whole_number, words
+from gateway_project.environment import choice, env, networks, secret, whole_number, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
@@ -36,11 +36,14 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
+BODY_SECONDS = whole_number("BODY_SECONDS", 30, 1, 3600)
 # Streams whose caller is gone, of providers that drain them
 ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
 ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
 ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
 JOURNAL_DIR = DATA_DIR / "journal"
+CONTENT_DIR = DATA_DIR / "content"
+CONTENT_MAX_BYTES = whole_number("CONTENT_MAX_BYTES", 262144, 1024, 300000)
 JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="serve")
 
 # Monitoring
@@ -59,6 +62,7 @@ HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 # Limits and budgets
 LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
 SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+TRUSTED_PROXIES = networks("TRUSTED_PROXIES")
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
 LIMITS_WITHOUT_REDIS = choice("LIMITS_WITHOUT_REDIS", ("open", "closed"), default="open")
@@ -271,6 +275,21 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": REPRICE_SECONDS,
         "options": {"expires": REPRICE_SECONDS},
     },
+    "update-budgets": {
+        "task": "monitoring.tasks.update_budgets",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
+    "send-reports": {
+        "task": "monitoring.tasks.send_reports",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
+    "keep-request-log": {
+        "task": "monitoring.tasks.keep_request_log",
+        "schedule": 1800,
+        "options": {"expires": 1800},
+    },
     "prune-health-history": {
         "task": "monitoring.tasks.prune_health_history",
         "schedule": 3600,
@@ -412,6 +431,26 @@ UNFOLD = {
                         "title": "Alert deliveries",
                         "icon": "outgoing_mail",
                         "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
+                    },
+                    {
+                        "title": "Content accesses",
+                        "icon": "visibility",
+                        "link": reverse_lazy("admin:monitoring_contentaccess_changelist"),
+                    },
+                    {
+                        "title": "Budget periods",
+                        "icon": "savings",
+                        "link": reverse_lazy("admin:monitoring_budgetperiod_changelist"),
+                    },
+                    {
+                        "title": "Scheduled reports",
+                        "icon": "schedule_send",
+                        "link": reverse_lazy("admin:monitoring_scheduledreport_changelist"),
+                    },
+                    {
+                        "title": "Report deliveries",
+                        "icon": "mark_email_read",
+                        "link": reverse_lazy("admin:monitoring_reportdelivery_changelist"),
                     },
                     {
                         "title": "Request log",

@@ -16,10 +16,17 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
-from unfold.paginator import InfinitePaginator
 
-from monitoring import alert_admin, incident_admin, provider_admin  # noqa: F401 registers, and replaces the routing admin's
-from monitoring.models import RequestLog
+from monitoring import (  # noqa: F401 register, and replace the routing admin's
+    alert_admin,
+    budget_admin,
+    incident_admin,
+    provider_admin,
+    report_admin,
+)
+from monitoring.content_admin import content_link, content_view
+from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
+from monitoring.models import CHAT, RequestLog
 from monitoring.unpriced_admin import unpriced_view
 from monitoring.usage_admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
@@ -44,6 +51,15 @@ _STATUS_GROUPS = {
     "5xx": ("5xx all failures", Q(status__gte=500)),
     "none": ("none sent", Q(status=None)),
 }
+
+
+class OutcomeFilter(ChoicesDropdownFilter):
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        """The index of what is not answered has its condition; SQLite looks for it word by word."""
+        found = super().queryset(request, queryset)
+        chosen = request.GET.get(self.lookup_kwarg)
+        usual = RequestLog.Outcome.ANSWERED
+        return found.exclude(outcome=usual) if chosen not in (None, "", usual) else found
 
 
 class StatusFilter(DropdownFilter):
@@ -118,8 +134,12 @@ class EndpointFilter(NameFilter):
     title = parameter_name = "endpoint"
 
     def names(self) -> Iterable[str]:
-        recent = RequestLog.objects.order_by("-received_at").values_list("endpoint", flat=True)
+        recent = RequestLog.objects.order_by("-id").values_list("endpoint", flat=True)
         return set(recent[:RECENT_ROWS])
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        found = super().queryset(request, queryset)  # the index leaves the usual endpoint out
+        return found.exclude(endpoint=CHAT) if self.value() not in (None, "", CHAT) else found
 
 
 @admin.register(RequestLog)
@@ -137,7 +157,8 @@ class RequestLogAdmin(ModelAdmin):
         "shown_request_id",
     )
     list_filter = (
-        ("outcome", ChoicesDropdownFilter),
+        ("received_at", ReceivedFilter),
+        ("outcome", OutcomeFilter),
         StatusFilter,
         ProviderFilter,
         RouteFilter,
@@ -151,14 +172,12 @@ class RequestLogAdmin(ModelAdmin):
     compressed_fields = False
     list_per_page = 50
     empty_value_display = NOTHING
-    date_hierarchy = "received_at"
     search_fields = ("request_id",)
     search_help_text = "Exact request id or row id"
-    # The index that the list is read by; any other order sorts the whole table.
-    sortable_by = ("received",)
+    sortable_by = ()  # newest first: any other order sorts the whole table
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    paginator = InfinitePaginator
+    paginator = LogPaginator
     readonly_fields = (
         "received",
         "shown_status",
@@ -174,6 +193,7 @@ class RequestLogAdmin(ModelAdmin):
         "shown_tags",
         "shown_form",
         "shown_counter",
+        "shown_content",
         "shown_media_tokens",
     )
     fieldsets = (
@@ -182,7 +202,7 @@ class RequestLogAdmin(ModelAdmin):
             {
                 "fields": (
                     ("received", "request_id", "id"),
-                    ("endpoint", "model", "shown_form"),
+                    ("endpoint", "model", "shown_form", "shown_content"),
                     ("key_link", "team"),
                     ("client_info", "shown_tags"),
                 )
@@ -213,12 +233,17 @@ class RequestLogAdmin(ModelAdmin):
         ("Time", {"fields": (("total", "overhead", "ttft"),)}),
     )
 
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[LogChangeList]:
+        return LogChangeList
+
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(partial(usage_view, self))
+        content = self.admin_site.admin_view(partial(content_view, self))
         unpriced = self.admin_site.admin_view(partial(unpriced_view, self))
         return [
             path("usage/", view, name="monitoring_usage"),
             path("unpriced/", unpriced, name="monitoring_unpriced"),
+            path("<str:object_id>/content/", content, name="monitoring_requestlog_content"),
             *super().get_urls(),
         ]
 
@@ -243,7 +268,7 @@ class RequestLogAdmin(ModelAdmin):
             wanted |= Q(pk=uuid.UUID(term))
         return queryset.filter(wanted), False
 
-    @display(description="Received (UTC)", ordering="received_at")
+    @display(description="Received (UTC)")
     def received(self, row: RequestLog) -> SafeString:
         return nowrap(utc(row.received_at))
 
@@ -280,6 +305,10 @@ class RequestLogAdmin(ModelAdmin):
         kind = _OUTCOME_KIND.get(row.outcome, "")  # type: ignore[call-overload]
         text = f"shadow: {row.outcome}" if row.shadow else row.outcome
         return badge(text.replace("_", " "), kind, row.get_outcome_display())
+
+    @display(description="Content")
+    def shown_content(self, row: RequestLog) -> Any:
+        return content_link(row)
 
     @display(description="Sent as")
     def shown_form(self, row: RequestLog) -> str:

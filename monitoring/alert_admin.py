@@ -20,7 +20,7 @@ from monitoring.alerts.rules import THRESHOLDS
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, nowrap, record, utc
 
-_STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
+STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
 
 
 class ChannelForm(forms.ModelForm):
@@ -91,13 +91,13 @@ class AlertChannelAdmin(ModelAdmin):
 
 
 def _delivery(delivery: AlertDelivery) -> SafeString:
-    return badge(delivery.status, _STATUS_KIND.get(delivery.status, ""), delivery.last_error)
+    return badge(delivery.status, STATUS_KIND.get(delivery.status, ""), delivery.last_error)
 
 
 @admin.register(AlertRule)
 class AlertRuleAdmin(ModelAdmin):
-    list_display = ("kind", "shown_threshold", "remind_minutes", "enabled")
-    fields = (("kind", "threshold"), ("remind_minutes", "enabled"), "channels")
+    list_display = ("kind", "shown_threshold", "steps", "remind_minutes", "enabled")
+    fields = (("kind", "threshold", "steps"), ("remind_minutes", "enabled"), "channels")
     readonly_fields = ("kind",)
     filter_horizontal = ("channels",)
     formfield_overrides = PLAIN_NUMBERS
@@ -114,7 +114,7 @@ class AlertRuleAdmin(ModelAdmin):
         return False
 
 
-class _ReadOnly(ModelAdmin):
+class ReadOnlyAdmin(ModelAdmin):
     empty_value_display = NOTHING
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -128,7 +128,7 @@ class _ReadOnly(ModelAdmin):
 
 
 @admin.register(Alert)
-class AlertAdmin(_ReadOnly):
+class AlertAdmin(ReadOnlyAdmin):
     list_display = ("summary", "rule", "shown_state", "shown_start", "shown_end", "acknowledged_by")
     list_filter = ("rule",)
     list_select_related = ("rule", "acknowledged_by")
@@ -164,7 +164,7 @@ class AlertAdmin(_ReadOnly):
 
 
 @admin.register(AlertDelivery)
-class AlertDeliveryAdmin(_ReadOnly):
+class AlertDeliveryAdmin(ReadOnlyAdmin):
     list_display = ("shown_time", "channel", "event", "summary", "shown_status", "attempts", "last_error")
     list_filter = ("status", "channel")
     list_select_related = ("channel",)

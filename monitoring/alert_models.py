@@ -1,6 +1,7 @@
 """Alerts, whom to tell, and what was told."""
 
 from django.conf import settings
+from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
 
@@ -59,6 +60,18 @@ class AlertRule(models.Model):
     threshold = models.FloatField(
         default=0, help_text="In the unit that the kind names; unused where it names none."
     )
+    steps = models.CharField(
+        "percentages",
+        max_length=100,
+        blank=True,
+        validators=[
+            RegexValidator(
+                r"^\s*\d{1,3}(\s*,\s*\d{1,3})*\s*\Z", "Allowed are whole numbers such as 50, 80, 100."
+            )
+        ],
+        help_text="Budget used: each is told once in each period of a budget, for example 50, 80, 100. "
+        "Blank: the threshold only.",
+    )
     remind_minutes = models.PositiveIntegerField(
         default=240, help_text="Told again after so many minutes until it is acknowledged or over. 0: once."
     )
@@ -70,6 +83,12 @@ class AlertRule(models.Model):
 
     def __str__(self) -> str:
         return self.get_kind_display()
+
+    @property
+    def percentages(self) -> list[float]:
+        """Rising."""
+        given = [float(text) for text in self.steps.split(",") if text.strip()]
+        return sorted({*given} or {self.threshold})
 
 
 class Alert(models.Model):

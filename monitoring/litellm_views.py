@@ -97,12 +97,12 @@ class SpendLogsView(GatewayView):
         if dated and given.get("summarize", "true").lower() != "false":
             return Response(_by_day(asked))
         if dated:
-            rows = rows.filter(received_at__gte=asked.start, received_at__lt=asked.end)
+            rows = rows.received(asked.start, asked.end)
         return Response([_row(row) for row in _newest(rows)])
 
 
 def _newest(rows: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
-    return rows.order_by("-received_at")[:MOST_ROWS]
+    return rows.order_by("-id")[:MOST_ROWS]
 
 
 def _days(given: Any, key: ApiKey | None) -> Question:

@@ -11,7 +11,9 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Case, Count, F, FloatField, Q, QuerySet, Sum, Value, When
 from django.db.models.functions import Coalesce, Floor, Ln
+from django.utils import timezone
 
+from monitoring import usage_sums
 from monitoring.latency import FASTEST_MS, LOG_STEP
 from monitoring.models import RequestLog, StaleHour, UsageHour
 
@@ -21,6 +23,7 @@ NAMES = (
     "key_name",
     "team",
     "route",
+    "target_id",
     "provider",
     "upstream_model",
     "tags",
@@ -37,7 +40,9 @@ _REACHED = Q(attempts__gt=0) | Q(outcome=RequestLog.Outcome.UNKNOWN)
 def roll_up() -> int:
     """Sum up all stale hours, the newest first; how many there were."""
     hours = list(StaleHour.objects.order_by("-hour").values_list("hour", flat=True))
-    return sum(_roll_hour(hour) for hour in hours)
+    done = sum(_roll_hour(hour) for hour in hours)
+    usage_sums.fold_days(timezone.now())
+    return done
 
 
 def _roll_hour(hour: datetime) -> bool:
@@ -49,16 +54,27 @@ def _roll_hour(hour: datetime) -> bool:
         changes = stale.values_list("changes", flat=True).first()
         if changes is None:
             return False
-        UsageHour.objects.filter(hour=hour).delete()
-        UsageHour.objects.bulk_create(usage_of(hour), batch_size=500)
+        usage_sums.lock_day(usage_sums.day_of(hour))
+        replace_hour(hour)
         # Rows that came since the sum was made have raised the number: the hour stays stale.
         StaleHour.objects.filter(hour=hour, changes=changes).delete()
     return True
 
 
-def usage_of(hour: datetime) -> Iterable[UsageHour]:
-    """As the rows of the log say now; nothing is stored."""
-    rows = RequestLog.objects.filter(received_at__gte=hour, received_at__lt=hour + HOUR).order_by()
+def replace_hour(hour: datetime) -> None:
+    """Inside a transaction that has locked the hour's day. What is archived stays: its rows are gone."""
+    UsageHour.objects.filter(hour=hour, archived=False).delete()
+    UsageHour.objects.bulk_create(usage_of(hour), batch_size=500)
+    usage_sums.replace_hour(hour)
+
+
+def rows_of(hour: datetime) -> QuerySet[RequestLog]:
+    return RequestLog.objects.filter(received_at__gte=hour, received_at__lt=hour + HOUR)
+
+
+def usage_of(hour: datetime, rows: QuerySet[RequestLog] | None = None) -> Iterable[UsageHour]:
+    """As the rows of the log say now, or some of them; nothing is stored."""
+    rows = (rows_of(hour) if rows is None else rows).order_by()
     found: dict[tuple[Any, ...], UsageHour] = {}
     for group in rows.values(*NAMES).annotate(**_sums()):
         usage = _entry(found, group, hour)

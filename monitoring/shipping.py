@@ -15,11 +15,21 @@ from django.utils import timezone
 
 from monitoring import heartbeats
 from monitoring.backlog import backlog_bytes
+from monitoring.content.shipping import ContentShipper
 from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
 from proxy.admission.redis_books import recount_budgets
-from proxy.journal.reader import Damage, Position, claim_dead, read_new, segments, unfinished, workers
+from proxy.journal.reader import (
+    Damage,
+    Position,
+    claim_dead,
+    is_settled,
+    read_new,
+    segments,
+    unfinished,
+    workers,
+)
 from proxy.journal.records import Closed, Opened
 
 logger = logging.getLogger(__name__)
@@ -34,9 +44,11 @@ class Shipper:
     Only one ships at a time. Safe to run again over the same records: a row whose id exists stays.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, contents: ContentShipper | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.problem = ""
+        self._contents = contents
+        self._content_problem = ""
         self._directory = directory
         self._positions: dict[Path, Position] = {}
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
@@ -70,7 +82,20 @@ class Shipper:
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+        if self._contents is not None:
+            self._ship_contents(self._contents)
         self._tell()
+
+    def _ship_contents(self, contents: ContentShipper) -> None:
+        """Apart from the books: neither may hold up the other."""
+        try:
+            contents.ship()
+            self._content_problem = ""
+        except Exception as error:  # noqa: BLE001 as above
+            connection.close()
+            if (problem := f"{type(error).__name__}: {error}") != self._content_problem:
+                logger.error("content not shipped, will try again: %s", problem)
+            self._content_problem = problem
 
     def _watch(self) -> None:
         """Tells its own sign of life and looks for the others, as web processes may not ask the database."""
@@ -163,12 +188,15 @@ class Shipper:
             lock = claim_dead(self._directory, worker)
             if lock is not None:
                 try:
-                    self._bury(worker)
+                    self._bury(worker, settled=is_settled(lock))
                 finally:
                     os.close(lock)
 
-    def _bury(self, worker: str) -> None:
-        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown."""
+    def _bury(self, worker: str, *, settled: bool) -> None:
+        """Ship all that a dead worker left. Calls that it never closed get the outcome unknown.
+
+        `settled`: it ended in order, and the limits know of all that it closed.
+        """
         self._ship_worker(worker)
         paths = set(segments(self._directory, worker))
         left = [opened for opened, path in self._open.values() if path in paths]
@@ -176,8 +204,9 @@ class Shipper:
         for path in paths:
             if found := unfinished(self._positions[path]):
                 self._keep(found)
-        # What it settled last may never have reached Redis, and what it held comes back unspent.
-        recount_budgets()
+        if left or not settled:
+            # What it settled last may never have reached Redis, and what it held comes back unspent.
+            recount_budgets()
         if left:
             logger.warning("journal of a dead worker shipped; %d calls had no end", len(left))
             self._books.count_unknown(worker, len(left))

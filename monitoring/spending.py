@@ -1,21 +1,26 @@
-"""What an owner of a budget has spent: by the request log, and the journal on its way there."""
+"""What an owner of a budget has spent: by usage, by rows where that lags, and by the journal."""
 
+import functools
+import math
+import operator
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Sum
+from django.db.models import Q, QuerySet, Sum
 
-from monitoring.models import RequestLog
+from monitoring.models import RequestLog, StaleHour, UsageHour
 from monitoring.storing import unknown
 from proxy.journal.reader import Position, lives, read_new, segments, workers
 from proxy.journal.records import Closed, Opened, Record
 from routing.models import ModelRoute, Provider, Team
 from routing.table import Claim
 
+HOUR = 3600
 _COLUMNS = {"key": "key_id", "team": "team", "route": "route", "target": "target_id", "provider": "provider"}
 _PAY_FOR_SHADOWS = ("target", "provider")  # a copy costs its account, and no caller
 _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider": Provider}
@@ -23,30 +28,95 @@ _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider":
 
 def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
     """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
-    column = _COLUMNS[claim.kind]
-    owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
-    begins = max(start or 0.0, _created(claim))
-    ends = float("inf") if end is None else end
-    pays_all = claim.kind in _PAY_FOR_SHADOWS
-    # The journal first: what is shipped meanwhile is then in both, and counts once by its id.
-    fresh = {
-        call.id: call.cost_nano_usd
-        for call in _journal()
-        # Of an unknown cost the row may know more by now: an admin may have set the price.
-        if call.cost_nano_usd is not None
-        and getattr(call, column) == owner
-        and begins <= call.received_at_ns / 1e9 < ends
-        and (pays_all or not call.shadow)
-    }
-    rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=[*fresh, *leave_out])
-    if not pays_all:
-        rows = rows.filter(shadow=False)
-    if begins:
-        rows = rows.filter(received_at__gte=datetime.fromtimestamp(begins, UTC))
-    if end is not None:
-        rows = rows.filter(received_at__lt=datetime.fromtimestamp(end, UTC))
-    shipped: int = rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
-    return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
+    return Spending().of(claim, start, end, leave_out)
+
+
+class Spending:
+    """Of many owners: the journal is read once, as it is now."""
+
+    def __init__(self) -> None:
+        # Before the database: what is shipped meanwhile is then in both, and counts once by its id.
+        self._calls = list(_journal())
+
+    def of(
+        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()
+    ) -> int:
+        """As spent()."""
+        column = _COLUMNS[claim.kind]
+        owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
+        begins = max(start or 0.0, _created(claim))
+        ends = float("inf") if end is None else end
+        pays_all = claim.kind in _PAY_FOR_SHADOWS
+        fresh = {
+            call.id: call.cost_nano_usd
+            for call in self._calls
+            # Of an unknown cost the row may know more by now: an admin may have set the price.
+            if call.cost_nano_usd is not None
+            and getattr(call, column) == owner
+            and begins <= call.received_at_ns / 1e9 < ends
+            and (pays_all or not call.shadow)
+        }
+        left_out = {*fresh, *leave_out}
+        hours = _hours(begins, ends, {_hour_of_id(id) for id in left_out})
+        usage = UsageHour.objects.filter(hours.summed, **{column: owner})
+        rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=left_out)
+        found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
+        shipped = sum(_cost(one if pays_all else one.filter(shadow=False)) for one in found)
+        return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
+
+
+def _cost(found: QuerySet[Any]) -> int:
+    return found.order_by().aggregate(total=Sum("cost_nano_usd"))["total"] or 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Hours:
+    summed: Q  # of UsageHour
+    detailed: Q | None  # of RequestLog
+
+
+def _hours(begins: float, ends: float, special: set[int]) -> _Hours:
+    """What is read as usage by the hour, and what row by row: parts of hours, stale ones, special ones.
+
+    Hours are counted since 1970. What the log keeps no longer is known by the hour only: then an hour that
+    begins before the time does counts as a whole.
+    """
+    first = math.ceil(begins / HOUR)
+    after = math.inf if ends == math.inf else ends // HOUR
+    special |= {int(hour.timestamp()) // HOUR for hour in StaleHour.objects.values_list("hour", flat=True)}
+    times: list[tuple[float, float]] = [
+        (hour * HOUR, (hour + 1) * HOUR) for hour in special if first <= hour < after
+    ]
+    times += [(begins, first * HOUR)] if begins < first * HOUR else []
+    times += [(after * HOUR, ends)] if after * HOUR < ends < math.inf else []
+    whole = Q(hour__gte=_moment(first * HOUR)) & _before("hour", after * HOUR)
+    inside = Q(hour__gte=_moment(begins // HOUR * HOUR)) & _before("hour", ends)
+    fresh = whole & ~Q(hour__in=[_moment(hour * HOUR) for hour in special])
+    return _Hours(Q(inside, archived=True) | Q(fresh, archived=False), _any_of(times))
+
+
+def _any_of(times: list[tuple[float, float]]) -> Q | None:
+    """Neighbours as one: after a long time without summing up there are many."""
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(times):
+        if joined and joined[-1][1] >= start:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    found = [Q(received_at__gte=_moment(start), received_at__lt=_moment(end)) for start, end in joined]
+    return functools.reduce(operator.or_, found) if found else None
+
+
+def _before(column: str, end: float) -> Q:
+    return Q() if end == math.inf else Q(**{f"{column}__lt": _moment(end)})
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _hour_of_id(id: str) -> int:
+    return int(id[:8] + id[9:13], 16) // 1000 // HOUR
 
 
 def _created(claim: Claim) -> float:

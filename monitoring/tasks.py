@@ -8,10 +8,11 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import heartbeats, incidents, repricing, rollups
+from monitoring import budget_periods, heartbeats, incidents, partitions, repricing, retention, rollups
 from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running, traffic
+from monitoring.reports import sending
 
 
 @worker_ready.connect
@@ -54,3 +55,22 @@ def reprice_requests() -> None:
 @shared_task(ignore_result=True)
 def roll_up_usage() -> None:
     rollups.roll_up()
+
+
+@shared_task(ignore_result=True)
+def keep_request_log() -> None:
+    now = timezone.now()
+    partitions.make_ahead(now.date())
+    retention.prune_content(now)
+    retention.prune_log(now)
+    budget_periods.recount_closed(now)
+
+
+@shared_task(ignore_result=True)
+def send_reports() -> None:
+    sending.tick(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def update_budgets() -> None:
+    budget_periods.refresh(timezone.now())

@@ -44,7 +44,7 @@ class PriceForm(forms.Form):
             )
         if targets:
             self.fields["to_targets"] = forms.BooleanField(
-                label=f"Also for calls to come: set it on the {targets} route targets with this model",
+                label=f"Also for calls to come, on the model's route targets ({targets})",
                 required=False,
                 initial=True,
                 widget=UnfoldBooleanWidget(),

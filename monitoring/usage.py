@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from monitoring.latency import add, percentile
-from monitoring.models import NANO, RequestLog, UsageHour
+from monitoring.models import NANO, RequestLog, UsageHour, UsageSum
 
 GROUPS = {
     "team": "team",
@@ -24,6 +24,9 @@ GROUPS = {
 }
 """What usage can be grouped by, and the column that says it."""
 
+EVERYTHING = ""
+"""The dimension of what is not told apart."""
+
 FILTERS = ("team", "key", "route", "provider", "model", "tag")
 LONGEST_DAYS = 800
 _ERRORS = {
@@ -33,7 +36,7 @@ _ERRORS = {
     RequestLog.Outcome.UNKNOWN.value,
 }
 _MOMENTS = {"hour": "%Y-%m-%dT%H:00Z", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_COUNTS = (
+COUNTS = (
     "requests",
     "input_tokens",
     "output_tokens",
@@ -153,9 +156,8 @@ def _day(given: Mapping[str, str], name: str, default: date) -> date:
 def report(asked: Question) -> list[Line]:
     """Dearest first, or in time. A request with several tags is in the line of each."""
     found: dict[str, Line] = {}
-    for usage in _usage(asked):
-        for group in _groups(usage, asked.group_by):
-            _count(found.setdefault(group, Line(group)), usage)
+    for group, usage in _grouped(asked):
+        count(found.setdefault(group, Line(group)), usage)
     if asked.group_by in _MOMENTS:
         return [found[group] for group in sorted(found)]
     return sorted(found.values(), key=lambda line: (-line.cost_nano_usd, -line.requests, line.group))
@@ -164,9 +166,32 @@ def report(asked: Question) -> list[Line]:
 def total(asked: Question) -> Line:
     """Each request once."""
     found = Line("total")
-    for usage in _usage(asked):
-        _count(found, usage)
+    for usage in _usage(asked) if _is_narrow(asked) else _sums(asked, EVERYTHING):
+        count(found, usage)
     return found
+
+
+def _is_narrow(asked: Question) -> bool:
+    return bool(asked.where) or asked.key_id is not None
+
+
+def _grouped(asked: Question) -> Iterator[tuple[str, UsageHour | UsageSum]]:
+    if _is_narrow(asked) or asked.group_by == "hour":
+        for usage in _usage(asked):
+            for group in groups_of(usage, asked.group_by):
+                yield group, usage
+    elif asked.group_by in _MOMENTS:
+        for one in _sums(asked, EVERYTHING):
+            yield _moment(one.start, asked.group_by), one
+    else:
+        for one in _sums(asked, asked.group_by):
+            yield one.value, one
+
+
+def _sums(asked: Question, dimension: str) -> Iterator[UsageSum]:
+    return UsageSum.objects.filter(dimension=dimension, start__gte=asked.start, start__lt=asked.end).iterator(
+        chunk_size=2000
+    )
 
 
 def _usage(asked: Question) -> Iterator[UsageHour]:
@@ -180,19 +205,29 @@ def _usage(asked: Question) -> Iterator[UsageHour]:
             yield usage
 
 
-def _groups(usage: UsageHour, group_by: str) -> list[str]:
+def groups_of(usage: UsageHour, group_by: str) -> list[str]:
+    """Those that an hour's usage counts in: several by tag, one by all else."""
+    if group_by == EVERYTHING:
+        return [""]
     if group_by == "tag":
         return usage.tags.split(",")
     if group_by in _MOMENTS:
-        return [usage.hour.astimezone(UTC).strftime(_MOMENTS[group_by])]
+        return [_moment(usage.hour, group_by)]
     value = getattr(usage, GROUPS[group_by])
     return ["" if value is None else str(value)]
 
 
-def _count(line: Line, usage: UsageHour) -> None:
-    for name in _COUNTS:
+def _moment(start: datetime, group_by: str) -> str:
+    return start.astimezone(UTC).strftime(_MOMENTS[group_by])
+
+
+def count(line: Line, usage: UsageHour | UsageSum) -> None:
+    for name in COUNTS:
         setattr(line, name, getattr(line, name) + getattr(usage, name))
-    if usage.outcome in _ERRORS:
+    if isinstance(usage, UsageSum):
+        line.errors += usage.errors
+        line.refused += usage.refused
+    elif usage.outcome in _ERRORS:
         line.errors += usage.requests
     elif usage.outcome == RequestLog.Outcome.REFUSED:
         line.refused += usage.requests

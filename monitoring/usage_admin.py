@@ -130,10 +130,7 @@ def _drill_down(asked: usage.Question, line: usage.Line) -> Any:
     elif asked.group_by != "day" or len(where) < len(asked.where):
         return name
     first, last = (line.group, line.group) if asked.group_by == "day" else (str(asked.first), str(asked.last))
-    where |= {
-        "received_at__gte": f"{first} 00:00:00+00:00",
-        "received_at__lte": f"{last} 23:59:59.999999+00:00",
-    }
+    where |= {"received_at_from": first, "received_at_to": last}
     return link(f"{reverse('admin:monitoring_requestlog_changelist')}?{urlencode(where)}", name)
 
 

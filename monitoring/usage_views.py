@@ -2,10 +2,9 @@
 
 import csv
 from collections.abc import AsyncIterator
-from datetime import UTC
 from typing import Any
 
-from django.db.models import QuerySet
+from asgiref.sync import sync_to_async
 from django.http import HttpResponse, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -17,7 +16,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from monitoring import usage
-from monitoring.models import RequestLog
+from monitoring.request_export import COLUMNS, request_chunks
+from monitoring.usage_csv import Line, safe
 from proxy.authentication import caller_key
 from proxy.errors import InvalidRequest
 from proxy.explain_views import MasterKeyAuthentication
@@ -25,7 +25,6 @@ from proxy.views import GatewayView
 
 PERMISSION = "monitoring.view_requestlog"
 REQUESTS = "request"
-CHUNK = 1000  # rows in memory at once
 PARAMETERS = [
     OpenApiParameter("group_by", str, description=f"{', '.join(usage.GROUPS)}; without: day"),
     OpenApiParameter(
@@ -117,64 +116,9 @@ def _as_file(response: Any, asked: usage.Question) -> Any:
     return response
 
 
-def safe(line: dict[str, Any]) -> dict[str, Any]:
-    """A spreadsheet takes a cell that begins with = + - @ for a formula; names are callers' own words."""
-    return {
-        name: f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
-        for name, value in line.items()
-    }
-
-
-_REQUEST_COLUMNS = (
-    "id",
-    "received_at",
-    "request_id",
-    "outcome",
-    "status",
-    "key_name",
-    "team",
-    "route",
-    "provider",
-    "upstream_model",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cache_write_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-    "price",
-    "cost_nano_usd",
-    "tokens_estimated",
-    "total_ms",
-    "ttft_ms",
-)
-
-
-def requests_of(asked: usage.Question) -> QuerySet[RequestLog]:
-    """The rows of the log that a report is made of, all but its tag."""
-    where = {usage.GROUPS[name]: value for name, value in asked.where.items() if name != "tag"}
-    rows = RequestLog.objects.filter(received_at__gte=asked.start, received_at__lt=asked.end, **where)
-    return rows.order_by("received_at")
-
-
-class _Line:
-    """What a csv writer writes to, one line at a time."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
 async def _request_lines(asked: usage.Question) -> AsyncIterator[str]:
-    """A chunk of rows at a time, however many there are."""
-    writer = csv.DictWriter(_Line(), _REQUEST_COLUMNS)
-    tag = asked.where.get("tag")
+    writer = csv.DictWriter(Line(), COLUMNS)
     yield writer.writeheader()
-    rows = requests_of(asked).values(*_REQUEST_COLUMNS, "tags")
-    async for row in rows.aiterator(chunk_size=CHUNK):
-        if tag is None or tag in row.pop("tags", ()):
-            row.pop("tags", None)
-            row["received_at"] = row["received_at"].astimezone(UTC).isoformat()
-            yield writer.writerow(safe(row))
+    chunks = request_chunks(asked)
+    while (chunk := await sync_to_async(lambda: next(chunks, None))()) is not None:
+        yield "".join(writer.writerow(row) for row in chunk)

@@ -62,6 +62,7 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
         "journal": _journal(gateway),
+        "content_records_lost": gateway.contents.lost,
         "stalled": stalled_parts(),
     }
     return JsonResponse(content, status=200 if ready else 503)

@@ -1,6 +1,7 @@
 """Step 7: what a call was and cost, to the journal; its limits are settled."""
 
 from proxy.call import Attempt, Call
+from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
@@ -12,7 +13,14 @@ CLIENT_INFO_LENGTH = 200
 
 
 class Accounting:
-    def __init__(self, journal: JournalWriter, counters: Counters, when_full: str = "serve") -> None:
+    def __init__(
+        self,
+        journal: JournalWriter,
+        counters: Counters,
+        when_full: str = "serve",
+        contents: ContentWriter | None = None,
+    ) -> None:
+        self._contents = contents
         self._journal = journal
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
@@ -29,6 +37,11 @@ class Accounting:
             raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)
         call.opened = True
 
+    def keep_content(self, call: Call) -> None:
+        """For keys and routes that say something about content."""
+        if self._contents is not None:
+            call.content = self._contents.begin(call)
+
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         if call.price_cost is None:  # else priced for the answer's headers already
@@ -36,6 +49,8 @@ class Accounting:
         row = _closed(call)
         self._journal.gather(row)
         self._counters.count(call, row)
+        if call.content is not None and self._contents is not None:
+            self._contents.write(call)
         if call.trace is not None:
             call.trace.end(call, row)
         if call.grant is None:

@@ -62,7 +62,10 @@ async def admit_fallback(call: Call, position: int, admission: Admission) -> Non
 
 
 def _any_budget(claims: tuple[Claim, ...]) -> bool:
-    return any(claim.budget is not None for claim in claims)
+    for claim in claims:  # noqa: SIM110 any() costs three times as much, and this is per request
+        if claim.budget is not None:
+            return True
+    return False
 
 
 def _of_any_budget(options: list[Option]) -> bool:

@@ -6,6 +6,7 @@ meets django-cors-headers and its view, nothing else. Figures: docs/decisions.md
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
@@ -17,11 +18,13 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, HttpResponseBase
 
 from proxy.endpoints import POST_URLS
+from proxy.errors import RequestTimeout
 from proxy.views import VIEWS
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 WATCH_AFTER = 0.2  # seconds; a shorter call isn't worth a task that waits for its client to hang up
+SLOWEST_BODY = 500  # bytes per second, on average, after the first BODY_SECONDS
 DATA_PLANE_PATHS = {url.decode(): endpoint for url, endpoint in POST_URLS.items()}
 
 
@@ -63,9 +66,19 @@ class _TooLarge(BytesIO):
         raise RequestDataTooBig
 
 
+class _Stalled(BytesIO):
+    """Stands for a body that stopped coming."""
+
+    def read(self, *_: Any) -> bytes:
+        raise RequestTimeout("The body did not arrive in time.")
+
+
 async def _request(scope: Any, receive: Receive) -> ASGIRequest:
     """Raises ClientGone."""
-    body = await _body(receive, settings.MAX_BODY_BYTES)
+    try:
+        body = await _body(receive, settings.MAX_BODY_BYTES)
+    except TimeoutError:
+        return ASGIRequest(scope, _Stalled())
     if body is None:
         return ASGIRequest(scope, _TooLarge())
     request = ASGIRequest(scope, BytesIO())
@@ -74,10 +87,13 @@ async def _request(scope: Any, receive: Receive) -> ASGIRequest:
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, None as soon as it is over the limit. Raises ClientGone."""
+    """The whole body, None as soon as it is over the limit. Raises ClientGone, TimeoutError."""
     parts, size, more = [], 0, True
+    waits_since = time.perf_counter()
     while more:
-        message = await receive()
+        left = settings.BODY_SECONDS + size / SLOWEST_BODY - (time.perf_counter() - waits_since)
+        async with asyncio.timeout(min(max(left, 0), settings.BODY_SECONDS)):
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         parts.append(message.get("body", b""))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy import stream_usage
 from proxy.call import Attempt, Call
@@ -250,15 +251,17 @@ def _failed(link: Link, what: str) -> UpstreamError:
 def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], ...]:
     """What is added where the caller gave none; with a budget also the reserved answer tokens."""
     assert call.route is not None
+    assert call.ask is not None
     route: RouteEntry = call.route.route
-    if not call.bounds_answer or route.limits_answers:
+    if not call.bounds_answer or route.limits_answers or call.ask.answer_limit is not None:
         return route.default_parameters
-    return (*route.default_parameters, (_bound_name(provider), b"%d" % route.answer_tokens))
+    return (*route.default_parameters, (_bound_name(provider.base_url), b"%d" % route.answer_tokens))
 
 
-def _bound_name(provider: ProviderEntry) -> str:
+@lru_cache(maxsize=1024)
+def _bound_name(base_url: str) -> str:
     # OpenAI's reasoning models refuse the older name, many other providers don't know the newer one.
-    host = provider.base_url.split("//", 1)[-1].split("/", 1)[0]
+    host = base_url.split("//", 1)[-1].split("/", 1)[0]
     own = host == "api.openai.com" or host.endswith(".openai.azure.com")
     return "max_completion_tokens" if own else "max_tokens"
 

@@ -13,6 +13,7 @@ from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
+    from proxy.content.capture import Capture
     from proxy.targets.board import Trial
     from proxy.tracing.trace import Trace
     from proxy.usage import Usage
@@ -65,6 +66,7 @@ class Call:
         "available",
         "bounds_answer",
         "caller_credential",
+        "content",
         "deadline_at",
         "detoured_from",
         "detours",
@@ -100,11 +102,12 @@ class Call:
     def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
         self.incoming = incoming
         self.table = table  # one snapshot: an edit half-way can't mix two tables
-        self.id = uuid7()
         self.received_at_ns = time.time_ns()
+        self.id = uuid7(self.received_at_ns)  # the log finds a day's rows by their ids
         self.request_id = self.id
         self.key: KeyEntry | None = None
         self.caller_credential = ""
+        self.content: Capture | None = None  # where it is kept
         self.ask: ChatAsk | None = None
         self.route: Resolved | None = None
         self.need: Need | None = None

@@ -15,6 +15,7 @@ from proxy.ask import decode_chat
 from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
+from proxy.content.relay import RecordedRelay
 from proxy.errors import (
     GatewayError,
     InvalidApiKey,
@@ -31,6 +32,7 @@ from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
+from proxy.usage import estimate
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -83,6 +85,8 @@ class Engine:
             call.route, targets = resolve(call)
             await self._admit(call, targets)
             self._accounting.open(call)
+            if call.key.content or call.route.route.content:
+                self._accounting.keep_content(call)
             if call.route.route.shadows:
                 self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
@@ -90,7 +94,8 @@ class Engine:
             if not answer.stream:
                 price_call(call)
             headers = self._headers.of_answer(call, answer.content_type)
-            return Relay(
+            relay = Relay if call.content is None else RecordedRelay
+            return relay(
                 call,
                 answer,
                 headers,
@@ -109,6 +114,7 @@ class Engine:
             logger.exception("call %s failed in the gateway", call.id, extra=ids)
             if answer is not None and answer.stream:
                 await answer.aclose()
+                call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
 
     def identify(
@@ -118,7 +124,7 @@ class Engine:
         try:
             return identify(headers, table)
         except InvalidApiKey as error:
-            raise self._failed_auth.count(address, error) from None
+            raise self._failed_auth.count(address, headers, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""

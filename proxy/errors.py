@@ -90,6 +90,12 @@ class MethodNotAllowed(GatewayError):
     cause = "a method that the endpoint doesn't have"
 
 
+class RequestTimeout(GatewayError):
+    status, type, code, gateway_code = 408, "timeout_error", "request_timeout", "TIMEOUT"
+    cause = "the headers did not come within HEADER_SECONDS, or the body stopped coming for BODY_SECONDS"
+    default_message = "The request did not arrive in time."
+
+
 class RequestTooLarge(GatewayError):
     status, type, code, gateway_code = 413, "invalid_request_error", "request_too_large", "VALIDATION_ERROR"
     cause = "a body over MAX_BODY_BYTES"

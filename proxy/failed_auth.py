@@ -1,9 +1,10 @@
 """Limits how often one address may present a wrong key; good keys are never kept out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from proxy.admission.window import SlidingWindow
+from proxy.client_address import TrustedProxies
 from proxy.errors import InvalidApiKey, RateLimited
 
 MOST_ADDRESSES = 10_000
@@ -12,13 +13,22 @@ MOST_ADDRESSES = 10_000
 class FailedAuth:
     """Counts in this process: each web process allows as many of its own."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_minute: int,
+        proxies: TrustedProxies | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._per_minute = per_minute
+        self._proxies = proxies or TrustedProxies(())
         self._clock = clock
         self._failures: dict[str, SlidingWindow] = {}
 
-    def count(self, address: str, error: InvalidApiKey) -> InvalidApiKey | RateLimited:
-        """What to answer to one more failure of this address: `error`, or 429 beyond the limit."""
+    def count(
+        self, peer: str, headers: Mapping[bytes, bytes], error: InvalidApiKey
+    ) -> InvalidApiKey | RateLimited:
+        """What to answer to one more failure: `error`, or 429 beyond the limit of its address."""
+        address = self._proxies.client_of(peer, headers)
         now = self._clock()
         window = self._failures.get(address)
         if window is None:

@@ -14,18 +14,19 @@ from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from proxy.asgi import SLOWEST_BODY
 from proxy.call import Incoming
 from proxy.endpoints import POST_URLS
 from proxy.engine import Engine, Refusal
-from proxy.errors import RequestTooLarge
+from proxy.errors import GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
 from proxy.gateway import running_gateway
+from proxy.ids import uuid7
 from proxy.relay import Relay
 
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 CHUNKED = b"transfer-encoding: chunked\r\n"
-TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 LOOK_SECONDS = 1.0  # between two looks for connections whose headers take too long
 LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has been refused
 
@@ -65,11 +66,13 @@ class FastLaneProtocol(HttpToolsProtocol):
         """
         if now - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
-        elif now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused or self._answers:
+        elif self._answers:
+            if self.running is not None:
+                self.running.end_if_stalled(now)
+        elif now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused:
             return
         elif not self._between:
-            self.transport.write(TIMED_OUT)
-            self.transport.close()
+            self._end_with(RequestTimeout())
         elif self._idle_since == math.inf:  # before the first request, or after stray line breaks
             self.transport.close()
 
@@ -79,11 +82,28 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Never into another request's answer: that one is sent to its end, then the connection closes."""
-        running: Any = self.running if self.running and self.running.begun else None
-        if running is None or running.response_complete:
-            return super().send_400_response(msg)
-        running.keep_alive = False
+        answering: Any = self.cycle
+        if answering is None or isinstance(answering, Exchange):
+            answering = self.running if self.running and self.running.begun else None
+        elif answering.more_body and not answering.response_started:
+            answering = None  # Django would wait for the rest
+        if answering is None or answering.response_complete:
+            return self._end_with(InvalidRequest("This is not valid HTTP.", code="malformed_http"))
+        answering.keep_alive = False
         return self.flow.pause_reading()
+
+    def _end_with(self, error: GatewayError) -> None:
+        """For what never became a request, and so leaves no row."""
+        id = uuid7()
+        body = error.body(id)
+        head = (
+            b"content-type: application/json\r\nx-request-id: %b\r\nX-LiteLLM-Proxy: true\r\n" % id.encode()
+        )
+        length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(
+            b"".join((STATUS_LINES[error.status], _common(self.server_state), head, length, body))
+        )
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         self._between = False
@@ -199,7 +219,10 @@ class Exchange:
         "_protocol",
         "_refused",
         "_size",
+        "_size_seen",
+        "_size_seen_at",
         "_task",
+        "_waits_since",
         "_whole",
         "body",
         "disconnected",
@@ -219,6 +242,7 @@ class Exchange:
         self._limit: int = settings.MAX_BODY_BYTES
         self._body: list[bytes] = []
         self._size = 0
+        self._size_seen = -1  # when it was last looked at; before that, never
         self._whole = False
         self._my_turn = False
         self._refused = False
@@ -284,14 +308,31 @@ class Exchange:
         """
         if self._refused:
             return
-        self._refused = True
-        self.keep_alive = False
-        refusal = running_gateway().engine.refuse(self._incoming, RequestTooLarge.over(self._limit))
-        self._write(refusal.status, refusal.headers, refusal.body)
+        self._refuse(RequestTooLarge.over(self._limit))
         if self._whole:
             self._complete()
         else:
             self._linger = self._protocol.loop.call_later(LINGER_SECONDS, self._complete)
+
+    def _refuse(self, error: GatewayError) -> None:
+        self._refused = True
+        self.keep_alive = False
+        refusal = running_gateway().engine.refuse(self._incoming, error)
+        self._write(refusal.status, refusal.headers, refusal.body)
+
+    def end_if_stalled(self, now: float) -> None:
+        """Close if the body has stopped coming, or comes by the drop. To be called about once a second."""
+        if self._whole or self.begun or not self._my_turn:
+            return
+        if self._size_seen < 0:
+            self._waits_since = now
+        if self._size > self._size_seen:
+            self._size_seen, self._size_seen_at = self._size, now
+        patience = settings.BODY_SECONDS
+        too_slow = now - self._waits_since >= patience + self._size / SLOWEST_BODY
+        if too_slow or now - self._size_seen_at >= patience:
+            self._refuse(RequestTimeout("The body did not arrive in time."))
+            self._complete()
 
     async def _serve(self, engine: Engine) -> None:
         relay: Relay | None = None

@@ -17,6 +17,8 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.client_address import TrustedProxies
+from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
@@ -42,6 +44,7 @@ class Gateway:
     upstreams: Upstreams
     admission: Admission
     journal: JournalWriter
+    contents: ContentWriter
     chooser: Chooser
     sharing: Sharing
     warming: Warming
@@ -63,9 +66,10 @@ class Gateway:
         await self.engine.shadows.aclose()
         await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
-        await self.admission.aclose()
+        settled = await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
-        self.journal.close()
+        self.journal.close(settled=settled)
+        self.contents.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.stop)
 
@@ -74,12 +78,13 @@ def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
-    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE)
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
-    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL)
+    contents = ContentWriter(Path(settings.CONTENT_DIR), settings.CONTENT_MAX_BYTES)
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents)
     bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
     tracing = make_tracing()
     engine = Engine(
@@ -92,6 +97,7 @@ def build_gateway() -> Gateway:
         upstreams=upstreams,
         admission=admission,
         journal=journal,
+        contents=contents,
         chooser=chooser,
         sharing=sharing,
         warming=Warming(upstreams, keeper),

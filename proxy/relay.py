@@ -1,6 +1,7 @@
 """Step 6: bytes from the provider to the client, as they arrive."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +17,8 @@ from proxy.usage import estimate
 
 _UNUSED = StreamReader()  # by answers that are no streams
 FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
+logger = logging.getLogger(__name__)
+
 Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
 
@@ -88,16 +91,20 @@ class Relay:
 
     async def next_chunk(self) -> bytes:
         """The next bytes for the client, b"" at the end; a stream that breaks ends with an error event."""
-        while self._answer is not None:
-            try:
-                chunk = await self._raw_chunk(self._answer)
-            except TransportFault as fault:
-                return await (self._ended() if self._reader.done else self._cut(fault))
-            if not chunk:
-                return await self._ended()
-            if good := self._good(chunk):
-                return good
-        return b""
+        try:
+            while self._answer is not None:
+                try:
+                    chunk = await self._raw_chunk(self._answer)
+                except TransportFault as fault:
+                    return await (self._ended() if self._reader.done else self._cut(fault))
+                if not chunk:
+                    return await self._ended()
+                if good := self._good(chunk):
+                    return good
+            return b""
+        except Exception:
+            logger.exception("call %s failed in the gateway, in the middle of its stream", self._call.id)
+            return await self._end_with(GatewayError(), "failed")
 
     async def _raw_chunk(self, answer: Answer) -> bytes:
         """Raises TransportFault where the stream is broken."""
@@ -171,10 +178,13 @@ class Relay:
                 self._over = self._reader.done = True
                 return b"data: [DONE]\n\n"
             if await self._continued(self._continuation):
-                return await self.next_chunk()
+                return await Relay.next_chunk(self)  # not that of a subclass, twice
+        return await self._end_with(error, "upstream_broken")
+
+    async def _end_with(self, error: GatewayError, outcome: str) -> bytes:
         self._over = True
-        self._call.error = error
-        self._call.outcome = "upstream_broken"
+        self._call.error, self._call.outcome = error, outcome
+        await self.let_go()
         # The blank line ends whatever event was cut in half.
         return b"\n\n" + error.event(self._call.request_id)
 

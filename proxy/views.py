@@ -28,6 +28,7 @@ from proxy.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
+    RequestTimeout,
     RequestTooLarge,
 )
 from proxy.gateway import running_gateway
@@ -113,9 +114,14 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
             from django.conf import settings
 
             raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
+        except RequestTimeout as error:
+            raise engine.refuse(incoming, error) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:
-        return _with_headers(HttpResponse(refusal.body, status=refusal.status), refusal.headers)
+        response = HttpResponse(refusal.body, status=refusal.status)
+        if refusal.status == RequestTimeout.status:
+            response["Connection"] = "close"  # what else comes on it is the rest of the body
+        return _with_headers(response, refusal.headers)
     if relay.stream:
         return _with_headers(StreamingHttpResponse(_chunks(relay), status=relay.status), relay.headers)
     relay.answered()

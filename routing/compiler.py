@@ -24,6 +24,7 @@ from routing.models import (
     RoutingVersion,
     Team,
 )
+from routing.models.content import CONTENT_LEVELS
 from routing.models.fallback import FallbackKind
 from routing.models.provider import Dialect
 from routing.table import (
@@ -237,6 +238,7 @@ def _route(
         policy_fallbacks=tuple(fallbacks.get(FallbackKind.POLICY, ())),
         created=int(row.created_at.timestamp()),
         tagged=any(target.tags for target in serving),
+        content=CONTENT_LEVELS[row.content_log],
         canaries=any(target.canary_share is not None for target in targets),
     )
 
@@ -316,4 +318,5 @@ def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> 
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
         tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),
+        content=CONTENT_LEVELS[row.content_log],
     )

@@ -27,6 +27,20 @@ def encrypt(plaintext: str) -> str:
     return _cipher(tuple(settings.ENCRYPTION_KEYS)).encrypt(plaintext.encode()).decode() if plaintext else ""
 
 
+def encrypt_bytes(content: bytes) -> str:
+    return _cipher(tuple(settings.ENCRYPTION_KEYS)).encrypt(content).decode()
+
+
+def decrypt_bytes(token: str) -> bytes:
+    """Raises CredentialUnreadable."""
+    try:
+        return _cipher(tuple(settings.ENCRYPTION_KEYS)).decrypt(token.encode())
+    except InvalidToken:
+        raise CredentialUnreadable(
+            "It can't be decrypted: ENCRYPTION_KEYS lacks the key it was stored under."
+        ) from None
+
+
 def decrypt(token: str) -> str:
     """The credential in plain text. Raises CredentialUnreadable."""
     if not token:
@@ -41,7 +55,7 @@ def decrypt(token: str) -> str:
 
 def rotate(token: str) -> str:
     """The same credential under the newest key. Raises CredentialUnreadable."""
-    return encrypt(decrypt(token))
+    return encrypt_bytes(decrypt_bytes(token)) if token else ""
 
 
 def mask(plaintext: str) -> str:

@@ -7,6 +7,9 @@ from types import MappingProxyType
 
 from routing.price import Price
 
+CONTENT_NEVER, CONTENT_OFF, CONTENT_METADATA, CONTENT_FULL = -1, 0, 1, 2
+"""How much of a call's content is kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -38,6 +41,12 @@ class Claim:
     name: str
     limits: Limits
     budget: Budget | None = None
+    owner: tuple[str, int] = field(init=False, compare=False)
+    path: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "owner", (self.kind, self.id))
+        object.__setattr__(self, "path", f"{self.kind}:{self.id}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +152,7 @@ class RouteEntry:
     context_fallbacks: tuple[int, ...] = ()  # when the request is too long for the model
     policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content
     tagged: bool = False  # whether any target has tags
+    content: int = CONTENT_OFF
     canaries: bool = False
 
 
@@ -165,6 +175,7 @@ class KeyEntry:
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
+    content: int = CONTENT_OFF
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids

@@ -4,9 +4,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 
 from monitoring.models import RequestLog
+from proxy.ids import uuid7
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 
 LIST = reverse("admin:monitoring_requestlog_changelist")
@@ -20,8 +22,8 @@ def an_empty_log(db):
 
 
 def make_row(**values):
-    values.setdefault("id", uuid.uuid4())
-    values.setdefault("received_at", NOON)
+    received = values.setdefault("received_at", NOON)
+    values.setdefault("id", uuid.UUID(uuid7(int(received.timestamp() * 1e9))))
     values.setdefault("request_id", f"req-{values['id']}")
     values.setdefault("outcome", "answered")
     values.setdefault("status", 200)
@@ -101,10 +103,13 @@ def test_a_request_that_reached_no_provider_has_no_cost(admin_client):
         ({"endpoint": "models"}, {"endpoint": "models"}),
         ({"stream": "yes"}, {"stream": True}),
         ({"key_id": "7"}, {"key_id": 7}),
+        ({"shadow": "yes"}, {"shadow": True}),
         (
-            {"received_at__day": "3", "received_at__month": "3", "received_at__year": "2026"},
+            {"received_at_from": "2026-03-03", "received_at_to": "2026-03-03"},
             {"received_at": NOON - timedelta(days=1)},
         ),
+        ({"received_at_from": "2026-03-05"}, {"received_at": NOON + timedelta(days=1)}),
+        ({"received_at_to": "2026-03-03"}, {"received_at": NOON - timedelta(hours=12, microseconds=1)}),
     ],
 )
 def test_a_filter_finds_its_rows_only(admin_client, query, values):
@@ -197,13 +202,75 @@ def test_the_log_cannot_be_added_to_changed_or_deleted(admin_client):
     assert RequestLog.objects.get().model == "before"
 
 
-def test_the_list_is_paged_without_counting_the_log(admin_client, django_assert_num_queries):
-    for number in range(60):
-        make_row(received_at=NOON - timedelta(minutes=number))
+def page(client, url=LIST):
+    return client.get(url).context["cl"]
+
+
+def test_the_list_is_paged_by_key_without_counting_the_log(admin_client, django_assert_num_queries):
+    rows = [make_row(received_at=NOON - timedelta(minutes=number), team="ads") for number in range(120)]
+    make_row(team="search")
     admin_client.get(LIST)
-    # session, user; providers, routes, teams, endpoints; first and last moment, days, rows
-    with django_assert_num_queries(9) as queries:
-        first = admin_client.get(LIST)
-    assert not [query for query in queries if "COUNT(" in query["sql"]]
-    second = admin_client.get(LIST, {"p": 2})
-    assert [len(page.context["cl"].result_list) for page in (first, second)] == [50, 10]
+    # session, user; providers, routes, teams, endpoints; rows
+    with django_assert_num_queries(7) as queries:
+        admin_client.get(LIST)
+    assert not [query for query in queries if "COUNT(" in query["sql"] or "OFFSET" in query["sql"]]
+    first = page(admin_client, f"{LIST}?team=ads")
+    second = page(admin_client, LIST + first.older_url)
+    third = page(admin_client, LIST + second.older_url)
+    assert [list(found.result_list) for found in (first, second, third)] == [
+        rows[:50],
+        rows[50:100],
+        rows[100:],
+    ]
+    assert (first.newer_url, third.older_url) == ("", "")
+    assert list(page(admin_client, LIST + third.newer_url).result_list) == rows[50:100]
+    back = page(admin_client, LIST + second.newer_url)
+    assert (list(back.result_list), back.newer_url) == (rows[:50], "")
+    assert list(page(admin_client, LIST + third.newest_url).result_list) == rows[:50]
+    html = admin_client.get(LIST + second.older_url).content.decode()
+    assert "Older" not in html.split('aria-label="Pages"')[1].split("</nav>")[0]
+
+
+def test_a_row_that_comes_while_someone_reads_moves_no_page(admin_client):
+    rows = [make_row(received_at=NOON - timedelta(minutes=number)) for number in range(60)]
+    first = page(admin_client)
+    make_row(received_at=NOON + timedelta(minutes=1))
+    assert list(page(admin_client, LIST + first.older_url).result_list) == rows[50:]
+
+
+@pytest.mark.parametrize("query", ["older_than=x", "newer_than=1", "received_at_from=yesterday"])
+def test_a_page_that_is_no_page_leads_back_to_the_list(admin_client, query):
+    assert admin_client.get(f"{LIST}?{query}").status_code == 302
+
+
+FILTERS = {
+    "": "",
+    "outcome__exact=refused": "outcome",
+    "status_group=4xx": "4xx",
+    "status_group=401": "401",
+    "status_group=429": "429",
+    "status_group=5xx": "5xx",
+    "status_group=none": "no_status",
+    "provider=p1": "provider",
+    "route=gpt": "route",
+    "team=ads": "team",
+    "endpoint=models": "endpoint",
+    "stream=yes": "stream",
+    "stream=no": "one_piece",
+    "shadow=yes": "shadow",
+    "key_id=7": "key_id",
+    "q=abc": "request_id",
+}
+
+
+@pytest.mark.parametrize(("query", "index"), FILTERS.items())
+def test_every_filter_reads_an_index_in_order(admin_client, django_assert_max_num_queries, query, index):
+    with django_assert_max_num_queries(9) as queries:
+        assert admin_client.get(f"{LIST}?{query}").status_code == 200
+    sql = [one["sql"] for one in queries if 'FROM "monitoring_requestlog"' in one["sql"]][-1]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+        plan = " / ".join(row[3] for row in cursor.fetchall())
+    assert "INDEX" in plan
+    assert f"requestlog_{index}" in plan, plan
+    assert "TEMP B-TREE" not in plan or query.startswith("q="), plan

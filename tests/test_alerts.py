@@ -22,12 +22,14 @@ from monitoring.alerts.channels import SECONDS
 from monitoring.alerts.delivering import MOST_ATTEMPTS, deliver
 from monitoring.alerts.raising import evaluate
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule, Heartbeat, RequestLog
+from monitoring.storing import store
 from routing.models import MaintenanceWindow, ProviderHealth
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider
 from tests.live import ROOT, LiveGateway, until
 from tests.optional import needs
 from tests.test_admin_request_log import make_row
+from tests.test_journal_faults import closed
 from tests.upstream import Answer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -169,10 +171,10 @@ def test_slow_answers_of_a_route_are_told():
 
 def test_a_budget_is_told_at_its_threshold():
     key, _ = make_key(name="app", budget_usd=Decimal("1"), budget_period="total")
-    make_row(key_id=key.pk, cost_nano_usd=790_000_000)
+    store([closed(key_id=key.pk, cost_nano_usd=790_000_000)])
     look()
     assert findings("budget") == []
-    make_row(key_id=key.pk, cost_nano_usd=20_000_000)
+    store([closed(key_id=key.pk, cost_nano_usd=20_000_000)])
     look(61)
     assert findings("budget") == ["key app has used 81 % of its budget (total)"]
 
@@ -272,7 +274,7 @@ def test_two_processes_tell_once(hook, upstream):
 def test_a_rule_that_fails_keeps_no_other_from_telling(hook, upstream, monkeypatch):
     from monitoring.alerts import rules
 
-    def broken(now, threshold):
+    def broken(now, rule):
         raise RuntimeError("broken rule")
 
     monkeypatch.setitem(rules.RULES, "budget", broken)

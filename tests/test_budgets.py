@@ -7,15 +7,15 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.core.management import call_command
 from django.urls import reverse
-from django.utils import timezone
 
 from monitoring.models import RequestLog
-from proxy.ids import uuid7
+from monitoring.storing import store
 from routing import notices
 from routing.config import dumper, loader
 from routing.models import ApiKey, ModelRoute, RouteTarget, Team
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import until
+from tests.test_journal_faults import closed
 from tests.upstream import Answer, completion
 
 
@@ -195,14 +195,7 @@ def test_wrong_keys_from_one_address_are_limited_and_good_ones_never(upstream, p
 
 
 def log(row, cost_nano, **values):
-    RequestLog.objects.create(
-        id=uuid7(),
-        received_at=timezone.now(),
-        outcome="answered",
-        key_id=row.pk,
-        cost_nano_usd=cost_nano,
-        **values,
-    )
+    store([closed(key_id=row.pk, cost_nano_usd=cost_nano, **values)])
 
 
 def key_form(row, **values):

@@ -268,6 +268,7 @@ targets = st.fixed_dictionaries(
         "input_price": price,
         "cached_input_price": price,
         "cache_write_price": price,
+        "cache_write_1h_price": price,
         "reasoning_price": price,
         "audio_input_price": price,
         "audio_output_price": price,

@@ -12,7 +12,7 @@ from routing.config.report import Notes
 from routing.config.section import Section
 
 ROOT = Path(__file__).resolve().parent.parent
-READERS = {"str", "bool", "db", "choice", "whole_number", "words", "secret"}
+READERS = {"str", "bool", "db", "choice", "whole_number", "words", "networks", "secret"}
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from monitoring.models import RequestLog
 from routing.compiler import current_version
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import LiveGateway, ask, until
@@ -276,10 +277,10 @@ def test_a_client_that_goes_half_way_leaves_nothing(connect, upstream, key, sent
 
 @pytest.fixture(scope="module")
 def hasty(django_db_setup, tmp_path_factory):
-    """A gateway that waits 1 s for headers."""
+    """A gateway that waits 1 s for headers and 2 s for bodies."""
     from tests.conftest import TEST_DATABASE
 
-    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "HEADER_SECONDS": "1"}
+    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "HEADER_SECONDS": "1", "BODY_SECONDS": "2"}
     gateway = LiveGateway(tmp_path_factory.mktemp("hasty"), env).start()
     yield gateway
     gateway.stop()
@@ -370,3 +371,91 @@ def test_half_closing_is_hanging_up(connect, upstream, key):
     client.shutdown(socket.SHUT_WR)
     until(lambda: upstream.hang_ups, "the provider is hung up on", 3)
     assert Answers(client).ended()
+
+
+# Bodies that never end
+
+
+DOORS = {"fast_lane": (), "drf": ("Origin: http://allowed.test",)}
+
+
+@pytest.fixture(params=sorted(DOORS))
+def request_head(request, hasty, key):
+    """Announces a body of 1,000 bytes."""
+    hasty.wait_for_version(current_version())
+    whole = post(key, b"x" * 1000, *DOORS[request.param])
+    return whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
+def timed_out(client, began, longest):
+    """Reads the 408 of a connection that is closed then."""
+    answers = Answers(client)
+    status, headers, body = answers.next()
+    error = json.loads(body)["error"]
+    assert (status, headers["connection"]) == (408, "close")
+    assert (error["code"], error["type"], error["status_code"]) == ("request_timeout", "timeout_error", 408)
+    assert 1.9 < time.monotonic() - began < longest
+    assert answers.ended()
+    return headers
+
+
+@pytest.mark.parametrize("sent", [0, 500])
+def test_a_body_that_stops_coming_is_answered_408_and_leaves_a_row(hasty, connect, request_head, sent):
+    client = connect(hasty.port)
+    began = time.monotonic()
+    client.sendall(request_head + b"x" * sent)
+    id = timed_out(client, began, 6)["x-request-id"]
+    (row,) = until(lambda: RequestLog.objects.filter(request_id=id), "its row")
+    assert (row.outcome, row.status, row.error_code) == ("refused", 408, "request_timeout")
+
+
+def test_a_body_that_comes_by_the_drop_is_answered_408(hasty, connect, request_head):
+    client = connect(hasty.port)
+    began = time.monotonic()
+    client.sendall(request_head)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(14):
+            client.send(b"x")
+            time.sleep(0.3)
+    timed_out(client, began, 8)
+
+
+def test_a_slow_body_that_goes_on_is_waited_for(hasty, connect, upstream, key):
+    hasty.wait_for_version(current_version())
+    body = ask("gpt", user="u" * 4000)
+    request = post(key, body)
+    client = connect(hasty.port)
+    head = len(request) - len(body)
+    client.sendall(request[:head])
+    for start in range(head, len(request), 500):
+        time.sleep(0.4)
+        client.sendall(request[start : start + 500])
+    assert Answers(client).next()[0] == 200
+
+
+# What is no HTTP
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",  # TLS to a port that speaks none
+        b"GARBAGE\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/9.9\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: ten\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/models HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["tls", "garbage", "version", "header", "length", "chunk", "chunk to Django"],
+)
+def test_malformed_http_gets_the_error_object_and_an_end(connect, live, sent):
+    client = connect()
+    client.sendall(sent)
+    answers = Answers(client)
+    status, headers, body = answers.next()
+    error = json.loads(body)["error"]
+    assert (status, headers["content-type"], headers["connection"]) == (400, "application/json", "close")
+    assert (error["code"], error["type"]) == ("malformed_http", "invalid_request_error")
+    assert error["request_id"] == headers["x-request-id"]
+    assert answers.ended()

@@ -22,8 +22,9 @@ numbers = itertools.count()
 
 
 def closed(**values):
-    call = uuid7()
-    facts = {"id": call, "received_at_ns": time.time_ns(), "request_id": call, "outcome": "answered"}
+    moment = values.get("received_at_ns", time.time_ns())
+    call = uuid7(moment)
+    facts = {"id": call, "received_at_ns": moment, "request_id": call, "outcome": "answered"}
     return Closed(**facts | {"endpoint": "chat/completions", "cost_nano_usd": 5} | values)
 
 

@@ -76,6 +76,11 @@ def test_kill_under_load_loses_and_doubles_nothing(own_gateway, upstream, budget
     assert all(row.tokens_estimated and row.cost_nano_usd > 0 for row in unknown)
     assert gateway.readiness()["journal"]["calls_unknown"] == unknown.count()
     _check_books(gateway, key)
+    print(
+        f"{KILLS} kills: {len(received)} calls received by the provider, {len(rows)} rows ({unknown.count()} "
+        f"unknown, {len(extra)} of them never sent), {len(received.keys() - rows.keys())} lost, "
+        f"{sum(rows.values()) - len(rows)} doubled; the books agree"
+    )
 
 
 def _check_books(gateway, key):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from routing.models import GatewaySettings
+from routing.models import GatewaySettings, Provider
 from routing.strategies import STRATEGIES
 from tests.factories import make_key
 from tests.failing_over import route_over
@@ -21,8 +21,8 @@ from tests.upstream import Answer, completion
 
 MANY = int(os.environ.get("ONE_HEALTHY_REQUESTS", "0"))
 REQUESTS, CONNECTIONS = (MANY, 64) if MANY else (240, 24)
-# With many connections the healthy provider, a thread beside theirs, is slow as well.
-PATIENCE = 2.0 if MANY else 0.25
+# Of the ill ones. The healthy one is waited for: on a busy machine it is slow as well, a thread beside them.
+PATIENCE = 1.0 if MANY else 0.25
 FAULTS = {
     "429 and a time": Answer(status=429, body={}, headers={"retry-after": "5"}),
     "429": Answer(status=429, body={}),
@@ -44,12 +44,10 @@ def test_no_caller_sees_a_fault(live, upstream, published, strategy, breaker):
     GatewaySettings.objects.update_or_create(
         pk=1, defaults={"breaker_enabled": breaker, "cooldown_seconds": 1}
     )
-    provider = {"retries": 1, "max_connections": 200, "queue_timeout": 10}
-    limits = {"attempt_timeout": PATIENCE, "first_byte_timeout": PATIENCE * 0.8}
+    provider = {"retries": 1, "max_connections": 200, "queue_timeout": 10, "read_timeout": PATIENCE}
     target = {} if strategy == "ordered" else {"priority": 1}
-    route_over(
-        upstream, "gpt", "ill1", "ill2", "well", strategy=strategy, provider=provider, target=target, **limits
-    )
+    route_over(upstream, "gpt", "ill1", "ill2", "well", strategy=strategy, provider=provider, target=target)
+    Provider.objects.filter(slug="well").update(read_timeout=30)
     for slug, shift in (("ill1", 0), ("ill2", 4)):
         faults = itertools.cycle([*FAULTS.values()][shift:] + [*FAULTS.values()][:shift])
         upstream.script(slug, *itertools.islice(faults, 3 * REQUESTS))

@@ -1,7 +1,7 @@
 """What channels are given to send."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 
 class ChannelFailed(Exception):
@@ -23,3 +23,14 @@ class Message:
     @property
     def title(self) -> str:
         return f"[{self.event}] {self.summary}"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """`content` is read from its beginning; it may be large."""
+
+    id: str  # of the delivery: the same in each retry
+    title: str
+    name: str
+    content_type: str
+    content: IO[bytes]

@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from monitoring import incidents
-from monitoring.alerts.rules import EVERY, RULES, THRESHOLDS, Finding
+from monitoring.alerts.rules import EVERY, ONCE, REMINDERS, RULES, STEPS, THRESHOLDS, Finding
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 
 logger = logging.getLogger(__name__)
@@ -30,16 +30,21 @@ def _rules() -> list[AlertRule]:
     rules = list(AlertRule.objects.all())
     missing = RULES.keys() - {rule.kind for rule in rules}
     if missing:
-        made = [AlertRule(kind=kind, threshold=THRESHOLDS.get(kind, 0.0)) for kind in sorted(missing)]
-        AlertRule.objects.bulk_create(made, ignore_conflicts=True)
+        AlertRule.objects.bulk_create(map(_first, sorted(missing)), ignore_conflicts=True)
         rules = list(AlertRule.objects.all())
     return rules
+
+
+def _first(kind: str) -> AlertRule:
+    rule = AlertRule(kind=kind, threshold=THRESHOLDS.get(kind, 0.0), steps=STEPS.get(kind, ""))
+    rule.remind_minutes = REMINDERS.get(kind, rule.remind_minutes)
+    return rule
 
 
 def _look(rule: AlertRule, now: datetime) -> None:
     findings = {}
     if rule.enabled:
-        findings = {finding.subject: finding for finding in RULES[rule.kind](now, rule.threshold)}
+        findings = {finding.subject: finding for finding in RULES[rule.kind](now, rule)}
     opened = {alert.subject: alert for alert in Alert.objects.filter(rule=rule, ended_at=None)}
     for subject, finding in findings.items():
         if subject not in opened:
@@ -53,6 +58,8 @@ def _look(rule: AlertRule, now: datetime) -> None:
 
 @transaction.atomic  # the alert and what is told of it, or neither
 def _begin(rule: AlertRule, finding: Finding, now: datetime) -> None:
+    if rule.kind in ONCE and Alert.objects.filter(rule=rule, subject=finding.subject).exists():
+        return
     alert, is_new = Alert.objects.get_or_create(
         rule=rule,
         subject=finding.subject,
@@ -66,6 +73,7 @@ def _begin(rule: AlertRule, finding: Finding, now: datetime) -> None:
     )
     if is_new:
         incidents.alert_turned(rule.kind, alert, now, over=False)
+    if is_new and not finding.quiet:
         _tell(rule, alert, "fired", now)
 
 
@@ -82,8 +90,10 @@ def _remind(rule: AlertRule, alert: Alert, now: datetime) -> None:
 
 @transaction.atomic
 def _end(rule: AlertRule, alert: Alert, now: datetime) -> None:
-    if Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now):
-        incidents.alert_turned(rule.kind, alert, now, over=True)
+    if not Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now):
+        return
+    incidents.alert_turned(rule.kind, alert, now, over=True)
+    if rule.kind not in ONCE:
         _tell(rule, alert, "resolved", now)
 
 

@@ -11,11 +11,9 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from monitoring import heartbeats
-from monitoring.models import Heartbeat, RequestLog
-from monitoring.spending import spent
-from routing.compiler import claims_of
-from routing.models import ApiKey, MaintenanceWindow, ModelRoute, Provider, ProviderHealth, RouteTarget, Team
-from routing.periods import Periods
+from monitoring.budget_periods import refresh
+from monitoring.models import AlertRule, BudgetPeriod, Heartbeat, RequestLog
+from routing.models import ApiKey, MaintenanceWindow, ProviderHealth
 
 ERROR_MINUTES = 5
 LEAST_REQUESTS = 20  # in that time, below which the error rate says nothing
@@ -28,12 +26,13 @@ class Finding:
     subject: str
     summary: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    quiet: bool = False  # noted, not told: another one says more
 
 
-Rule = Callable[[datetime, float], Iterator[Finding]]
+Rule = Callable[[datetime, AlertRule], Iterator[Finding]]
 
 
-def provider_down(now: datetime, threshold: float) -> Iterator[Finding]:
+def provider_down(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     """Not in maintenance, which is meant to be quiet."""
     resting = MaintenanceWindow.objects.running(now).values("provider")
     ill = ProviderHealth.objects.filter(
@@ -49,16 +48,16 @@ def provider_down(now: datetime, threshold: float) -> Iterator[Finding]:
         yield Finding(slug, f"Provider {slug} is down: {health.detail}"[:300], evidence)
 
 
-def error_rate(now: datetime, threshold: float) -> Iterator[Finding]:
+def error_rate(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     """Of all requests of the last minutes; copies to shadow targets are nobody's."""
     recent = RequestLog.objects.filter(received_at__gte=now - timedelta(minutes=ERROR_MINUTES), shadow=False)
     found = recent.aggregate(all=Count("pk"), failed=Count("pk", filter=Q(status__gte=500)))
-    if found["all"] >= LEAST_REQUESTS and (percent := 100 * found["failed"] / found["all"]) >= threshold:
+    if found["all"] >= LEAST_REQUESTS and (percent := 100 * found["failed"] / found["all"]) >= rule.threshold:
         text = f"{percent:.0f} % of {found['all']:,} requests in {ERROR_MINUTES} minutes failed"
         yield Finding("all", text, {"requests": found["all"], "failed": found["failed"]})
 
 
-def latency(now: datetime, threshold: float) -> Iterator[Finding]:
+def latency(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     """By route, of the answers of the last minutes: to the first byte of a stream, else to the end."""
     recent = RequestLog.objects.filter(
         received_at__gte=now - timedelta(minutes=ERROR_MINUTES), shadow=False, outcome="answered"
@@ -69,47 +68,41 @@ def latency(now: datetime, threshold: float) -> Iterator[Finding]:
             place = math.ceil(0.95 * group["calls"]) - 1
             of_route = waited.filter(route=group["route"]).order_by("waited")
             p95 = of_route.values_list("waited", flat=True)[place]
-            if p95 >= threshold:
+            if p95 >= rule.threshold:
                 text = f"5 % of {group['calls']:,} answers of {group['route']} took {p95:,.0f} ms or more"
                 yield Finding(group["route"], text[:300], {"p95_ms": p95, "requests": group["calls"]})
 
 
-def budget(now: datetime, threshold: float) -> Iterator[Finding]:
-    """The subject names the period, so that the next one is a new alert."""
-    for model in (ApiKey, Team, ModelRoute, RouteTarget, Provider):
-        for row in model.objects.filter(budget_usd__isnull=False):
-            yield from _budget_of(row, now, threshold)
+def budget(now: datetime, rule: AlertRule) -> Iterator[Finding]:
+    """A subject for each percentage that is reached, in each period; only the highest is told."""
+    refresh(now)
+    for row in BudgetPeriod.objects.filter(closed_at=None, used_percent__gte=min(rule.percentages)):
+        reached = [percent for percent in rule.percentages if row.used_percent >= percent]
+        name = f"{row.kind} {row.name}"
+        text = f"{name} has used {row.used_percent:.0f} % of its budget ({row.period})"
+        evidence = {"used_usd": row.spent_nano / 1e9, "budget_usd": row.limit_nano / 1e9}
+        period = f"{int(row.starts_at.timestamp())}"
+        for percent in reversed(reached):
+            subject = f"{row.kind} {row.owner_id} {row.name} {period} {percent:g} %"
+            yield Finding(subject[-200:], text[:300], evidence, quiet=percent != reached[-1])
 
 
-def _budget_of(row: Any, now: datetime, threshold: float) -> Iterator[Finding]:
-    [claim] = claims_of(row)
-    assert claim.budget is not None
-    start, end = Periods().of(claim.budget, now.timestamp())
-    used = spent(claim, start, end)
-    percent = 100 * used / claim.budget.limit_nano if claim.budget.limit_nano else 100.0
-    if percent >= threshold:
-        name = f"{claim.kind} {claim.name}"
-        text = f"{name} has used {percent:.0f} % of its budget ({claim.budget.period})"
-        evidence = {"used_usd": used / 1e9, "budget_usd": claim.budget.limit_nano / 1e9}
-        yield Finding(f"{name} {int(start or 0)}"[:200], text[:300], evidence)
-
-
-def backlog(now: datetime, threshold: float) -> Iterator[Finding]:
+def backlog(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     fresh = now - timedelta(seconds=heartbeats.STALLED_SECONDS)
     for row in Heartbeat.objects.filter(component=heartbeats.SHIPPER, at__gt=fresh):
         megabytes = row.details.get("backlog_bytes", 0) / 1e6
-        if megabytes >= threshold:
+        if megabytes >= rule.threshold:
             text = f"{megabytes:.1f} MB of the journal on {row.instance} are not in the database yet"
             yield Finding(row.instance, text, {"megabytes": round(megabytes, 3)})
 
 
-def stalled(now: datetime, threshold: float) -> Iterator[Finding]:
+def stalled(now: datetime, rule: AlertRule) -> Iterator[Finding]:
     for component, text in heartbeats.stalled(now).items():
         yield Finding(component, text[0].upper() + text[1:])
 
 
-def key_expiring(now: datetime, threshold: float) -> Iterator[Finding]:
-    soon = now + timedelta(days=threshold)
+def key_expiring(now: datetime, rule: AlertRule) -> Iterator[Finding]:
+    soon = now + timedelta(days=rule.threshold)
     for key in ApiKey.objects.filter(enabled=True, expires_at__gt=now, expires_at__lte=soon):
         assert key.expires_at is not None
         text = f"API key {key.name} expires at {timezone.localtime(key.expires_at):%Y-%m-%d %H:%M} UTC"
@@ -136,5 +129,11 @@ EVERY = {
 }
 """Seconds between two looks."""
 
+ONCE = {"budget"}
+"""Kinds that are told once for each subject: not again when it comes back, nor when it is over."""
+
 THRESHOLDS = {"error_rate": 10.0, "latency": 30_000.0, "budget": 80.0, "backlog": 50.0, "key_expiring": 7.0}
 """What a rule starts with, in the unit that its kind names."""
+STEPS = {"budget": "80, 100"}
+REMINDERS = {"budget": 0}
+"""Minutes that a rule starts with, where it is not AlertRule's default."""

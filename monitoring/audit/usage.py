@@ -1,22 +1,31 @@
 """Usage by the hour against the rows it was made from."""
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Max, Min
 
 from monitoring.audit import Difference, Differences
-from monitoring.models import RequestLog, StaleHour, UsageHour
+from monitoring.models import RequestLog, StaleHour, UsageHour, UsageSum
 from monitoring.rollups import HOUR, NAMES, SUMS, hour_of, roll_up, usage_of
+from monitoring.usage_sums import DAY, day_of, sums_of
 
 
 def differences(since: datetime | None = None) -> Differences:
     roll_up()
-    for hour in _hours(since):
-        found = list(_of_hour(hour))
-        # Rows that came while the hour was compared have marked it.
-        if found and not StaleHour.objects.filter(hour=hour).exists():
-            yield from found
+    hours = _hours(since)
+    for hour in hours:
+        yield from _if_settled(list(_of_hour(hour)), hour, HOUR)
+    for day in sorted({day_of(hour) for hour in hours}):
+        yield from _if_settled(list(_of_day(day)), day, DAY)
+
+
+def _if_settled(found: list[Difference], start: datetime, length: timedelta) -> Differences:
+    """Rows that came while the books were compared have marked their hour."""
+    if found and not StaleHour.objects.filter(hour__gte=start, hour__lt=start + length).exists():
+        yield from found
 
 
 def _hours(since: datetime | None) -> list[datetime]:
@@ -34,7 +43,7 @@ def _hours(since: datetime | None) -> list[datetime]:
 
 def _of_hour(hour: datetime) -> Differences:
     rows = {_names(usage): usage for usage in usage_of(hour)}
-    kept = {_names(usage): usage for usage in UsageHour.objects.filter(hour=hour)}
+    kept = {_names(usage): usage for usage in UsageHour.objects.filter(hour=hour, archived=False)}
     for names in rows.keys() | kept.keys():
         for name in SUMS:
             says, was = getattr(rows.get(names), name, 0), getattr(kept.get(names), name, 0)
@@ -45,6 +54,27 @@ def _of_hour(hour: datetime) -> Differences:
                 yield Difference(
                     "usage", f"{hour:%Y-%m-%d %H}:00, {where}: the rows' {name} is {says}, the usage's {was}"
                 )
+
+
+def _of_day(day: datetime) -> Differences:
+    """The sums by one dimension against the hours they were made of."""
+    hours = UsageHour.objects.filter(hour__gte=day, hour__lt=day + DAY)
+    kept = UsageSum.objects.filter(start__gte=day, start__lt=day + DAY)
+    made, were = _totals(sums_of(hours.iterator(), day)), _totals(kept.iterator())
+    for dimension, value in made.keys() | were.keys():
+        says, was = made[dimension, value], were[dimension, value]
+        for name in SUMS:
+            if says[name] != was[name]:
+                group = f"{dimension}={value}" if dimension else "everything"
+                text = f"{day:%Y-%m-%d}, {group}: the hours' {name} is {says[name]}, the sum's {was[name]}"
+                yield Difference("usage", text)
+
+
+def _totals(sums: Iterable[UsageSum]) -> dict[tuple[str, str], Counter[str]]:
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for one in sums:
+        found[one.dimension, one.value].update({name: getattr(one, name) for name in SUMS})
+    return found
 
 
 def _names(usage: UsageHour) -> tuple[Any, ...]:

@@ -113,8 +113,8 @@ class Admission(Protocol):
     def state(self) -> dict[str, object]:
         """For readiness: where the counts are kept, and what is wrong with that place."""
 
-    async def aclose(self) -> None:
-        """Write down what is not written yet."""
+    async def aclose(self) -> bool:
+        """Write down what is not written yet; whether all of it is."""
 
 
 Spent = Callable[[Claim, float | None, float | None, Collection[str]], int]

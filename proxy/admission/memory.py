@@ -199,8 +199,10 @@ class MemoryAdmission:
         """Budgets whose spending must be known first; nothing is held then. Raises RateLimited."""
         now, need = self.clock(), grant.need
         shared = grant.shared_holds or self._shared(grant, now)
-        if need.budgeted and not all(self._knows_spend(hold, need) for hold in shared):
-            return self._unseeded(grant, tried)
+        if need.budgeted:
+            for hold in shared:
+                if not self._knows_spend(hold, need):
+                    return self._unseeded(grant, tried)
         skipped: list[NoRoom] = []
         for index in tried:
             option = grant.options[index]
@@ -278,8 +280,9 @@ class MemoryAdmission:
     def state(self) -> dict[str, object]:
         return {"kept": "in this process", "problem": None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         """Nothing to write down: the log has it all."""
+        return True
 
     def _knows_spend(self, hold: _Hold, need: Need) -> bool:
         """Whether what its budget has spent is known; asked each time, as it may have to be read again."""
@@ -339,10 +342,9 @@ class MemoryAdmission:
             del spends[old]
 
     def _counts(self, claim: Claim) -> _Counts:
-        owner = (claim.kind, claim.id)
-        counts = self._owners.get(owner)
+        counts = self._owners.get(claim.owner)
         if counts is None:
-            counts = self._owners[owner] = _Counts()
+            counts = self._owners[claim.owner] = _Counts()
         return counts
 
     def _forget_idle(self, now: float) -> None:
@@ -367,5 +369,5 @@ def _full_rates(claim: Claim, counts: _Counts, tokens: int, now: float) -> NoRoo
 def _headroom(window: SlidingWindow, limit: int | None, now: float) -> Headroom | None:
     if limit is None:
         return None
-    reset = window.clears_in(now)
-    return Headroom(limit=limit, remaining=max(limit - window.total, 0), reset=reset)
+    reset, left = window.clears_in(now), limit - window.total  # in this order: the first lets old amounts go
+    return Headroom(limit, left if left > 0 else 0, reset)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from proxy.admission.base import (
     NEVER,
@@ -258,8 +258,13 @@ def _record(kind: str, call: str, owners: list[Record]) -> Record | None:
     return (kind, call, len(owners), *(word for owner in owners for word in owner))
 
 
+@lru_cache(maxsize=256)
+def _period_words(start: float | None, end: float | None) -> tuple[str, Word]:
+    return period_id(start), "" if end is None else int(end + 2 * 86400) * 1000
+
+
 def base_of(claim: Claim) -> str:
-    return f"{PREFIX}:{claim.kind}:{claim.id}"
+    return f"{PREFIX}:{claim.path}"
 
 
 def _headrooms(shared: Sequence[Claim], left: list[int]) -> Headrooms:
@@ -328,17 +333,19 @@ class RedisAdmission:
             kept = "in this process" if self._without == "open" else "nowhere: limited calls are refused"
         return {"kept": kept, "problem": "Redis is away" if self.line.problem else None}
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
         link = self.line.link
         if link is not None and len(self._ledger):
             with contextlib.suppress(RedisAway, RedisRefused, TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._ledger.flush(link)
-        if len(self._ledger):
-            logger.error("%d records of limits never reached Redis; the log has them", len(self._ledger))
+        missing = len(self._ledger) + len(self._owed) + len(self._open)
+        if missing:
+            logger.error("%d records of limits never reached Redis; the log has them", missing)
         if self._renewer is not None:
             self._renewer.cancel()
         await self.line.stop()
+        return not missing
 
     # What a grant asks for
 
@@ -377,7 +384,7 @@ class RedisAdmission:
         if claim.budget is None:
             return parallel, "", ""
         start, end = self._periods.of(claim.budget, need.at)
-        return parallel, period_id(start), "" if end is None else int(end + 2 * 86400) * 1000
+        return parallel, *_period_words(start, end)
 
     def resets_in(self, claim: Claim, need: Need) -> float:
         assert claim.budget is not None

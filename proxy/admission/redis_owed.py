@@ -35,6 +35,9 @@ class Owed:
             for base, period, cost in self._calls.popleft()[2]:
                 self._sums[base, period] = self._sums.get((base, period), 0) + cost
 
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._sums)
+
     def take(self) -> list[Record]:
         """All of it, for the ledger."""
         calls, self._calls = self._calls, deque()

@@ -1,5 +1,6 @@
 """A sliding minute that never lets more through than its limit."""
 
+import math
 from collections import deque
 
 MINUTE = 60.0
@@ -21,19 +22,22 @@ class SlidingWindow:
     than that. The price is that an amount may count up to BUCKET longer than it must.
     """
 
-    __slots__ = ("_buckets", "total")
+    __slots__ = ("_buckets", "_leaves", "total")
 
     def __init__(self) -> None:
         self._buckets: deque[Bucket] = deque()
+        self._leaves = math.inf  # when the oldest bucket does
         self.total = 0
 
     def advance(self, now: float) -> None:
-        while self._buckets and now >= self._buckets[0].start + BUCKET + MINUTE:
+        while now >= self._leaves:
             self.total -= self._buckets.popleft().amount
+            self._leaves = self._buckets[0].start + BUCKET + MINUTE if self._buckets else math.inf
 
     def wait_for(self, amount: int, limit: int, now: float) -> float:
         """Seconds until `amount` fits under `limit`; 0 if it does now, MINUTE if it never will."""
-        self.advance(now)
+        if now >= self._leaves:
+            self.advance(now)
         excess = self.total + amount - limit
         if excess <= 0:
             return 0.0
@@ -45,22 +49,28 @@ class SlidingWindow:
 
     def add(self, amount: int, now: float) -> Bucket:
         """Count `amount`; the bucket it is in is needed to correct it."""
-        self.advance(now)
-        if not self._buckets or now >= self._buckets[-1].start + BUCKET:
-            self._buckets.append(Bucket(now))
-        bucket = self._buckets[-1]
+        if now >= self._leaves:
+            self.advance(now)
+        buckets = self._buckets
+        if not buckets or now >= buckets[-1].start + BUCKET:
+            buckets.append(Bucket(now))
+            if len(buckets) == 1:
+                self._leaves = now + BUCKET + MINUTE
+        bucket = buckets[-1]
         bucket.amount += amount
         self.total += amount
         return bucket
 
     def correct(self, bucket: Bucket, difference: int, now: float) -> None:
         """Change what was counted. Where its minute has passed there is nothing left to change."""
-        self.advance(now)
+        if now >= self._leaves:
+            self.advance(now)
         if self._buckets and bucket.start >= self._buckets[0].start:
             bucket.amount += difference
             self.total += difference
 
     def clears_in(self, now: float) -> float:
         """Seconds until nothing is counted any more."""
-        self.advance(now)
+        if now >= self._leaves:
+            self.advance(now)
         return self._buckets[-1].start + BUCKET + MINUTE - now if self._buckets else 0.0

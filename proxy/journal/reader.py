@@ -5,12 +5,16 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy.journal.records import BadLine, Record, from_line
 
 READ_BYTES = 1024 * 1024
 DEAD = b"dead"
 """What a lock file says once its journal is claimed for recovery."""
+
+SETTLED = b"settled"
+"""What it says behind that if its process ended in order, and the limits know of all its calls."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,13 @@ def _ignore(damage: Damage) -> None:
 
 
 def read_new(position: Position, on_damage: Callable[[Damage], None] = _ignore) -> list[Record]:
+    """The whole records after the position: see read_lines."""
+    return read_lines(position, from_line, on_damage)
+
+
+def read_lines(
+    position: Position, parse: Callable[[bytes], Any], on_damage: Callable[[Damage], None] = _ignore
+) -> list[Any]:
     """The whole records after the position, at most about READ_BYTES of them; moves the position.
 
     An unfinished last line stays for the next call. A line that is not what was written is told
@@ -45,16 +56,18 @@ def read_new(position: Position, on_damage: Callable[[Damage], None] = _ignore) 
         file.seek(position.offset)
         data = file.read(READ_BYTES)
     end = data.rfind(b"\n") + 1
-    records = list(_records(data[:end], position, on_damage))
+    records = list(_records(data[:end], position, parse, on_damage))
     position.offset += end
     return records
 
 
-def _records(lines: bytes, position: Position, on_damage: Callable[[Damage], None]) -> Iterator[Record]:
+def _records(
+    lines: bytes, position: Position, parse: Callable[[bytes], Any], on_damage: Callable[[Damage], None]
+) -> Iterator[Any]:
     at = position.offset
     for line in lines.split(b"\n")[:-1]:
         try:
-            yield from_line(line)
+            yield parse(line)
         except BadLine as error:
             on_damage(Damage(position.path.name, at, str(error), line))
         at += len(line) + 1
@@ -89,6 +102,10 @@ def claim_dead(directory: Path, worker: str) -> int | None:
         return None
     os.pwrite(file, DEAD, 0)
     return file
+
+
+def is_settled(lock_file: int) -> bool:
+    return os.pread(lock_file, len(SETTLED), len(DEAD)) == SETTLED
 
 
 def lives(directory: Path, worker: str) -> bool:

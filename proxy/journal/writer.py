@@ -9,6 +9,7 @@ import threading
 import uuid
 from pathlib import Path
 
+from proxy.journal.reader import DEAD, SETTLED
 from proxy.journal.records import Record, to_line
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,16 @@ class JournalWriter:
             self._add(record)
         return False
 
+    def write_line(self, line: bytes) -> bool:
+        """A line of another kind. False where the disk took less than the whole; then it is given up."""
+        if self.problem:
+            return False
+        self._waiting.append(line)
+        if self._flush():
+            return True
+        self._waiting.clear()
+        return False
+
     def gather(self, record: Record) -> None:
         """Written with the next record, at the latest before what the event loop is given to do from now on.
 
@@ -88,7 +99,8 @@ class JournalWriter:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def close(self) -> None:
+    def close(self, *, settled: bool = False) -> None:
+        """`settled`: the limits know of all that this process let through."""
         if not self._flush():
             self.lost += len(self._waiting)
             logger.critical("journal: %d records lost: %s", len(self._waiting), self.problem)
@@ -96,6 +108,8 @@ class JournalWriter:
         self._syncer.join(timeout=2)
         self._sync_all()
         os.close(self._file)
+        if settled:
+            os.pwrite(self._lock_file, SETTLED, len(DEAD))
         os.close(self._lock_file)
 
     def _add(self, record: Record) -> None:

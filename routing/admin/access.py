@@ -145,7 +145,7 @@ class ApiKeyAdmin(BudgetAdmin):
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
-            ("Access", {"fields": ["allowed_routes", "tags"]}),
+            ("Access", {"fields": ["allowed_routes", ("tags", "content_log")]}),
             LIMITS,
             budget_fieldset(obj),
         ]

@@ -11,6 +11,7 @@ from unfold.admin import ModelAdmin
 from routing import notices
 from routing.admin.base import PLAIN_NUMBERS, NamesField, change_url
 from routing.models import GatewaySettings
+from routing.models.content import check_pattern
 
 
 class GatewaySettingsForm(forms.ModelForm):
@@ -18,6 +19,12 @@ class GatewaySettingsForm(forms.ModelForm):
         label="CORS origins",
         help_text="Web origins whose pages may call the gateway, beside CORS_ALLOWED_ORIGINS: "
         "one on each line, for example https://app.example.com.",
+    )
+    content_patterns = NamesField(
+        label="Patterns to redact",
+        check_each=check_pattern,
+        help_text="Regular expressions (RE2), one on each line, whose matches are replaced in logged "
+        "content, beside credentials. They hold for what is stored from then on.",
     )
 
 
@@ -50,7 +57,12 @@ class GatewaySettingsAdmin(ModelAdmin):
     warn_unsaved_form = True
     compressed_fields = False
     formfield_overrides = PLAIN_NUMBERS
-    fieldsets = ((None, {"fields": ["cors_origins"]}), _BREAKER, _STATUS)
+    fieldsets = (
+        (None, {"fields": ["cors_origins"]}),
+        _BREAKER,
+        _STATUS,
+        ("Request log", {"fields": ["log_days", "content_days", "content_patterns"]}),
+    )
 
     def change_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         for text in notices.current() if request.method == "GET" else ():

@@ -140,7 +140,7 @@ class ModelRouteAdmin(BudgetAdmin):
             (
                 "Serving",
                 {
-                    "fields": ["strategy", ("deadline", "max_messages"), "default_parameters"],
+                    "fields": ["strategy", ("deadline", "max_messages"), "default_parameters", "content_log"],
                     "description": "How a request for this model is tried, and what is added to it.",
                 },
             ),

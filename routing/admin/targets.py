@@ -54,8 +54,9 @@ class RouteTargetAdmin(BudgetAdmin):
                 "Prices",
                 {
                     "fields": [
-                        ("input_price", "cached_input_price", "cache_write_price"),
-                        ("output_price", "reasoning_price", "request_price"),
+                        ("input_price", "output_price", "request_price"),
+                        ("cached_input_price", "cache_write_price", "cache_write_1h_price"),
+                        "reasoning_price",
                         ("audio_input_price", "audio_output_price"),
                         ("image_input_price", "image_output_price"),
                     ],

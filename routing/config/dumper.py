@@ -65,6 +65,7 @@ def _entry(row: RouteTarget) -> dict[str, Any]:
         "output_cost_per_token": _per_token(row.output_price),
         "cache_read_input_token_cost": _per_token(row.cached_input_price),
         "cache_creation_input_token_cost": _per_token(row.cache_write_price),
+        "cache_creation_input_token_cost_above_1hr": _per_token(row.cache_write_1h_price),
         "output_cost_per_reasoning_token": _per_token(row.reasoning_price),
         "input_cost_per_audio_token": _per_token(row.audio_input_price),
         "output_cost_per_audio_token": _per_token(row.audio_output_price),

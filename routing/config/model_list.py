@@ -51,6 +51,7 @@ _PRICES = {
     "output_cost_per_token": "output_price",
     "cache_read_input_token_cost": "cached_input_price",
     "cache_creation_input_token_cost": "cache_write_price",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_price",
     "output_cost_per_reasoning_token": "reasoning_price",
     "input_cost_per_audio_token": "audio_input_price",
     "output_cost_per_audio_token": "audio_output_price",

@@ -3,6 +3,7 @@
 from django.db import models
 
 from routing import gateway_keys
+from routing.models.content import content_constraint, content_field
 from routing.models.fields import slug_validator, validate_tags
 from routing.models.limits import Limited, limit_constraints, validate_time_zone
 from routing.models.route import ModelRoute
@@ -58,6 +59,7 @@ class ApiKey(Limited):
         help_text="Whether routes were chosen; stays so when the chosen routes are deleted.",
     )
     tags = tags_field("the key")
+    content_log = content_field("route")
     expires_at = models.DateTimeField(
         null=True, blank=True, help_text="Refused from then on (UTC). Blank: never."
     )
@@ -70,7 +72,7 @@ class ApiKey(Limited):
     class Meta:
         verbose_name = "API key"
         ordering = ["name"]
-        constraints = [*limit_constraints("apikey")]
+        constraints = [*limit_constraints("apikey"), content_constraint("apikey")]
 
     def __str__(self) -> str:
         return self.name

@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from routing import strategies
+from routing.models.content import content_constraint, content_field
 from routing.models.fields import (
     choice_constraint,
     range_constraint,
@@ -102,6 +103,7 @@ class ModelRoute(Limited):
         help_text="Answer tokens reserved where neither the caller nor a default parameter says max_tokens, "
         "1 to 10,000,000; where a budget applies they are sent to the provider as well.",
     )
+    content_log = content_field("key")
     over_limit_route = models.ForeignKey(
         "self",
         null=True,
@@ -130,6 +132,7 @@ class ModelRoute(Limited):
             range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
             range_constraint("modelroute", "max_output_tokens", 1, 10_000_000),
             *limit_constraints("modelroute"),
+            content_constraint("modelroute"),
         ]
 
     def __str__(self) -> str:
@@ -176,6 +179,7 @@ PRICE_FIELDS = (
     "input_price",
     "cached_input_price",
     "cache_write_price",
+    "cache_write_1h_price",
     "output_price",
     "reasoning_price",
     "audio_input_price",
@@ -223,6 +227,7 @@ class RouteTarget(Limited):
     input_price = price_field("prompt tokens")
     cached_input_price = price_field("prompt tokens that the provider had cached")
     cache_write_price = price_field("prompt tokens that the provider cached")
+    cache_write_1h_price = price_field("prompt tokens that the provider cached for an hour")
     output_price = price_field("answer tokens")
     reasoning_price = price_field("answer tokens that were reasoning")
     audio_input_price = price_field("prompt tokens that were audio")

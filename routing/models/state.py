@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from routing.models.content import validate_patterns
 from routing.models.fields import range_constraint, validate_origins
 from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
@@ -43,6 +44,26 @@ class GatewaySettings(models.Model):
         help_text="Seconds that a failing target is left out before one request tries it again, 0.1 to "
         "3,600. Also the longest pause after a 429 that doesn't say how long to wait.",
     )
+    log_days = models.PositiveSmallIntegerField(
+        "days of the request log",
+        default=90,
+        help_text="Days after which a row of the request log is deleted, 1 to 3,650. Its usage and cost "
+        "stay in all reports and budgets.",
+    )
+
+    content_days = models.PositiveSmallIntegerField(
+        "days of content",
+        default=7,
+        help_text="Days after which logged content is deleted, 1 to 3,650; never later than its row.",
+    )
+    content_patterns = models.JSONField(
+        "patterns to redact",
+        default=list,
+        blank=True,
+        validators=[validate_patterns],
+        help_text="Regular expressions (RE2) whose matches are replaced in logged content, beside "
+        'credentials, for example ["[0-9]{3}-[0-9]{2}-[0-9]{4}"].',
+    )
 
     status_public = models.BooleanField(
         "status page for everybody",
@@ -66,6 +87,8 @@ class GatewaySettings(models.Model):
             range_constraint("gatewaysettings", "breaker_error_percent", 1, 100),
             range_constraint("gatewaysettings", "breaker_min_requests", 1, 100000),
             range_constraint("gatewaysettings", "cooldown_seconds", 0.1, 3600),
+            range_constraint("gatewaysettings", "log_days", 1, 3650),
+            range_constraint("gatewaysettings", "content_days", 1, 3650),
         ]
 
     def __str__(self) -> str:

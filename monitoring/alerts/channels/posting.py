@@ -1,20 +1,23 @@
 """One POST with one bound for all of it, as webhooks of every kind need."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 
 from monitoring.alerts.message import ChannelFailed
 
+Content = bytes | AsyncIterator[bytes]
 
-def post(url: str, content: bytes, headers: dict[str, str], seconds: float) -> None:
+
+def post(url: str, content: Content, headers: dict[str, str], seconds: float) -> None:
     """Raises ChannelFailed for anything but a 2xx within `seconds`."""
     status = asyncio.run(_post(url, content, {"content-type": "application/json", **headers}, seconds))
     if not 200 <= status < 300:
         raise ChannelFailed(f"status {status}")
 
 
-async def _post(url: str, content: bytes, headers: dict[str, str], seconds: float) -> int:
+async def _post(url: str, content: Content, headers: dict[str, str], seconds: float) -> int:
     try:
         # The time-outs of httpx are per step: a server that drips bytes would hold it for ever.
         async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds) as client:

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from monitoring.alerts.running import run as run_alerts
+from monitoring.content.shipping import ContentShipper
 from monitoring.shipping import Shipper
 
 NICENESS = 19  # rows may wait where requests want the core
@@ -21,7 +22,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         os.nice(NICENESS)
         stop = threading.Event()
-        shipping = threading.Thread(target=Shipper(Path(settings.JOURNAL_DIR)).run, args=(stop,))
+        shipper = Shipper(Path(settings.JOURNAL_DIR), ContentShipper(Path(settings.CONTENT_DIR)))
+        shipping = threading.Thread(target=shipper.run, args=(stop,))
         shipping.start()
         # A daemon: a rule that asks the database for long must not keep the process.
         threading.Thread(target=run_alerts, args=(stop,), name="alerts", daemon=True).start()

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from monitoring import rollups, usage
+from monitoring.forecast import Forecast, forecasts
 
 SHOWN = ("group", "requests", "error_rate", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")
 
@@ -40,14 +41,34 @@ class Command(BaseCommand):
             writer.writeheader()
             writer.writerows(lines)
         else:
-            self._table([*lines, usage.total(asked).shown()])
+            self._table(_report_rows([*lines, usage.total(asked).shown()]))
+            if asked.group_by == "team" and (found := list(forecasts())):
+                self.stdout.write("\nThis month by team, in USD:")
+                self._table(_forecast_rows(found))
 
-    def _table(self, lines: list[dict[str, Any]]) -> None:
-        rows = [list(SHOWN), *([_cell(line[name]) for name in SHOWN] for line in lines)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(SHOWN))]
+    def _table(self, rows: list[list[str]]) -> None:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             first, *others = zip(row, widths, strict=True)
             self.stdout.write("  ".join([first[0].ljust(first[1]), *(text.rjust(n) for text, n in others)]))
+
+
+def _report_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
+    return [list(SHOWN), *([_cell(line[name]) for name in SHOWN] for line in lines)]
+
+
+def _forecast_rows(found: list[Forecast]) -> list[list[str]]:
+    rows = [
+        [
+            one.team,
+            f"{one.spent:.4f}",
+            f"{one.expected:.4f}",
+            "-" if one.budget is None else f"{one.budget:.2f}",
+            "over budget" if one.exceeds else "",
+        ]
+        for one in found
+    ]
+    return [["team", "spent", "expected", "budget", ""], *rows]
 
 
 def _cell(value: Any) -> str:

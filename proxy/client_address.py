@@ -1,0 +1,44 @@
+"""Whose request it is where proxies stand between: the address to count failed log-ins by."""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class TrustedProxies:
+    """Proxies whose X-Forwarded-For is believed; everybody else could write there what they like."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+
+    def client_of(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        """The nearest address that is not a trusted proxy's; `peer` is the connection's own."""
+        nearest = peer
+        hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+        while hops and self._trusts(nearest):
+            hop = _address(hops.pop())
+            if hop is None:
+                break  # no proxy writes this: the rest is not to be believed either
+            nearest = str(hop)
+        return nearest
+
+    def _trusts(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _address(text: str) -> Address | None:
+    """Some proxies add the port: 192.0.2.1:4711, [2001:db8::1]:4711."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found

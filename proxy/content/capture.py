@@ -1,0 +1,94 @@
+"""One call's content while it is served: the bytes as they were, up to a limit."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from proxy.call import Call
+from routing.table import CONTENT_NEVER, CONTENT_OFF
+
+SHORTEST_CREDENTIAL = 8  # characters
+REDACTED = b"[redacted]"
+_CREDENTIAL_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-litellm-api-key")
+_FINISH_REASON = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([a-z_]{1,40})"')
+
+
+class _Role(msgspec.Struct):
+    role: str = ""
+
+
+_scalar = msgspec.json.Decoder(bool | int | float | None)
+_roles = msgspec.json.Decoder(list[_Role])
+
+
+def level_of(call: Call) -> int:
+    """The larger of what its key and its routes say; off where any of them says never."""
+    routes = [found.route for found in (call.route, call.detoured_from) if found is not None]
+    levels = [route.content for route in routes] + ([call.key.content] if call.key is not None else [])
+    if CONTENT_NEVER in levels or call.shadow:
+        return CONTENT_OFF
+    return max(levels, default=CONTENT_OFF)
+
+
+class Capture:
+    """`limit` bytes of the answer are kept, and as many of the request."""
+
+    __slots__ = ("_cut", "_parts", "_room", "answer_bytes", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self._room = limit
+        self.answer_bytes = 0
+        self._parts: list[bytes] = []
+        self._cut = False
+
+    def add(self, chunk: bytes) -> None:
+        self.answer_bytes += len(chunk)
+        if len(chunk) > self._room:
+            chunk, self._cut = chunk[: self._room], True
+        if chunk:
+            self._parts.append(chunk)
+            self._room -= len(chunk)
+
+    def texts(self, call: Call) -> tuple[bytes, bytes, bool]:
+        """(request, answer, whether one of them was cut), without the credentials of this call."""
+        request, answer = call.incoming.body, b"".join(self._parts)
+        for credential in _credentials(call):
+            request, answer = (text.replace(credential, REDACTED) for text in (request, answer))
+        return request[: self.limit], answer, self._cut or len(request) > self.limit
+
+    def facts(self, call: Call) -> dict[str, Any]:
+        """What may be known of the call without a word of it."""
+        fields = call.ask.fields if call.ask is not None else {}
+        reasons = _FINISH_REASON.findall(b"".join(self._parts))
+        return {
+            "request_bytes": len(call.incoming.body),
+            "answer_bytes": self.answer_bytes,
+            "roles": _counted(fields.get("messages")),
+            "parameters": {name: value for name, raw in fields.items() if (value := _plain(raw)) is not None},
+            "finish_reason": reasons[-1].decode() if reasons else "",
+        }
+
+
+def _credentials(call: Call) -> set[bytes]:
+    given = [call.incoming.headers.get(name, b"") for name in _CREDENTIAL_HEADERS]
+    found = [value.rpartition(b" ")[2] for value in given]
+    found.append(call.caller_credential.encode("latin-1", "replace"))
+    found += [attempt.target.provider.credential.encode("latin-1", "replace") for attempt in call.attempts]
+    return {credential for credential in found if len(credential) >= SHORTEST_CREDENTIAL}
+
+
+def _counted(messages: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    if messages is not None:
+        for message in _roles.decode(messages):
+            counts[message.role[:20]] = counts.get(message.role[:20], 0) + 1
+    return counts
+
+
+def _plain(raw: Any) -> Any:
+    """Numbers and switches; None for all else."""
+    try:
+        return _scalar.decode(raw)
+    except msgspec.DecodeError:
+        return None

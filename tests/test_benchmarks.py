@@ -1,0 +1,118 @@
+"""The benchmark's own parts: a driver that miscounts would measure nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import load
+from benchmarks.answers import SCENARIOS, mark_in
+from benchmarks.cells import CELLS, SUBJECTS, chosen
+from benchmarks.load import PROJECT, Target
+from benchmarks.packages import PACKAGES
+from benchmarks.servers import problem_with
+from benchmarks.table import COLUMNS, WIDTH, Table
+from tests.live import free_port, until
+
+MALICIOUS = {"1.82.7", "1.82.8"}  # of LiteLLM
+
+
+@pytest.fixture(scope="module")
+def provider():
+    """The port of the fake provider."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.upstream", str(port)]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    try:
+        until(lambda: problem_with(target(port, "s32")) is None, "the fake provider answers")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def target(port, scenario):
+    headers = {"content-type": "application/json"}
+    return Target(port=port, path="/v1/chat/completions", model="m", scenario=scenario, headers=headers)
+
+
+@pytest.fixture(autouse=True)
+def no_pinning(monkeypatch):
+    """CI's machines may have any number of cores."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(load.subprocess, "Popen", lambda command, **words: popen(command[3:], **words))
+
+
+@pytest.mark.parametrize("scenario", ["json", "s32", "s32-at-once", "s512", "100k", "5m"])
+def test_the_driver_counts_whole_answers(provider, scenario):
+    report = load.drive(target(provider, scenario).plan(4, 20, once=True), core=0)
+    assert (report.whole, report.incomplete, report.broken, report.unanswered) == (4, 0, 0, 0)
+    assert 0 < report.first_p50_ms <= report.whole_p99_ms
+
+
+def test_the_driver_measures_between_warm_up_and_end(provider):
+    plan = target(provider, "slow").plan(20, 2.0, ramp=0.5, warm=1.0)
+    report = load.drive(plan, core=0)
+    assert 20 <= report.whole <= 60  # 20 connections of 1 answer a second each, for 2 s
+    assert report.whole_p50_ms >= 1000
+    assert report.seconds == pytest.approx(2.0, abs=0.5)
+
+
+def test_the_driver_tells_a_short_answer_from_a_whole_one(provider):
+    plan = target(provider, "json").plan(3, 20, once=True)
+    wanted = len(SCENARIOS["json"].answer)
+    longer = load.drive(load.Plan(**{**load.asdict(plan), "answer_bytes": wanted + 1}), core=0)
+    assert (longer.whole, longer.incomplete) == (0, 3)
+    events = load.drive(load.Plan(**{**load.asdict(plan), "events": 32}), core=0)
+    assert (events.whole, events.incomplete) == (0, 3)
+
+
+def test_the_driver_counts_connections_that_are_refused():
+    report = load.drive(target(free_port(), "json").plan(2, 1, once=True), core=0)
+    assert (report.whole, report.broken) == (0, 2)
+    assert load.problem_of(report)
+
+
+def test_each_scenario_is_found_again_in_its_request():
+    for scenario in SCENARIOS.values():
+        assert mark_in(scenario.ask("m")) == scenario.mark
+
+
+def test_the_table_is_at_most_100_columns_wide_with_all_subjects():
+    table = Table()
+    for cell in CELLS.values():
+        for subject in cell.subjects:
+            run = {column.key: 12345.678 for column in COLUMNS[cell.kind]} | {"cpu": 1.0, "of_ideal": 1.0}
+            table.add(cell, subject, run | {"p50_ms": 1234.5, "p99_ms": 1234.5, "rate": 50123.4})
+    lines = table.text().splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) > 100
+    assert {record["subject"] for record in table.records()} == set(SUBJECTS)
+
+
+def test_ratios_and_distances_are_taken_from_the_medians():
+    table, cell = Table(), CELLS["json-64"]
+    for subject, rates in {"direct": [9], "nginx": [10, 30, 20], "fast": [4, 5, 6], "sglang": [2]}.items():
+        for rate in rates:
+            table.add(cell, subject, {"rate": float(rate), "p50_ms": 100.0 / rate})
+    found = table.median(cell.name, "fast")
+    assert (found["rate"], found["of nginx"], found["x sglang"]) == (5, 0.25, 2.5)
+    assert found["over_ms"] == pytest.approx(100 / 5 - 100 / 9)
+
+
+def test_a_failed_cell_shows_no_figures():
+    table, cell = Table(), CELLS["json-64"]
+    table.add(cell, "fast", {"rate": 1.0, "p50_ms": 1.0})
+    table.fail(cell, "fast", "why it failed")
+    assert "Switchstand FAILED" in table.text()
+    assert "why it failed" in table.text()
+    assert table.median(cell.name, "fast").get("rate") is None
+
+
+def test_cells_are_chosen_by_name_and_by_group():
+    assert [cell.name for cell in chosen(["ttft", "held"])] == ["held-1000", "held-5000", "ttft"]
+    assert chosen([]) == list(CELLS.values())
+
+
+def test_no_malicious_release_is_installed():
+    assert PACKAGES["litellm"].version not in MALICIOUS
