@@ -55,11 +55,17 @@ def run(options: argparse.Namespace) -> int:
             if options.soak:
                 print(soak.run(rig, options.soak))
                 return 0
-            table = measure(options, rig)
-    print(f"\n{heading(options)}\n\n{table.text()}")
+            table, stopped = Table(), ""
+            try:
+                measure(options, rig, table)
+            except BenchmarkFailed as failure:
+                if not table.cells:
+                    raise
+                stopped = f"\n\nNot all of it: {failure}."
+    print(f"\n{heading(options)}\n\n{table.text()}{stopped}")
     if options.json:
         write(options.json, heading(options), table)
-    return 1 if any(subject not in PEERS for _, subject in table.failed) else 0
+    return 1 if stopped or any(subject not in PEERS for _, subject in table.failed) else 0
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
@@ -126,9 +132,9 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def measure(options: argparse.Namespace, rig: Rig) -> Table:
+def measure(options: argparse.Namespace, rig: Rig, table: Table) -> None:
     wanted = options.only or [name for name in SUBJECTS if options.peers or name not in PEERS]
-    cells, table = chosen(options.cells), Table()
+    cells = chosen(options.cells)
     subjects = rig.build(wanted)
     also, problems = peers.build(rig, wanted)
     table.notes += problems
@@ -143,7 +149,6 @@ def measure(options: argparse.Namespace, rig: Rig) -> Table:
             for subject in everyone:
                 if subject.name in cell.subjects and (cell.name, subject.name) not in table.failed:
                     one_run(measuring, table, cell, subject)
-    return table
 
 
 def one_run(measuring: Measuring, table: Table, cell: Cell, subject: Subject) -> None:
@@ -151,8 +156,9 @@ def one_run(measuring: Measuring, table: Table, cell: Cell, subject: Subject) ->
     try:
         table.add(cell, subject.name, measuring.measure(cell, subject))
     except CellFailed as failure:
-        print(failure, file=sys.stderr)
-        table.fail(cell, subject.name, str(failure))
+        server = subject.server_of(cell.scenario)
+        print(f"{failure}\n{server.log_tail() if server else ''}", file=sys.stderr)
+        table.fail(cell, subject.name, f"{failure}.")
 
 
 def warm_up(measuring: Measuring, subjects: list[Subject]) -> None:

@@ -38,25 +38,25 @@ class Cell:
         return SCENARIOS[self.scenario]
 
 
-def _json(connections: int, also: tuple[str, ...]) -> Cell:
+def _json(connections: int, subjects: tuple[str, ...]) -> Cell:
     many = "connection" if connections == 1 else "connections"
     return Cell(
         name=f"json-{connections}",
         title=f"JSON, {connections} {many}",
         kind="json",
         connections=connections,
-        subjects=(*BASIC, *also),
+        subjects=subjects,
     )
 
 
-def _stream(name: str, title: str, scenario: str, also: tuple[str, ...]) -> Cell:
+def _stream(name: str, title: str, scenario: str, subjects: tuple[str, ...]) -> Cell:
     return Cell(
         name=name,
         title=title,
         kind="stream",
         scenario=scenario,
         connections=32,
-        subjects=(*BASIC, *also),
+        subjects=subjects,
     )
 
 
@@ -89,13 +89,13 @@ CELLS = {
         Cell(name="start", title="Start to first answer", kind="start", subjects=("nginx", "fast", *PEERS)),
         _held(1000),
         _held(5000),
-        _json(1, ("drf",)),
-        _json(32, ()),
-        _json(64, ("drf", "redis")),
-        _json(256, ("drf",)),
-        _stream("stream-32", "Streams of 32 chunks, 32 connections", "s32", ("drf", "redis")),
-        _stream("stream-at-once", "The same, all chunks in one write of the provider", "s32-at-once", ()),
-        _stream("stream-512", "Streams of 512 chunks, 32 connections", "s512", ()),
+        _json(1, (*BASIC, "drf")),
+        _json(32, PLAIN),
+        _json(64, (*BASIC, "drf", "redis")),
+        _json(256, BASIC),
+        _stream("stream-32", "Streams of 32 chunks, 32 connections", "s32", (*BASIC, "drf", "redis")),
+        _stream("stream-at-once", "The same, all chunks in one write of the provider", "s32-at-once", BASIC),
+        _stream("stream-512", "Streams of 512 chunks, 32 connections", "s512", PLAIN),
         Cell(
             name="ttft",
             title="Streams of 32 chunks, 1 connection",

@@ -83,6 +83,8 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.load.opening -= 1  # here, not in the task that connects: the answer may come before it goes on
+        self.load.clients.append(self)
         self.send()
 
     def send(self) -> None:
@@ -130,6 +132,7 @@ class Load:
         self.loop = asyncio.get_running_loop()
         self.clients: list[Client] = []
         self.connecting: set[asyncio.Task[None]] = set()
+        self.opening = 0  # connections under way
         self.done = asyncio.Event()
         self.answered = 0
         self.ending = False
@@ -147,7 +150,7 @@ class Load:
             pass
         self.report.seconds = time.perf_counter() - self.begin
         self.ending = True
-        self.report.unanswered = sum(client.open for client in self.clients) + len(self.connecting)
+        self.report.unanswered = sum(client.open for client in self.clients) + self.opening
         for client in self.clients:
             client.open = False
             client.transport.abort()
@@ -155,17 +158,17 @@ class Load:
 
     def connect(self) -> None:
         if not self.ending:
+            self.opening += 1
             task = self.loop.create_task(self._connect())
             self.connecting.add(task)
             task.add_done_callback(self.connecting.discard)
 
     async def _connect(self) -> None:
         try:
-            _, client = await self.loop.create_connection(lambda: Client(self), "127.0.0.1", self.plan.port)
+            await self.loop.create_connection(lambda: Client(self), "127.0.0.1", self.plan.port)
         except OSError:
+            self.opening -= 1
             self.lost()
-        else:
-            self.clients.append(client)
 
     def take(self, client: Client, now: float) -> bool:
         """Counts an answer; tells whether the connection is to ask again."""

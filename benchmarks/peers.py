@@ -3,6 +3,7 @@
 import os
 import sys
 
+from benchmarks.cells import SUBJECTS
 from benchmarks.gateway import KEY
 from benchmarks.packages import PACKAGES, NotInstalled
 from benchmarks.rig import Rig, Subject, ports, targets
@@ -20,8 +21,9 @@ def build(rig: Rig, wanted: list[str]) -> tuple[list[Subject], list[str]]:
         try:
             subjects.append(start(rig).wait_until_ready())
         except (NotInstalled, BenchmarkFailed) as problem:
-            problems.append(f"{name} is left out: {problem}")
-            print(problems[-1], file=sys.stderr)
+            reason = str(problem)
+            print(f"{name}: {reason}", file=sys.stderr)
+            problems.append(f"{SUBJECTS[name]} is left out: {reason.splitlines()[0]}")
     return subjects, problems
 
 

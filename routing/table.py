@@ -41,6 +41,12 @@ class Claim:
     name: str
     limits: Limits
     budget: Budget | None = None
+    owner: tuple[str, int] = field(init=False, compare=False)
+    path: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "owner", (self.kind, self.id))
+        object.__setattr__(self, "path", f"{self.kind}:{self.id}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ class LiveGateway:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
             )
-        until(self._is_up, lambda: f"the gateway answers; its log:\n{self.log.read_text()[-3000:]}", 30)
+        until(self._is_up, lambda: f"the gateway answers; its log:\n{self.log.read_text()[-3000:]}", 90)
         return self
 
     def _is_up(self) -> bool:

@@ -1,16 +1,21 @@
 """Budgets and limits of one process, through both doors, the admin and the commands."""
 
 import re
+import sqlite3
 from decimal import Decimal
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.core.management import call_command
+from django.db import connection
 from django.urls import reverse
 
 from monitoring.models import RequestLog
+from monitoring.spending import spent
 from monitoring.storing import store
+from proxy.journal.records import to_line
 from routing import notices
+from routing.compiler import claims_of
 from routing.config import dumper, loader
 from routing.models import ApiKey, ModelRoute, RouteTarget, Team
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
@@ -329,3 +334,17 @@ def test_a_restart_forgets_no_spending(upstream, published, priced, live):
     until(
         lambda: RequestLog.objects.filter(key_id=row.pk, cost_nano_usd=10**7).count() == 2, "both are logged"
     )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_spending_is_known_however_much_of_it_waits_in_the_journal(tmp_path, settings):
+    """A database takes so many parameters in a statement, and an hour's journal has millions of calls."""
+    settings.JOURNAL_DIR = tmp_path
+    row, _ = make_key(budget_usd=1)
+    calls = [closed(key_id=row.pk, cost_nano_usd=10) for _ in range(300)]
+    lines = b"".join(to_line(call) for call in calls)
+    (tmp_path / "worker.00000000.journal").write_bytes(lines)
+    store([*calls[:100], closed(key_id=row.pk, cost_nano_usd=1)])
+    if connection.vendor == "sqlite":
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100)
+    assert spent(claims_of(row)[0], None, None) == 3001

@@ -342,10 +342,9 @@ class MemoryAdmission:
             del spends[old]
 
     def _counts(self, claim: Claim) -> _Counts:
-        owner = (claim.kind, claim.id)
-        counts = self._owners.get(owner)
+        counts = self._owners.get(claim.owner)
         if counts is None:
-            counts = self._owners[owner] = _Counts()
+            counts = self._owners[claim.owner] = _Counts()
         return counts
 
     def _forget_idle(self, now: float) -> None:

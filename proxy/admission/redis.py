@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from proxy.admission.base import (
     NEVER,
@@ -258,8 +258,13 @@ def _record(kind: str, call: str, owners: list[Record]) -> Record | None:
     return (kind, call, len(owners), *(word for owner in owners for word in owner))
 
 
+@lru_cache(maxsize=256)
+def _period_words(start: float | None, end: float | None) -> tuple[str, Word]:
+    return period_id(start), "" if end is None else int(end + 2 * 86400) * 1000
+
+
 def base_of(claim: Claim) -> str:
-    return f"{PREFIX}:{claim.kind}:{claim.id}"
+    return f"{PREFIX}:{claim.path}"
 
 
 def _headrooms(shared: Sequence[Claim], left: list[int]) -> Headrooms:
@@ -379,7 +384,7 @@ class RedisAdmission:
         if claim.budget is None:
             return parallel, "", ""
         start, end = self._periods.of(claim.budget, need.at)
-        return parallel, period_id(start), "" if end is None else int(end + 2 * 86400) * 1000
+        return parallel, *_period_words(start, end)
 
     def resets_in(self, claim: Claim, need: Need) -> float:
         assert claim.budget is not None

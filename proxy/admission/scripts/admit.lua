@@ -75,11 +75,11 @@ local function headroom()
     if rpm or tpm then
       local left = {-1, 0, -1, 0}
       if rpm then
-        left[1] = math.max(tonumber(rpm) - total(base .. ':r', base .. ':rl', now), 0)
+        left[1] = math.max(tonumber(rpm) - (sums[base .. ':r'] or total(base .. ':r', base .. ':rl', now)), 0)
         left[2] = clears_in(base .. ':rl', now)
       end
       if tpm then
-        left[3] = math.max(tonumber(tpm) - total(base .. ':t', base .. ':tl', now), 0)
+        left[3] = math.max(tonumber(tpm) - (sums[base .. ':t'] or total(base .. ':t', base .. ':tl', now)), 0)
         left[4] = clears_in(base .. ':tl', now)
       end
       return left

@@ -22,6 +22,8 @@ local function minus(text)
   return text == '0' and text or '-' .. text -- Redis takes no -0
 end
 
+local sums = {} -- of windows, as this call of the script has left them
+
 -- The sum of a window, after what is older than a minute is dropped. A bucket counts until the youngest of
 -- what is in it is a minute old, so no minute ever has more than the limit.
 local function total(window, list, now)
@@ -35,6 +37,7 @@ local function total(window, list, now)
     head, dropped = call('LINDEX', list, 0), true
   end
   if dropped then call('HSET', window, 't', whole(sum)) end
+  sums[window] = sum
   return sum
 end
 
@@ -51,7 +54,8 @@ local function wait_for(window, list, excess, now)
 end
 
 local function add(window, list, bucket, amount)
-  if call('HEXISTS', window, bucket) == 0 then
+  local is_new = call('HEXISTS', window, bucket) == 0
+  if is_new then
     local last = call('LINDEX', list, -1)
     if not last or tonumber(last) < tonumber(bucket) then
       call('RPUSH', list, bucket)
@@ -62,15 +66,17 @@ local function add(window, list, bucket, amount)
     end
   end
   call('HINCRBY', window, bucket, amount)
-  call('HINCRBY', window, 't', amount)
-  call('PEXPIRE', window, KEEP)
-  call('PEXPIRE', list, KEEP)
+  sums[window] = call('HINCRBY', window, 't', amount)
+  if is_new then -- what is in a bucket counts for little longer than a minute
+    call('PEXPIRE', window, KEEP)
+    call('PEXPIRE', list, KEEP)
+  end
 end
 
 local function correct(window, bucket, difference)
   if call('HEXISTS', window, bucket) == 1 then
     call('HINCRBY', window, bucket, difference)
-    call('HINCRBY', window, 't', difference)
+    sums[window] = call('HINCRBY', window, 't', difference)
   end
 end
 
@@ -97,10 +103,8 @@ local function reclaim(budget, now)
   end
 end
 
-local function keep_until(budget, ends)
-  for _, key in ipairs({budget, budget .. ':x', budget .. ':p'}) do
-    if ends ~= '' then call('PEXPIREAT', key, ends) end
-  end
+local function keep_until(key, ends)
+  if ends ~= '' then call('PEXPIREAT', key, ends) end
 end
 
 local function hold(budget, id, amount, lease_end, ends)
@@ -109,4 +113,5 @@ local function hold(budget, id, amount, lease_end, ends)
   call('HINCRBY', budget, 'r', amount)
   call('ZADD', budget .. ':x', lease_end, id)
   keep_until(budget, ends)
+  keep_until(budget .. ':x', ends)
 end

@@ -20,8 +20,8 @@ local function settle(id, base, parallel, bucket, difference, period, cost, ends
     call('HINCRBY', budget, 's', cost)
   elseif cost ~= '0' then
     call('HSET', budget .. ':p', id, cost)
+    keep_until(budget .. ':p', ends)
   end
-  keep_until(budget, ends)
 end
 
 local function remember(id, base, period, cost, ends)
@@ -29,7 +29,7 @@ local function remember(id, base, period, cost, ends)
   local budget = base .. ':b:' .. period
   if call('HEXISTS', budget, 's') == 0 then
     call('HSET', budget .. ':p', id, cost)
-    keep_until(budget, ends)
+    keep_until(budget .. ':p', ends)
   end
 end
 
