@@ -345,6 +345,10 @@ def test_spending_is_known_however_much_of_it_waits_in_the_journal(tmp_path, set
     lines = b"".join(to_line(call) for call in calls)
     (tmp_path / "worker.00000000.journal").write_bytes(lines)
     store([*calls[:100], closed(key_id=row.pk, cost_nano_usd=1)])
-    if connection.vendor == "sqlite":
-        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100)
-    assert spent(claims_of(row)[0], None, None) == 3001
+    limit, few = sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100
+    before = connection.connection.setlimit(limit, few) if connection.vendor == "sqlite" else 0
+    try:
+        assert spent(claims_of(row)[0], None, None) == 3001
+    finally:
+        if before:
+            connection.connection.setlimit(limit, before)  # other tests have this connection too
