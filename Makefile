@@ -13,7 +13,7 @@ serve: $(VENV)/installed
 
 # REQUIRE_ALL=1 fails where an optional part (Postgres, Redis, nginx, Chromium, Node) is missing.
 test: $(VENV)/installed-dev $(NODE_PACKAGES)
-	REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -14,12 +14,28 @@ from tests.services import PostgresServer, RedisServer, scratch
 from tests.upstream import FakeUpstream
 
 TEST_DATABASE = DATA_DIR / "test.sqlite3"
+SLOW = {
+    "test_monitoring_whole",
+    "test_no_credentials",
+    "test_limits_live",
+    "test_endings",
+    "test_serve",
+    "test_journal_kill",
+    "test_outage",
+    "test_heartbeats",
+    "test_one_healthy_target",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # A file, not memory: the live gateway's process opens the same database.
     settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(TEST_DATABASE)
     optional.check_required()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes a minute begins first, so that no worker has it left when the others are done."""
+    items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

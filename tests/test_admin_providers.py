@@ -51,6 +51,8 @@ def form(**values):
         "health_slow_ms": "",
         "health_model": "",
         "when_unhealthy": "",
+        "when_abandoned": "cancel",
+        "stream_usage": "",
         "enabled": "on",
         **values,
     }

@@ -276,6 +276,8 @@ def test_gateway_settings_take_origins_line_by_line(admin_client):
         "breaker_error_percent": "25",
         "breaker_min_requests": "10",
         "cooldown_seconds": "7.5",
+        "log_days": "90",
+        "content_days": "7",
     }
     origins = "https://a.example\nhttp://localhost:3000"
     admin_client.post(change(row), breaker | {"cors_origins": origins})

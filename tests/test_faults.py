@@ -211,7 +211,7 @@ def test_a_stream_without_done_is_whole_where_it_gave_a_finish_reason(door, upst
     key = served()
     chunks = events("Hel", "lo", done=False, usage=True)
     upstream.always("p1", Answer(chunks=chunks))
-    answer = read_stream(door, key)
+    answer = read_stream(door, key, stream_options={"include_usage": True})
     assert answer.content == b"".join(chunks)
     row = the_row(answer, "answered", 200, "")
     assert (row.input_tokens, row.output_tokens, row.tokens_estimated) == (24, 48, False)
