@@ -12,7 +12,7 @@ from monitoring.storing import store
 from tests.factories import make_team
 from tests.test_journal_faults import closed
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from monitoring.generating import calls
 from monitoring.models import RequestLog, UsageSum
 from tests.test_log_retention import NOW
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 
 
 def generate(*arguments):

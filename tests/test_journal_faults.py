@@ -44,6 +44,7 @@ def dead_journal(directory, *lines):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_a_torn_last_record_is_counted_and_its_call_unknown(tmp_path):
     begun = opened(reserved_nano_usd=700)
     dead_journal(tmp_path, to_line(begun), to_line(closed(id=begun.id))[:80])
@@ -57,6 +58,7 @@ def test_a_torn_last_record_is_counted_and_its_call_unknown(tmp_path):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_an_altered_record_is_counted_once_and_stops_no_other(tmp_path):
     first, last = closed(), closed()
     altered = to_line(closed(cost_nano_usd=12345)).replace(b"12345", b"12344")
@@ -72,6 +74,7 @@ def test_an_altered_record_is_counted_once_and_stops_no_other(tmp_path):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_a_row_that_no_column_takes_is_kept_aside(tmp_path):
     dead_journal(tmp_path, to_line(closed(input_tokens=2**63)), to_line(closed()))
     Shipper(tmp_path).ship()
@@ -80,6 +83,7 @@ def test_a_row_that_no_column_takes_is_kept_aside(tmp_path):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_a_shipper_that_waited_for_another_goes_on_from_its_counts(tmp_path):
     """The old one still ships what a killed web process left when the new one starts."""
     old, new = Shipper(tmp_path), Shipper(tmp_path)
@@ -94,6 +98,7 @@ def test_a_shipper_that_waited_for_another_goes_on_from_its_counts(tmp_path):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_unknown_calls_are_counted_once_whenever_their_shipper_dies(tmp_path):
     path = dead_journal(tmp_path, to_line(opened()), to_line(opened()))
     content, dying = path.read_bytes(), Shipper(tmp_path)

@@ -41,6 +41,7 @@ def figures():
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_rows_go_in_batches_and_their_usage_and_cost_stay(monkeypatch):
     monkeypatch.setattr(retention, "BATCH", 3)
     GatewaySettings.objects.create(pk=1, log_days=10)
@@ -76,6 +77,7 @@ def test_rows_go_in_batches_and_their_usage_and_cost_stay(monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_a_row_that_comes_after_its_day_was_pruned_is_counted_once_and_pruned_again():
     GatewaySettings.objects.create(pk=1, log_days=10)
     store([ago(15, team="ads", cost_nano_usd=7)])
@@ -92,6 +94,7 @@ def test_a_row_that_comes_after_its_day_was_pruned_is_counted_once_and_pruned_ag
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_a_run_that_stops_between_batches_loses_no_usage(monkeypatch):
     monkeypatch.setattr(retention, "BATCH", 2)
     GatewaySettings.objects.create(pk=1, log_days=10)
@@ -116,6 +119,7 @@ def test_a_run_that_stops_between_batches_loses_no_usage(monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("own_log")
 def test_the_audit_agrees_after_pruning_and_names_an_altered_sum():
     from monitoring.audit.usage import differences
 

@@ -16,7 +16,7 @@ from monitoring.storing import store
 from tests.factories import make_key, make_team
 from tests.test_journal_faults import closed
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 DAY_NS = 86400 * 10**9
 MASTER = "sk-master"
 
