@@ -18,6 +18,7 @@ import httpx
 from gateway_project import processes
 from monitoring.backlog import backlog_bytes
 from monitoring.shipper_state import read_state
+from tests import plain
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGIN = "http://allowed.test"
@@ -82,11 +83,11 @@ class LiveGateway:
 
     def answers(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/health/liveliness").status_code == 200
+            return plain.get(f"{self.url}/health/liveliness").status_code == 200
         return False
 
     def readiness(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.url}/health/readiness").json()
+        found: dict[str, Any] = plain.get(f"{self.url}/health/readiness").json()
         return found
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
@@ -147,7 +148,7 @@ class Door:
         self.name = name
         self.url = url
         self.headers = {"origin": ORIGIN} if name == "drf" else {}
-        self.client = httpx.Client(base_url=url, headers=self.headers, timeout=30)
+        self.client = plain.Client(base_url=url, headers=self.headers, timeout=30)
 
     def chat(
         self,

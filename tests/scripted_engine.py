@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -136,21 +137,36 @@ class Keeper:
 
 
 class ScriptedEngine:
-    """Route gpt over three targets, with two fallback routes; everything has limits and budgets."""
+    """Route gpt over some targets, with two fallback routes; everything has limits and budgets.
 
-    def __init__(self, admission: Any, behaviours: list[str], **route: Any) -> None:
+    `provider` holds values for all providers, `route` for the route.
+    """
+
+    def __init__(
+        self,
+        admission: Any,
+        behaviours: list[str],
+        *,
+        targets: int = 3,
+        provider: dict[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **route: Any,
+    ) -> None:
         self.transport = ScriptedTransport(deque(behaviours))
         self.admission = admission
         self.journal = NoJournal()
-        self.upstreams = Upstreams("httpx")
-        self.board = Board()
-        self.table = _table(route)
-        for provider in self.table.providers.values():
-            self.upstreams.link(provider).pool.transport = self.transport
+        self.upstreams = Upstreams("fast")
+        self.board = Board(clock)
+        self.table = _table(targets, route, provider or {})
+        self.send_by(self.transport)
         chooser = Chooser(self.board, random.Random(1))
         accounting = Accounting(self.journal, Counters())  # type: ignore[arg-type]
         keeper: Any = Keeper(self.table)
         self.engine = Engine(keeper, self.upstreams, admission, accounting, chooser, FailedAuth(1000))
+
+    def send_by(self, transport: Any) -> None:
+        for provider in self.table.providers.values():
+            self.upstreams.link(provider).pool.transport = transport
 
     async def call(self, *, stream: bool, patience: float | None) -> str:
         """What a door does; `patience`: seconds until the client hangs up. Returns "" or the error's code."""
@@ -198,11 +214,13 @@ class ScriptedEngine:
         return [*next(iter(self.table.keys.values())).claims, *found]
 
 
-def _table(values: dict[str, Any]) -> RoutingTable:
-    providers = {f"p{number}": _provider(number) for number in range(1, 6)}
+def _table(targets: int, values: dict[str, Any], provider: dict[str, Any]) -> RoutingTable:
+    providers = {f"p{number}": replace(_provider(number), **provider) for number in range(1, 6)}
     entries = list(providers.values())
     second, third = _route(2, "second", entries[3:4]), _route(3, "third", entries[4:5])
-    first = replace(_route(1, "gpt", entries[:3]), fallbacks=(2, 3), context_fallbacks=(3,), **values)
+    first = replace(
+        _route(1, "gpt", entries[:targets]), **{"fallbacks": (2, 3), "context_fallbacks": (3,)} | values
+    )
     key = KeyEntry(
         id=1, name="k", team=None, route_ids=None, claims=(claim("key", 1),), expires_at=None, enabled=True
     )

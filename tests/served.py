@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import plain
 from tests.live import ROOT, free_port, until
 
 OURS = ("DATABASE_URL", "SECRET_KEY", "ENCRYPTION_KEYS", "DJANGO_SETTINGS_MODULE")
@@ -56,7 +57,7 @@ class Served:
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/readiness").status_code == 200
+            return plain.get(f"{self.url}/health/readiness").status_code == 200
         except httpx.TransportError:
             return False
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from gateway_project import processes
+from tests import plain
 from tests.live import ROOT, LiveGateway
 
 COMMANDS = {"worker": processes.worker, "beat": processes.beat}
@@ -89,7 +90,7 @@ class AdminBrowser:
     """The admin over HTTP, as a person sees it."""
 
     def __init__(self, url: str, password: str) -> None:
-        self.client = httpx.Client(base_url=url, follow_redirects=True, timeout=20)
+        self.client = plain.Client(base_url=url, follow_redirects=True, timeout=20)
         token = self._token(self.client.get("/admin/login/"))
         form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token, "next": "/admin/"}
         answer = self.client.post("/admin/login/", data=form, headers={"referer": f"{url}/admin/login/"})

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -20,6 +19,7 @@ from proxy.targets.state import Standing
 from proxy.targets.window import ErrorWindow
 from routing.models import GatewaySettings
 from routing.table import BreakerRules
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import ask, free_port, until
 from tests.upstream import Answer, FakeUpstream, events
@@ -515,7 +515,7 @@ class Load:
 
         def client():
             sent = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-            with httpx.Client(base_url=self._door.url, headers=self._door.headers | sent, timeout=30) as http:
+            with plain.Client(base_url=self._door.url, headers=self._door.headers | sent, timeout=30) as http:
                 while not self._stop.is_set():
                     with lock:
                         if next(left, None) is None:

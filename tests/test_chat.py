@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import ask, until
 from tests.upstream import USAGE, Answer, completion, events
@@ -100,7 +101,7 @@ def test_a_client_that_hangs_up_before_a_json_answer_is_logged(live, upstream, g
 
     upstream.always("p1", Answer(delay=5))
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
+        plain.post(
             f"{live.url}/v1/chat/completions",
             content=ask("gpt"),
             timeout=0.6,

@@ -4,9 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.client_routes import (
     FAILURES,
     GLM,
@@ -57,7 +57,7 @@ def node(door, keys):
 def check_preflight(door, names):
     """A browser would let a page of an allowed origin send these headers."""
     asked = sorted(set(names) - NOT_FROM_PAGES)
-    answer = httpx.options(
+    answer = plain.options(
         f"{door.url}/v1/chat/completions",
         headers={
             "origin": ORIGIN,

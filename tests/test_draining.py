@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import Door, LiveGateway, until
@@ -108,7 +108,7 @@ def test_readiness_says_draining_at_once_and_calls_are_served_until_the_notice_i
     idle.sendall(REQUEST)
     status, content = answer(idle)
     assert (status, content["draining"]) == (503, True)
-    assert httpx.get(f"{live.url}/health").status_code == 200
+    assert plain.get(f"{live.url}/health").status_code == 200
     assert door.chat(key).status_code == 200
     assert exit_code(live) == 0
     assert 2.5 < time.monotonic() - told < 8

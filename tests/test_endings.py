@@ -23,6 +23,7 @@ from proxy.gateway import running_gateway
 from proxy.sse import StreamReader
 from routing.compiler import current_version
 from routing.models import GatewaySettings
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import ORIGIN, ask, until
 from tests.optional import needs
@@ -235,7 +236,7 @@ def test_every_ending_leaves_one_row_and_settles_every_limit(
     books = Books(settings.JOURNAL_DIR)
     endings = both(stream) + (of_streams() if stream else of_whole_answers())
     names = []
-    with httpx.Client(base_url=served, headers={"origin": ORIGIN} if door == "drf" else {}) as client:
+    with plain.Client(base_url=served, headers={"origin": ORIGIN} if door == "drf" else {}) as client:
         for ending in endings:
             for number in range(2):  # twice: what leaks shows in the second
                 names.append(f"{ending.name}-{number}")

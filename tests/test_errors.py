@@ -6,13 +6,13 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import httpx
 import pytest
 from django.utils import timezone
 
 from proxy import errors_doc
 from proxy.errors import GatewayError
 from routing.models import ProviderHealth
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import ask, until
 from tests.upstream import Answer
@@ -455,5 +455,5 @@ def test_no_two_error_classes_look_alike():
 
 
 def test_a_host_that_is_not_allowed_gets_400_as_json(live):
-    answer = httpx.get(f"{live.url}/v1/models", headers={"host": "evil.example"})
+    answer = plain.get(f"{live.url}/v1/models", headers={"host": "evil.example"})
     refused(answer, 400, "invalid_request_error", "invalid_host", "VALIDATION_ERROR", param="host")

@@ -4,7 +4,6 @@ import json
 import re
 from io import StringIO
 
-import httpx
 import pytest
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
@@ -12,6 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.urls import reverse
 
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import until
 from tests.upstream import Answer
@@ -182,7 +182,7 @@ class Admin:
 
     def __init__(self, live, django_user_model, client):
         client.force_login(django_user_model.objects.create_superuser("boss"))
-        self.http = httpx.Client(base_url=live.url, cookies={"sessionid": client.cookies["sessionid"].value})
+        self.http = plain.Client(base_url=live.url, cookies={"sessionid": client.cookies["sessionid"].value})
 
     def get(self, path):
         answer = self.http.get(path)

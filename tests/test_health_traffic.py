@@ -9,6 +9,7 @@ from django.utils import timezone
 from monitoring.checks import traffic
 from monitoring.models import HealthTransition, RequestLog, TrafficFault
 from routing.models import ProviderHealth
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import until
 from tests.test_admin_providers import row_of
@@ -165,14 +166,13 @@ def test_through_the_gateway(live, published, upstream):
     published()
     assert check(provider) == "healthy"
     upstream.always("p", Answer(status=500))
-    import httpx
 
     ids = []
     for _ in range(6):
         body = {"model": "gpt", "messages": [{"role": "user", "content": "x"}]}
         auth = {"authorization": f"Bearer {key}"}
         ids.append(
-            httpx.post(f"{live.url}/v1/chat/completions", json=body, headers=auth).headers["x-request-id"]
+            plain.post(f"{live.url}/v1/chat/completions", json=body, headers=auth).headers["x-request-id"]
         )
     until(lambda: RequestLog.objects.count() >= 6, "the rows are there")
     traffic.judge(timezone.now())

@@ -5,7 +5,6 @@ import signal
 import time
 from datetime import timedelta
 
-import httpx
 import pytest
 from django.urls import reverse
 from django.utils import timezone
@@ -13,6 +12,7 @@ from django.utils import timezone
 from monitoring import heartbeats
 from monitoring.models import Heartbeat
 from monitoring.shipper_state import ShipperState, write_state
+from tests import plain
 from tests.live import until
 from tests.served import Served
 
@@ -48,7 +48,7 @@ def test_a_heartbeat_is_written_at_most_every_ten_seconds():
 def test_readiness_names_a_stalled_beat(live, transactional_db):
     beaten("ticks", 120)
     until(lambda: "ticks" in live.readiness()["stalled"], lambda: f"{live.readiness()}", 25)
-    assert httpx.get(f"{live.url}/health/readiness").status_code == 200, "requests are served all the same"
+    assert plain.get(f"{live.url}/health/readiness").status_code == 200, "requests are served all the same"
     Heartbeat.objects.filter(component="ticks").update(at=timezone.now())
     until(lambda: live.readiness()["stalled"] == {}, lambda: f"{live.readiness()}", 25)
 
@@ -82,7 +82,7 @@ def test_worker_beat_and_shipper_all_give_signs_of_life(tmp_path):
 
 
 def _stalled(served):
-    return httpx.get(f"{served.url}/health/readiness").json()["stalled"]
+    return plain.get(f"{served.url}/health/readiness").json()["stalled"]
 
 
 def _components(served):

@@ -5,7 +5,6 @@ import resource
 import threading
 import time
 
-import httpx
 import pytest
 
 from monitoring.models import RequestLog
@@ -13,6 +12,7 @@ from monitoring.shipper_state import DAMAGE_FILE, read_state
 from monitoring.shipping import Shipper
 from proxy.ids import uuid7
 from proxy.journal.records import Closed, Opened, to_line
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import LiveGateway, ask, until
@@ -133,7 +133,7 @@ def small_disk(tmp_path, when_full, upstream, transactional_db):
 
 
 def chat(gateway, key):
-    return httpx.post(
+    return plain.post(
         f"{gateway.url}/v1/chat/completions", content=ask("gpt"), headers={"authorization": f"Bearer {key}"}
     )
 

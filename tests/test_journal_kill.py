@@ -15,6 +15,7 @@ from monitoring.models import RequestLog, RowSeal
 from monitoring.spending import spent
 from proxy.journal.reader import lives, workers
 from routing.compiler import compile_table
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import LiveGateway, until
@@ -85,7 +86,7 @@ def test_kill_under_load_loses_and_doubles_nothing(own_gateway, upstream, budget
 
 def _check_books(gateway, key):
     """The counters begin with what the rows say, and the audit finds nothing."""
-    answer = httpx.post(
+    answer = plain.post(
         f"{gateway.url}/v1/chat/completions",
         headers={"authorization": f"Bearer {key}"},
         content=_body("last", stream=False),
@@ -119,7 +120,7 @@ def test_budgets_count_a_dead_process_calls_before_its_journal_is_shipped(own_ga
 
 
 async def _load_until_killed(gateway, key, numbers, seconds):
-    async with httpx.AsyncClient(
+    async with plain.AsyncClient(
         base_url=gateway.url, timeout=10, headers={"authorization": f"Bearer {key}"}
     ) as client:
         tasks = [asyncio.create_task(_client(client, numbers, n)) for n in range(CLIENTS)]

@@ -1,11 +1,11 @@
 """/key/info and /spend/logs as LiteLLM's clients know them, from a live gateway."""
 
-import httpx
 import pytest
 
 from monitoring.rollups import roll_up
 from monitoring.storing import store
 from routing.gateway_keys import digest
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_route, make_team
 from tests.live import LiveGateway
@@ -27,7 +27,7 @@ def asked(live, published):
     roll_up()
 
     def get(path, **query):
-        return httpx.get(f"{live.url}{path}", params=query, headers={"authorization": f"Bearer {mine[1]}"})
+        return plain.get(f"{live.url}{path}", params=query, headers={"authorization": f"Bearer {mine[1]}"})
 
     get.mine, get.other = mine[1], other[1]
     return get
@@ -72,7 +72,7 @@ def test_the_master_key_may_ask_about_every_key(tmp_path, transactional_db):
     env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "MASTER_KEY": "sk-master"}
     gateway = LiveGateway(tmp_path, env).start()
     try:
-        client = httpx.Client(base_url=gateway.url, headers={"authorization": "Bearer sk-master"})
+        client = plain.Client(base_url=gateway.url, headers={"authorization": "Bearer sk-master"})
         for given in (plaintext, digest(plaintext).hex()):
             assert client.get("/key/info", params={"key": given}).json()["info"]["spend"] == 1.0
         assert client.get("/key/info").json()["error"]["param"] == "key"

@@ -3,13 +3,13 @@
 import time
 from datetime import timedelta
 
-import httpx
 import pytest
 from django.urls import reverse
 from django.utils import timezone
 
 from routing.compiler import compile_table
 from routing.models import MaintenanceWindow
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import until
 
@@ -57,7 +57,7 @@ def test_the_only_provider_in_maintenance_is_503_and_says_so(door, served, live,
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "no_healthy_upstream"
     assert "in maintenance: a" in answer.json()["error"]["message"]
-    health = httpx.get(f"{live.url}/health").json()
+    health = plain.get(f"{live.url}/health").json()
     assert (health["status"], health["providers"]) == ("degraded", {"a": "maintenance", "b": "healthy"})
     MaintenanceWindow.objects.all().delete()
     until(lambda: door.chat(key).status_code == 200, "it serves again", 2)

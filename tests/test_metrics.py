@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +16,7 @@ from monitoring.metric_list import METRICS
 from proxy.metrics import counters
 from proxy.metrics.store import Store, WorkerReport
 from routing.compiler import current_version
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import ROOT, Door, LiveGateway, until
@@ -30,7 +30,7 @@ class Metrics:
     """One scrape, as Prometheus' own parser reads it."""
 
     def __init__(self, live: LiveGateway, token: str = TOKEN) -> None:
-        answer = httpx.get(f"{live.url}/metrics", headers={"authorization": f"Bearer {token}"})
+        answer = plain.get(f"{live.url}/metrics", headers={"authorization": f"Bearer {token}"})
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         self.text = answer.text
@@ -240,7 +240,7 @@ def test_workers_tell_their_table(guarded, transactional_db):
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN])
 def test_only_who_has_the_token_may_read(guarded, header):
-    answer = httpx.get(f"{guarded.url}/metrics", headers={"authorization": header})
+    answer = plain.get(f"{guarded.url}/metrics", headers={"authorization": header})
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
 
@@ -249,12 +249,12 @@ def test_the_master_key_may_read_and_other_keys_may_not(guarded, transactional_d
     _, key = make_key()
     guarded.wait_for_version(current_version())
     assert Metrics(guarded, "sk-master").sum("worker_start_time_seconds") > 0
-    assert httpx.get(f"{guarded.url}/metrics", headers={"authorization": f"Bearer {key}"}).status_code == 401
+    assert plain.get(f"{guarded.url}/metrics", headers={"authorization": f"Bearer {key}"}).status_code == 401
 
 
 def test_nobody_may_read_where_nothing_is_set(live):
     for header in ("Bearer", "Bearer None"):
-        assert httpx.get(f"{live.url}/metrics", headers={"authorization": header}).status_code == 401
+        assert plain.get(f"{live.url}/metrics", headers={"authorization": header}).status_code == 401
 
 
 def test_every_metric_is_in_the_answer_and_described(routed, upstream):

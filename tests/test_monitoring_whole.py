@@ -9,10 +9,10 @@ import time
 from datetime import datetime
 from itertools import pairwise
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import plain
 from tests.live import until
 from tests.optional import needs
 from tests.served import Served
@@ -119,7 +119,7 @@ def told(upstream, rule="provider_down", subject="bad"):
 def chat(url):
     body = {"model": "gpt", "messages": [{"role": "user", "content": "x"}]}
     auth = {"authorization": "Bearer sk-master-of-tests"}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=auth, timeout=20)
+    answer = plain.post(f"{url}/v1/chat/completions", json=body, headers=auth, timeout=20)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-proxy-provider"]
 
@@ -172,7 +172,7 @@ def test_a_killed_beat_or_worker_is_noticed_and_its_return_neither_doubles_nor_l
     url, admin = apart
 
     def stalled():
-        return httpx.get(f"{url}/health/readiness").json()["stalled"]
+        return plain.get(f"{url}/health/readiness").json()["stalled"]
 
     until(lambda: len(checks_of(stack, "good")) >= 2, "checks run", 30)
     until(lambda: stalled() == {}, "nothing is stalled")
@@ -304,7 +304,7 @@ print(json.dumps({"requests": counted, "tokens": [sums["i"], sums["o"]], "cost_n
 
 
 def _metrics(url):
-    text = httpx.get(f"{url}/metrics", headers={"authorization": "Bearer metrics"}, timeout=20).text
+    text = plain.get(f"{url}/metrics", headers={"authorization": "Bearer metrics"}, timeout=20).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def total(name):

@@ -5,7 +5,6 @@ import json
 import sqlite3
 from contextlib import closing
 
-import httpx
 import pytest
 from django.contrib import admin
 from django.core.management import call_command
@@ -13,6 +12,7 @@ from django.urls import NoReverseMatch, reverse
 
 from monitoring.models import RequestLog
 from routing.compiler import current_version
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import ORIGIN, LiveGateway, ask, until
@@ -111,7 +111,7 @@ def client(served):
 
     def call(content, headers, *, model="gpt", path="/v1/chat/completions"):
         for origin in ({}, {"origin": ORIGIN}):
-            answer = httpx.post(
+            answer = plain.post(
                 served.url + path, content=content or ask(model), headers=origin | headers, timeout=20
             )
             answers.append(f"{answer.status_code} {answer.headers} {answer.text}")
@@ -195,7 +195,7 @@ def test_no_credential_gets_out(served, client, upstream, admin_client, tmp_path
     assert GATEWAY[:10] in "".join(found.values())
     assert {url: leaks(page) for url, page in found.items() if leaks(page)} == {}
     for path in ("/health", "/health/readiness", "/api/schema", "/v1/models", "/metrics"):
-        assert leaks(httpx.get(served.url + path, headers={"authorization": f"Bearer {MASTER}"}).text) == []
+        assert leaks(plain.get(served.url + path, headers={"authorization": f"Bearer {MASTER}"}).text) == []
 
     output = io.StringIO()
     call_command("dump_config", stdout=output)

@@ -3,7 +3,6 @@
 import threading
 from contextlib import contextmanager
 
-import httpx
 import pytest
 import uvicorn
 from django.db.backends.utils import CursorWrapper
@@ -13,6 +12,7 @@ from proxy import engine
 from proxy.gateway import running_gateway, stop_gateway
 from routing.compiler import current_version
 from routing.models import RoutingVersion
+from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import ORIGIN, ask, free_port, until
 from tests.upstream import Answer
@@ -77,7 +77,7 @@ def ask_everything(url, key):
     """Good and bad requests through both doors; returns the statuses seen."""
     seen = set()
     for origin in ({}, {"origin": ORIGIN}):
-        with httpx.Client(base_url=url, headers=origin) as client:
+        with plain.Client(base_url=url, headers=origin) as client:
             good = {"authorization": f"Bearer {key}"}
             for headers in (good, {"authorization": "Bearer unknown"}, {**good, "x-litellm-api-key": "own"}):
                 for content in (ask("gpt"), ask("gpt", stream=True), ask("unknown"), b"{"):
@@ -112,7 +112,7 @@ def test_a_query_on_the_path_would_be_noticed(key, queries, monkeypatch, origin)
         until(lambda: running_gateway().keeper.table.version == current_version(), "the table is warm")
         monkeypatch.setattr(engine, "resolve", asking)
         queries.clear()
-        answer = httpx.post(
+        answer = plain.post(
             f"{url}/v1/chat/completions",
             content=ask("gpt"),
             headers={"authorization": f"Bearer {key}"} | origin,

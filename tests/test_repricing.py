@@ -4,7 +4,6 @@ import threading
 from contextlib import contextmanager
 from decimal import Decimal
 
-import httpx
 import pytest
 from django.contrib.auth.models import Permission
 from django.core.management import call_command
@@ -19,6 +18,7 @@ from monitoring.tasks import reprice_requests
 from routing.compiler import current_version
 from routing.models import RouteTarget
 from routing.price import price_from_text
+from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import Door, LiveGateway, ask, until
@@ -264,7 +264,7 @@ def open_call(upstream, url, key):
 
     def run():
         headers = {"authorization": f"Bearer {key}"}
-        answers.append(httpx.post(f"{url}/v1/chat/completions", content=ask("priced"), headers=headers))
+        answers.append(plain.post(f"{url}/v1/chat/completions", content=ask("priced"), headers=headers))
 
     before = len(upstream.calls("p1"))
     thread = threading.Thread(target=run)

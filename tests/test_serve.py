@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import plain
 from tests.live import free_port, until
 from tests.served import Served
 from tests.upstream import Answer, FakeUpstream
@@ -65,7 +66,7 @@ class Browser:
     """Logs in as a person does: the form, its token, its cookies."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, follow_redirects=True)
+        self.client = plain.Client(base_url=url, follow_redirects=True)
 
     def log_in(self, password: str) -> httpx.Response:
         return self.submit("/admin/login/", username="admin", password=password)
@@ -147,7 +148,7 @@ def ask(served: Served, words: int = 1, **body: Any) -> httpx.Response:
     content = " ".join(["word"] * words)
     body = {"model": "demo-echo", "messages": [{"role": "user", "content": content}]} | body
     headers = {"authorization": f"Bearer {served.key}"}
-    return httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+    return plain.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
 
 def test_no_secret_is_readable_by_others(served: Served) -> None:
@@ -168,7 +169,7 @@ def test_a_second_start_takes_seconds_and_prints_no_secret(start: Callable[..., 
     headers = {"authorization": f"Bearer {key}"}
     body = {"model": "demo-echo", "messages": [{"role": "user", "content": "Hello"}]}
     until(
-        lambda: httpx.post(f"{second.url}/v1/chat/completions", json=body, headers=headers).is_success,
+        lambda: plain.post(f"{second.url}/v1/chat/completions", json=body, headers=headers).is_success,
         "the first start's key works",
     )
     assert Browser(second.url).log_in(password).url.path == "/admin/"
@@ -202,7 +203,7 @@ class Streaming(threading.Thread):
         headers = {"authorization": f"Bearer {self._served.key}"}
         url = f"{self._served.url}/v1/chat/completions"
         try:
-            with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as response:
+            with plain.stream("POST", url, json=body, headers=headers, timeout=30) as response:
                 for line in filter(None, response.iter_lines()):
                     self.lines.append(line)
         except httpx.TransportError as error:
@@ -329,7 +330,7 @@ def test_probes_find_an_ill_provider_and_its_recovery(
     assert refused.json()["error"]["code"] == "no_healthy_upstream"
     assert ask(served).status_code == 503
     assert len(upstream.calls("watched")) == before, "nothing reached the provider"
-    assert httpx.get(f"{served.url}/health").json()["providers"] == {"demo": "unhealthy"}
+    assert plain.get(f"{served.url}/health").json()["providers"] == {"demo": "unhealthy"}
 
     upstream.always("watched", Answer())
     until(lambda: health_in_admin(browser) == "healthy", "the provider has recovered", 5 + 4)

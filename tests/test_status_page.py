@@ -5,7 +5,6 @@ import json
 import re
 from datetime import UTC, date, datetime, timedelta
 
-import httpx
 import pytest
 from django.urls import reverse
 from django.utils import timezone
@@ -19,6 +18,7 @@ from monitoring.status import availability, page
 from monitoring.status.availability import History, by_checks, of_day, together
 from proxy.gateway import _Running, current_gateway
 from routing.models import GatewaySettings, MaintenanceWindow, ProviderHealth
+from tests import plain
 from tests.factories import make_fallback, make_provider, make_route, make_target
 from tests.live import until
 from tests.test_admin_request_log import make_row
@@ -337,7 +337,7 @@ def test_a_live_gateway_serves_it(live, published):
     routed("a")
     published()
     answer = until(
-        lambda: (found := httpx.get(f"{live.url}/status")).status_code == 200 and found, "it is served", 20
+        lambda: (found := plain.get(f"{live.url}/status")).status_code == 200 and found, "it is served", 20
     )
     assert answer.headers["content-type"].startswith("text/html")
-    assert httpx.get(f"{live.url}/status.json").json()["routes"][0]["name"] == "gpt"
+    assert plain.get(f"{live.url}/status.json").json()["routes"][0]["name"] == "gpt"

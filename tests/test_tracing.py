@@ -13,6 +13,7 @@ from proxy.tracing import trace
 from proxy.tracing.trace import Finished, Tracing
 from routing.compiler import current_version
 from routing.models import ModelRoute, Provider
+from tests import plain
 from tests.collector import Collector
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -364,7 +365,7 @@ def test_metrics_are_sent_too(traced, collector, upstream):
 
 
 def dropped(gateway):
-    text = httpx.get(f"{gateway.url}/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
+    text = plain.get(f"{gateway.url}/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
     return int(re.search(r"^switchstand_traces_dropped_total (\d+)$", text, re.MULTILINE)[1])
 
 

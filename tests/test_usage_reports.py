@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from monitoring.forecast import forecasts
 from monitoring.rollups import roll_up
 from monitoring.storing import store
+from tests import plain
 from tests.factories import make_key, make_team
 from tests.test_journal_faults import closed
 
@@ -121,10 +122,9 @@ def test_staff_with_the_right_may_ask_and_nobody_else(client, admin_client, call
 
 def test_requests_are_streamed_as_csv(live, admin_client, calls):
     """From the live gateway: a chunk of rows at a time."""
-    import httpx
 
     session = {"sessionid": admin_client.cookies["sessionid"].value}
-    with httpx.stream(
+    with plain.stream(
         "GET", f"{live.url}/api/usage?group_by=request&format=csv&tag=a", cookies=session
     ) as answer:
         text = answer.read().decode()
@@ -136,18 +136,17 @@ def test_requests_are_streamed_as_csv(live, admin_client, calls):
 
 @pytest.mark.parametrize("base", ["/v1", "/api/llm", ""])
 def test_a_key_sees_its_own_usage_only(live, published, calls, base):
-    import httpx
 
     row, key = make_key(name="app")
     published()
     store([closed(key_id=row.pk, key_name="app", cost_nano_usd=8)])
     roll_up()
-    answer = httpx.get(f"{live.url}{base}/usage?key=other", headers={"authorization": f"Bearer {key}"})
+    answer = plain.get(f"{live.url}{base}/usage?key=other", headers={"authorization": f"Bearer {key}"})
     assert answer.status_code == 200
     assert (answer.json()["total"]["requests"], answer.json()["total"]["cost_usd"]) == (1, "0.000000008")
-    wrong = httpx.get(f"{live.url}{base}/usage?from=x", headers={"authorization": f"Bearer {key}"})
+    wrong = plain.get(f"{live.url}{base}/usage?from=x", headers={"authorization": f"Bearer {key}"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "from")
-    assert httpx.get(f"{live.url}{base}/usage").status_code == 401
+    assert plain.get(f"{live.url}{base}/usage").status_code == 401
 
 
 def report(*arguments):
