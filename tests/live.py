@@ -1,5 +1,6 @@
 """A gateway as users run it: its web server in a process of its own, beside the test's database."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -39,6 +40,14 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}")
         time.sleep(0.02)
+
+
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+    """The same for what happens on the event loop that the test runs on."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.01)
 
 
 def is_free(lock: IO[str]) -> bool:

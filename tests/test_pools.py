@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -12,6 +12,7 @@ from proxy.errors import PoolExhausted
 from proxy.upstreams import Upstreams
 from routing.compiler import compile_table
 from tests.factories import make_key, make_provider, make_route, make_target
+from tests.live import eventually
 from tests.raw_server import answering, serving, whole
 from tests.test_transports import closed_port
 from tests.upstream import Answer, events
@@ -36,14 +37,14 @@ def test_a_full_queue_is_refused_at_once(door, upstream, served):
     gate = threading.Event()
     upstream.script("p1", Answer(chunks=events("a", "b"), gate=gate))
     with ThreadPoolExecutor() as others, door.stream(key) as held:
-        waiting = others.submit(door.chat, key)
-        time.sleep(0.5)
         began = time.monotonic()
-        refused = door.chat(key)
+        both = [others.submit(door.chat, key) for _ in range(2)]  # whichever is second finds the queue full
+        done, waiting = wait(both, timeout=20, return_when=FIRST_COMPLETED)
         took = time.monotonic() - began
         gate.set()
         held.read()
-        assert waiting.result().status_code == 200
+        (refused,) = (each.result() for each in done)
+        assert [each.result().status_code for each in waiting] == [200]
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["provider"]) == (503, "pool_exhausted", "p1")
     assert error["message"] == "All 1 connections to p1 are in use, and 1 requests wait for one."
@@ -182,7 +183,8 @@ class TestPool:
                 upstreams = Upstreams("fast")
                 provider = await asyncio.to_thread(provider_of, server)
                 upstreams.link(provider)
-                await asyncio.sleep(0.4)
+                await eventually(lambda: upstreams.gauges()["p"].idle == opened, "they are warm")
+                await asyncio.sleep(0.1)  # in which one too many would be opened
                 gauges = upstreams.gauges()["p"]
                 await upstreams.aclose()
                 return gauges
@@ -191,24 +193,41 @@ class TestPool:
         assert (gauges.idle, gauges.opened_total) == (opened, opened)
 
     def test_warm_connections_that_the_server_closes_are_opened_again(self):
-        async def idle(peer):
-            await asyncio.sleep(0.1)
+        """All of them, each time, and never more."""
 
         async def story(table_of):
+            close = asyncio.Event()
+
+            async def idle(peer):
+                await close.wait()
+
             async with serving(idle) as server:
                 upstreams = Upstreams("fast")
                 table = await asyncio.to_thread(table_of, server)
-                for _ in range(3):
+
+                def kept():
+                    return upstreams.gauges()["p"].idle
+
+                async def counted(opened):
                     upstreams.follow(table)
-                    await asyncio.sleep(0.3)
+                    await eventually(lambda: server.opened >= opened and kept() == 2, "both are open")
+                    upstreams.follow(table)
+                    await asyncio.sleep(0.1)  # in which one too many would be opened
+                    found = server.opened, kept()
+                    close.set()
+                    await eventually(lambda: not kept(), "the server has closed them")
+                    close.clear()
+                    return found
+
+                found = [await counted(opened) for opened in (2, 4, 6)]
                 await upstreams.aclose()
-                return server.opened
+                return found
 
         def table_of(server):
             make_provider(slug="p", base_url=f"http://127.0.0.1:{server.port}/v1", prewarm=2)
             return compile_table()
 
-        assert asyncio.run(story(table_of)) == 6
+        assert asyncio.run(story(table_of)) == [(2, 2), (4, 2), (6, 2)]
 
     def test_a_provider_that_is_away_is_only_noted(self, caplog):
         make = self.link(f"http://127.0.0.1:{closed_port()}/v1", prewarm=3)
@@ -216,7 +235,7 @@ class TestPool:
 
         async def story():
             upstreams, link = await make()
-            await asyncio.sleep(0.2)
+            await eventually(lambda: "not warmed" in caplog.text, "it is noted")
             assert link.pool.take_free()
             await upstreams.aclose()
 
