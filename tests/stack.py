@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 from gateway_project import processes
 from tests import plain
 from tests.live import ROOT, LiveGateway
+from tests.python_process import PythonProcess
 
 COMMANDS = {"worker": processes.worker, "beat": processes.beat}
 
@@ -24,6 +24,7 @@ class Stack:
         self.data_dir = data_dir
         self.env = env
         self.web = LiveGateway(data_dir / "web", env)
+        self._python = PythonProcess(self.web.env)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *names: str) -> "Stack":
@@ -64,26 +65,12 @@ class Stack:
     def stop(self) -> None:
         for name in list(self._running):
             self.kill(name)
+        self._python.stop()
         self.web.stop()
 
     def python(self, code: str) -> str:
         """In the gateway's own environment, with Django set up."""
-        return run_python(code, self.web.env)
-
-
-def run_python(code: str, env: dict[str, str]) -> str:
-    whole = f"import django; django.setup()\n{code}"
-    done = subprocess.run(
-        [sys.executable, "-c", whole],
-        cwd=ROOT,
-        env=env | {"DJANGO_SETTINGS_MODULE": "gateway_project.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+        return self._python.run(code)
 
 
 class AdminBrowser:

@@ -148,8 +148,8 @@ def test_rows_copied_to_postgres_agree_with_their_seals(tmp_path, postgres_serve
     ]
     for path in (tmp_path / "journal", tmp_path / "again"):
         dead_journal(path, *map(to_line, calls))
-    gateway = LiveGateway(tmp_path, {"DATABASE_URL": postgres_server.create_database("audited")})
-    gateway.manage("migrate", "-v0")
+    url = postgres_server.create_database("audited", migrated=True)
+    gateway = LiveGateway(tmp_path, {"DATABASE_URL": url})
     gateway.manage("ship_journal")
     (again,) = (tmp_path / "again").iterdir()
     again.rename(tmp_path / "journal" / again.name)  # shipped a second time: nothing changes

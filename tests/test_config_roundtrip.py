@@ -1,6 +1,7 @@
 """dump_config, then load_config into an empty database, is the identity on every row."""
 
 import contextlib
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import StringIO
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.django_db
 
 SPECIFICATION = Path(__file__).parent / "data" / "litellm_config_spec.yaml"
 MODELS = (GatewaySettings, Team, Provider, ModelRoute, RouteTarget, ApiKey)  # parents before children
+EXAMPLES = int(os.environ.get("EXAMPLES", "25"))  # of generated configurations
 NOT_CONFIGURED = {"id", "created_at", "updated_at", "last_used_at"}
 
 
@@ -356,7 +358,7 @@ def build(data):
             route.delete()  # which leaves keys that may use nothing
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck])
 @given(data=st.data())
 def test_any_configuration_survives(tmp_path, data):
     with transaction.atomic():

@@ -19,6 +19,7 @@ from routing.models import GatewaySettings
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import LiveGateway
 from tests.optional import needs
+from tests.python_process import PythonProcess
 from tests.test_journal_faults import closed
 
 DAY_NS = 86400 * 10**9
@@ -156,14 +157,15 @@ KEEP = "from monitoring.tasks import keep_request_log as k; k()"
 
 @pytest.fixture
 def postgres(tmp_path, postgres_server):
-    url = postgres_server.create_database(f"retention{time.time_ns()}")
-    gateway = LiveGateway(tmp_path, {"DATABASE_URL": url})
-    gateway.manage("migrate", "-v0")
-    return gateway
+    url = postgres_server.create_database(f"retention{time.time_ns()}", migrated=True)
+    return LiveGateway(tmp_path, {"DATABASE_URL": url})
 
 
-def run(gateway, code):
-    return gateway.manage("shell", "-v0", "-c", code).stdout.strip()
+@pytest.fixture
+def run(postgres):
+    """Runs code in the gateway's environment; what it printed."""
+    with PythonProcess(postgres.env) as python:
+        yield lambda code: python.run(code).strip()
 
 
 def parts(gateway, table="monitoring_requestlog"):
@@ -178,36 +180,36 @@ def day(days):
 
 
 @needs("Postgres")
-def test_days_are_partitions_made_ahead_and_dropped_when_old(postgres):
-    run(postgres, "from routing.models import GatewaySettings as G; G.objects.create(pk=1, log_days=10)")
+def test_days_are_partitions_made_ahead_and_dropped_when_old(postgres, run):
+    run("from routing.models import GatewaySettings as G; G.objects.create(pk=1, log_days=10)")
     assert day(-7) in parts(postgres)
     assert day(-7) in parts(postgres, "monitoring_requestcontent")
-    run(postgres, STORE.format(days=[0, 1, 5, 15], count=150))
+    run(STORE.format(days=[0, 1, 5, 15], count=150))
     found = parts(postgres)
     assert (found[day(0)], found[day(1)], found["default"]) == (150, 150, 300)
-    assert run(postgres, FIGURES) == "600 600 600 600"
+    assert run(FIGURES) == "600 600 600 600"
     code = "import datetime as d; from monitoring import partitions as p; t = d.datetime.now(d.UTC).date();"
-    run(postgres, f"{code} p.make([t - d.timedelta(days=n) for n in (5, 15)])")
+    run(f"{code} p.make([t - d.timedelta(days=n) for n in (5, 15)])")
     found = parts(postgres)
     assert (found[day(5)], found[day(15)], found["default"]) == (150, 150, 0)
-    run(postgres, KEEP)
+    run(KEEP)
     assert day(15) not in parts(postgres)
     assert day(15) not in parts(postgres, "monitoring_rowseal")
-    assert run(postgres, FIGURES) == "450 450 600 600"
-    run(postgres, STORE.format(days=[15], count=3))  # late: to the default partition, few enough for no COPY
-    assert run(postgres, FIGURES) == "453 453 603 603"
-    run(postgres, KEEP)
-    assert run(postgres, FIGURES) == "450 450 603 603"
+    assert run(FIGURES) == "450 450 600 600"
+    run(STORE.format(days=[15], count=3))  # late: to the default partition, few enough for no COPY
+    assert run(FIGURES) == "453 453 603 603"
+    run(KEEP)
+    assert run(FIGURES) == "450 450 603 603"
     assert "The books agree." in postgres.manage("audit_books").stdout
 
 
 @needs("Postgres")
-def test_an_id_is_stored_once_also_in_partitions(postgres):
+def test_an_id_is_stored_once_also_in_partitions(run):
     code = "from monitoring.storing import store; from tests.test_journal_faults import closed\n"
     code += "calls = [closed() for _ in range({})]; store(calls); store(calls)"
     for count in (5, 150):
-        run(postgres, code.format(count))
-    assert run(postgres, FIGURES) == "155 155 155 155"
+        run(code.format(count))
+    assert run(FIGURES) == "155 155 155 155"
 
 
 @needs("Postgres")
@@ -227,7 +229,8 @@ def test_a_log_from_before_is_moved_into_partitions(tmp_path, postgres_server):
     link.close()
     gateway.manage("migrate", "-v0")
     assert parts(gateway)[day(3)] == 1
-    assert run(gateway, FIGURES).split()[0] == "1"
+    with PythonProcess(gateway.env) as python:
+        assert python.run(FIGURES).split()[0] == "1"
     with psycopg.connect(gateway.env["DATABASE_URL"]) as link:
         query = "SELECT indexname FROM pg_indexes WHERE tablename = 'monitoring_requestlog'"
         names = {name for (name,) in link.execute(query)}

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import plain
 from tests.live import until
 from tests.optional import needs
+from tests.python_process import PythonProcess
 from tests.served import Served
-from tests.stack import AdminBrowser, Stack, run_python
+from tests.stack import AdminBrowser, Stack
 from tests.upstream import Answer
 
 INTERVAL, THRESHOLD, GRACE = 5, 2, 2.0
@@ -66,7 +67,8 @@ def embedded(tmp_path, upstream):
     """(base URL, the admin) of `make serve`: no Redis, all on one machine."""
     served = Served(tmp_path, **ENV).start()
     try:
-        run_python(rows(upstream), served.env)
+        with PythonProcess(served.env) as python:
+            python.run(rows(upstream))
         yield served.url, AdminBrowser(served.url, "password-of-tests")
     finally:
         served.kill()
@@ -82,11 +84,10 @@ def stack(request, tmp_path, upstream):
         (tmp_path / name).mkdir()
     env = ENV | {
         "REDIS_URL": redis_server.url,
-        "DATABASE_URL": postgres_server.create_database(f"whole_{os.urandom(4).hex()}"),
+        "DATABASE_URL": postgres_server.create_database(f"whole_{os.urandom(4).hex()}", migrated=True),
         "STALLED_SECONDS": "6",
     }
     found = Stack(tmp_path, env)
-    found.web.manage("migrate", "--noinput")
     found.python(rows(upstream))
     yield found
     found.stop()

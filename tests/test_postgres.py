@@ -29,12 +29,11 @@ def team(
 ) -> Iterator[LiveGateway]:
     directory = tmp_path_factory.mktemp("team")
     env = {
-        "DATABASE_URL": postgres_server.create_database("team"),
+        "DATABASE_URL": postgres_server.create_database("team", migrated=True),
         "REDIS_URL": redis_server.url,
         "WEB_WORKERS": "2",
     }
     gateway = LiveGateway(directory, env)
-    gateway.manage("migrate", "-v0")
     gateway.manage("create_key", "app", "--key", KEY)
     yield gateway.start()
     gateway.stop()
