@@ -2,29 +2,20 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 
-from tests import optional
+from tests import dealing, optional
 from tests.environment import DATA_DIR
 from tests.live import Door, LiveGateway, until
+from tests.served import Served
 from tests.services import PostgresServer, RedisServer, scratch
 from tests.upstream import FakeUpstream
 
 TEST_DATABASE = DATA_DIR / "test.sqlite3"
-SLOW = {
-    "test_monitoring_whole",
-    "test_no_credentials",
-    "test_limits_live",
-    "test_endings",
-    "test_serve",
-    "test_journal_kill",
-    "test_outage",
-    "test_heartbeats",
-    "test_one_healthy_target",
-}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,8 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes a minute begins first, so that no worker has it left when the others are done."""
-    items.sort(key=lambda item: item.path.stem not in SLOW)
+    dealing.slow_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return dealing.scheduler(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -162,3 +157,28 @@ def logged(live: LiveGateway) -> Callable[[Any], Any]:
         return until(lambda: RequestLog.objects.filter(id=wanted).first(), f"the row of call {wanted}")
 
     return find
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts `make serve` in the test's own directory; the test ends it."""
+    started: list[Served] = []
+
+    def make(**options: Any) -> Served:
+        started.append(Served(tmp_path / "data", **options).begin())
+        return started[-1]
+
+    yield make
+    for gateway in started:
+        gateway.kill()
+
+
+@pytest.fixture
+def start(begin: Callable[..., Served]) -> Callable[..., Served]:
+    """The same, once it is ready."""
+
+    def make(**options: Any) -> Served:
+        gateway: Served = begin(**options).wait_until_ready()
+        return gateway
+
+    return make
