@@ -1,7 +1,9 @@
 """Fixtures: a scripted provider, a live gateway beside the test's database, both doors."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from django.conf import settings
 
 from tests import dealing, optional
+from tests.emptying import empty_quickly
 from tests.environment import DATA_DIR
 from tests.live import Door, LiveGateway, until
 from tests.served import Served
@@ -16,11 +19,13 @@ from tests.services import PostgresServer, RedisServer, scratch
 from tests.upstream import FakeUpstream
 
 TEST_DATABASE = DATA_DIR / "test.sqlite3"
+MIGRATED = DATA_DIR / "migrated.sqlite3"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # A file, not memory: the live gateway's process opens the same database.
     settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(TEST_DATABASE)
+    empty_quickly()
     optional.check_required()
 
 
@@ -44,6 +49,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings_parallel_suffix() -> None:
     """Workers that run tests side by side have a DATA_DIR each: their databases need no other names."""
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Besides, keeps a copy of the new database: others begin with it and need not migrate theirs."""
+    with closing(sqlite3.connect(TEST_DATABASE)) as new, closing(sqlite3.connect(MIGRATED)) as copy:
+        new.backup(copy)
+
+
+@pytest.fixture
+def migrated(django_db_setup: None, tmp_path: Path) -> Path:
+    """A DATA_DIR for `make serve` in which all tables are made; nothing else is as a first start finds it."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    shutil.copy(MIGRATED, directory / "switchstand.sqlite3")
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from cryptography.fernet import Fernet
 DATA_DIR = Path(tempfile.mkdtemp(prefix="switchstand-tests-"))
 for _name in ("REDIS_URL", "CELERY_BROKER_URL", "LITELLM_CONFIG", "MASTER_KEY", "CORS_ALLOWED_ORIGINS"):
     os.environ.pop(_name, None)
+# Hundreds of processes are started: each would compile the project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {
     "DATA_DIR": str(DATA_DIR),
     "DATABASE_URL": f"sqlite:///{DATA_DIR / 'main.sqlite3'}",

@@ -50,6 +50,19 @@ async def eventually(condition: Callable[[], Any], what: str, seconds: float = 1
         await asyncio.sleep(0.01)
 
 
+def steady(value: Callable[[], Any], seconds: float = 0.5) -> Any:
+    """The value once it has not changed for so long."""
+    found: list[Any] = [value()]
+
+    def stays() -> bool:
+        time.sleep(seconds)
+        found.append(value())
+        return bool(found[-1] == found[-2])
+
+    until(stays, lambda: f"it comes to rest: {found}", 20)
+    return found[-1]
+
+
 def is_free(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ from tests.failing_over import results, route_over, row_of, stream
 from tests.upstream import Answer, events
 
 DOWN = Answer(status=500, body={})
+BUSY = 3.0  # seconds that a busy machine may take; what would be wrong takes longer
 
 
 @pytest.fixture
@@ -53,14 +54,12 @@ def test_pauses_are_spread_over_the_whole_range():
 
 
 def test_retries_stop_after_their_number(door, upstream, gpt):
+    """How long the pauses between them are: test_retry_timing.py, where no time passes by itself."""
     key = gpt(provider={"retries": 3, "retry_delay": 0.05})
     upstream.always("p1", DOWN)
     answer = door.chat(key)
     assert answer.status_code == 502
-    found = gaps(upstream, "p1")
-    assert len(found) == 3
-    for number, gap in enumerate(found):
-        assert gap < 0.05 * 2**number + 0.25
+    assert len(gaps(upstream, "p1")) == 3
     assert row_of(answer).attempts == 4
 
 
@@ -73,21 +72,21 @@ TOLD = {
 
 @pytest.mark.parametrize(("status", "headers"), TOLD.values(), ids=TOLD)
 def test_what_the_provider_asks_for_is_waited(door, upstream, gpt, status, headers):
-    key = gpt(provider={"retries": 1})
+    key = gpt(provider={"retries": 1, "retry_delay": 0.01})
     upstream.script("p1", Answer(status=status, body={}, headers=headers))
     assert door.chat(key).status_code == 200
     (gap,) = gaps(upstream, "p1")
     wanted = 0.7 if "x-ratelimit-reset-requests" in headers else 1.0
-    assert wanted <= gap < wanted + 0.5
+    assert wanted <= gap < wanted + BUSY
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_pause_longer_than_the_time_left_fails_at_once(door, upstream, gpt, status):
-    key = gpt(provider={"retries": 3}, deadline=2)
+    key = gpt(provider={"retries": 3}, deadline=10)
     upstream.always("p1", Answer(status=status, body={}, headers={"retry-after": "20"}))
     started = time.monotonic()
     answer = door.chat(key)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < BUSY
     assert answer.status_code == (429 if status == 429 else 502)
     if status == 429:
         assert answer.headers["retry-after"] == "20"
@@ -109,7 +108,7 @@ def test_nobody_waits_for_one_provider_where_another_may_answer(
     started = time.monotonic()
     answer = door.chat(key)
     assert (answer.status_code, answer.headers["x-proxy-provider"]) == (200, "p2")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < BUSY
     assert len(upstream.calls("p1")) == 1
 
 
@@ -140,10 +139,10 @@ def test_a_stream_that_reached_the_caller_is_never_sent_again(door, upstream, gp
 
 def test_a_first_byte_limit_leads_to_the_next_target(door, upstream, gpt):
     key = gpt("p1", "p2", first_byte_timeout=0.2)
-    upstream.always("p1", Answer(delay=3))
+    upstream.always("p1", Answer(delay=BUSY))
     told = stream(door, key)
     assert (told.text, told.answer.headers["x-proxy-provider"]) == ("Hello!", "p2")
-    assert 0.15 <= upstream.calls("p2")[0].at - upstream.calls("p1")[0].at < 0.6
+    assert 0.15 <= upstream.calls("p2")[0].at - upstream.calls("p1")[0].at < 0.5 * BUSY
     assert results(told.row)[0] == ("p1", "upstream_timeout: p1: no first byte in time.")
 
 
@@ -157,10 +156,10 @@ def test_a_first_byte_limit_is_no_limit_of_the_rest(door, upstream, gpt):
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "stream"])
 def test_each_attempt_has_its_deadline(door, upstream, gpt, streamed):
     key = gpt("p1", "p2", attempt_timeout=0.2)
-    upstream.always("p1", Answer(delay=3))
+    upstream.always("p1", Answer(delay=BUSY))
     answer = stream(door, key).answer if streamed else door.chat(key)
     assert (answer.status_code, answer.headers["x-proxy-provider"]) == (200, "p2")
-    assert 0.15 <= upstream.calls("p2")[0].at - upstream.calls("p1")[0].at < 0.6
+    assert 0.15 <= upstream.calls("p2")[0].at - upstream.calls("p1")[0].at < 0.5 * BUSY
 
 
 def test_all_limits_of_time_hold_together(door, upstream, gpt):

@@ -24,6 +24,7 @@ from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import ask, free_port, until
 from tests.upstream import Answer, FakeUpstream, events
 
+LATE = 0.7  # seconds that a busy machine may take between two steps
 DOWN_SECONDS = float(os.environ.get("DOWN_SECONDS", "2.5"))
 
 
@@ -330,7 +331,7 @@ def test_a_broken_target_is_left_out_and_back_within_one_cooldown(door, upstream
     upstream.always("a", Answer())
     mended = time.monotonic()
     until(lambda: door.chat(key).headers["x-proxy-provider"] == "a", "a serves again")
-    assert time.monotonic() - mended < cooldown + 0.3
+    assert time.monotonic() - mended < cooldown + LATE
     assert {door.chat(key).headers["x-proxy-provider"] for _ in range(5)} == {"a"}
 
 
@@ -340,7 +341,7 @@ def test_half_open_only_one_request_at_a_time_tries_it(door, upstream, cooldown,
     upstream.always("a", Answer(status=500))
     for _ in range(3):
         door.chat(key)
-    upstream.always("a", Answer(delay=0.3))
+    upstream.always("a", Answer(delay=1.5))  # all have asked by then
     time.sleep(cooldown)
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: door.chat(key), range(10)))
@@ -373,28 +374,30 @@ def test_targets_with_open_circuits_are_tried_one_after_the_other(door, upstream
     assert door.chat(key).headers["x-proxy-provider"] == "a"
 
 
-def test_a_429_pauses_a_target_for_its_retry_after(door, upstream, published):
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"retry-after": "1"}, 1.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "600ms"}, 0.6),
+    ],
+    ids=["retry_after", "reset_headers"],
+)
+def test_a_429_pauses_a_target_for_as_long_as_it_asked_for(door, upstream, published, headers, pause):
+    """As the providers see it; to the moment: the tests above, whose clock stands still."""
     key = two_providers(upstream)
     published()
-    upstream.script("a", Answer(status=429, headers={"retry-after": "1"}))
-    limited = time.monotonic()
-    while time.monotonic() - limited < 0.9:
-        assert door.chat(key).headers["x-proxy-provider"] == "b"
-    assert len(upstream.calls("a")) == 1
-    time.sleep(limited + 1.05 - time.monotonic())
-    assert door.chat(key).headers["x-proxy-provider"] == "a"
-
-
-def test_a_429_goes_by_the_reset_headers_too(door, upstream, published):
-    key = two_providers(upstream)
-    published()
-    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "600ms"}
     upstream.script("a", Answer(status=429, headers=headers))
-    limited = time.monotonic()
-    door.chat(key)
-    assert door.chat(key).headers["x-proxy-provider"] == "b"
-    time.sleep(max(limited + 0.65 - time.monotonic(), 0))
-    assert door.chat(key).headers["x-proxy-provider"] == "a"
+    served = []
+
+    def is_back():
+        served.append(door.chat(key).headers["x-proxy-provider"])
+        return served[-1] == "a"
+
+    until(is_back, "a serves again")
+    assert set(served[:-1]) == {"b"}
+    limited, back = (seen.at for seen in upstream.calls("a"))
+    assert back - limited >= pause
+    assert not [seen for seen in upstream.calls("b") if seen.at > limited + pause + LATE]
 
 
 def test_where_all_are_rate_limited_the_caller_is_told_when_to_come_back(door, upstream, published):
@@ -619,7 +622,7 @@ def test_a_target_killed_under_load_is_out_within_a_second_and_back_within_one_c
     down = [slug for at, _, slug in load.answers if killed + 1 < at < began]
     assert down
     assert set(down) == {"b"}
-    assert back < cooldown + 0.3
+    assert back < cooldown + LATE
     until(lambda: RequestLog.objects.count() == len(load.answers), "all rows are there", 30)
     failed = failures_of("mortal", killed_at)
     first = [at for at, _ in failed if at < cooldown * 0.9]
@@ -648,5 +651,5 @@ def test_a_provider_that_comes_back_serves_within_one_cooldown(door, upstream, c
     revived = FakeUpstream(port)
     started = time.monotonic()
     until(lambda: door.chat(key).headers["x-proxy-provider"] == "late", "it serves again")
-    assert time.monotonic() - started < cooldown + 0.3
+    assert time.monotonic() - started < cooldown + LATE
     revived.close()

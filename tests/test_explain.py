@@ -5,8 +5,6 @@ import re
 from io import StringIO
 
 import pytest
-from django.contrib.auth.models import Permission
-from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.urls import reverse
@@ -196,21 +194,8 @@ class Admin:
         )
 
 
-_content_types: dict[tuple[str, str], int] = {}
-
-
-def keep_content_types():
-    """The flush after each test gives content types new ids, but the live gateway remembers the old ones."""
-    for row in ContentType.objects.all():
-        wanted = _content_types.setdefault(row.natural_key(), row.pk)
-        if wanted != row.pk:
-            Permission.objects.filter(content_type=row).delete()
-            ContentType.objects.filter(pk=row.pk).update(id=wanted)
-
-
 @pytest.fixture
 def boss(live, django_user_model, client):
-    keep_content_types()
     return Admin(live, django_user_model, client)
 
 

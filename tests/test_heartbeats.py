@@ -64,8 +64,8 @@ def test_the_admin_names_what_is_stalled(admin_client, settings, tmp_path, age, 
     assert shown in admin_client.get(page, follow=True).content.decode()
 
 
-def test_worker_beat_and_shipper_all_give_signs_of_life(tmp_path):
-    served = Served(tmp_path).start()
+def test_worker_beat_and_shipper_all_give_signs_of_life(migrated):
+    served = Served(migrated).start()
     try:
         until(
             lambda: _components(served) == {"ticks", "worker", "shipper"},

@@ -63,9 +63,9 @@ def rows(upstream):
 
 
 @pytest.fixture
-def embedded(tmp_path, upstream):
+def embedded(migrated, upstream):
     """(base URL, the admin) of `make serve`: no Redis, all on one machine."""
-    served = Served(tmp_path, **ENV).start()
+    served = Served(migrated, **ENV).start()
     try:
         with PythonProcess(served.env) as python:
             python.run(rows(upstream))

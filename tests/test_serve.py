@@ -184,6 +184,7 @@ def health_in_admin(browser: Browser) -> str:
 def test_probes_find_an_ill_provider_and_its_recovery(
     start: Callable[..., Served], upstream: FakeUpstream
 ) -> None:
+    """How soon: test_monitoring_whole.py."""
     served = start()
     browser = Browser(served.url)
     browser.log_in(served.password)
@@ -194,12 +195,12 @@ def test_probes_find_an_ill_provider_and_its_recovery(
         "when_unhealthy": "refuse",
     }
     browser.submit("/admin/routing/provider/1/change/", **values)
-    until(lambda: health_in_admin(browser) == "healthy", "the provider is healthy", 15)
+    until(lambda: health_in_admin(browser) == "healthy", "the provider is healthy", 40)
     assert ask(served).status_code == 200
 
     upstream.always("watched", Answer(status=500, body={"error": {"message": "down"}}))
-    until(lambda: health_in_admin(browser) == "unhealthy", "the provider is unhealthy", 5 + 4)
-    until(lambda: ask(served).status_code == 503, "requests are refused", 2)
+    until(lambda: health_in_admin(browser) == "unhealthy", "the provider is unhealthy", 40)
+    until(lambda: ask(served).status_code == 503, "requests are refused")
     refused, before = ask(served), len(upstream.calls("watched"))
     assert refused.json()["error"]["code"] == "no_healthy_upstream"
     assert ask(served).status_code == 503
@@ -207,5 +208,5 @@ def test_probes_find_an_ill_provider_and_its_recovery(
     assert plain.get(f"{served.url}/health").json()["providers"] == {"demo": "unhealthy"}
 
     upstream.always("watched", Answer())
-    until(lambda: health_in_admin(browser) == "healthy", "the provider has recovered", 5 + 4)
-    until(lambda: ask(served).status_code == 200, "requests are served again", 2)
+    until(lambda: health_in_admin(browser) == "healthy", "the provider has recovered", 40)
+    until(lambda: ask(served).status_code == 200, "requests are served again")

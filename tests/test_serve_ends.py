@@ -14,6 +14,7 @@ from tests import plain
 from tests.live import until
 from tests.served import Served
 
+pytestmark = pytest.mark.usefixtures("migrated")
 PARTS = ("gateway_project.web", "ship_journal", "celery", "proxy.demo_upstream")
 
 

@@ -25,6 +25,7 @@ from proxy.transports.base import (
 )
 from proxy.transports.fast import tls_context
 from routing.table import Connection
+from tests.live import steady
 from tests.raw_server import RawServer, answering, serving, whole
 
 SECRET = "sk-never-to-be-shown"
@@ -607,8 +608,7 @@ async def test_a_slow_reader_holds_the_server_back(transport):
     async with serving(script) as server, transport(read_timeout=0.4) as made:
         response = await made.send(post(server, stream=True))
         await response.next_chunk()
-        await asyncio.sleep(1)  # longer than the read time-out: it is we who are slow
-        held = sent
-        await asyncio.sleep(0.2)
-        assert sent == held < 30_000_000  # what the sockets' buffers take, not all 65 MB
+        # Each look is longer than the read time-out: it is we who are slow.
+        held = await asyncio.to_thread(steady, lambda: sent, 0.6)
+        assert 0 < held < 30_000_000  # what the sockets' buffers take, not all 65 MB
         assert len(await body_of(response, True)) > 60_000_000
