@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 5
 NODE_CLIENTS := tests/clients
 NODE_PACKAGES := $(NODE_CLIENTS)/node_modules/installed
 
