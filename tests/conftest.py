@@ -30,12 +30,12 @@ SLOW = (
     "test_faults",
     "test_serve",
     "test_tracing",
+    "test_errors",
     "test_journal_kill",
     "test_metrics",
     "test_no_credentials",
     "test_repricing",
     "test_alerts",
-    "test_errors",
     "test_heartbeats",
     "test_abandoned",
     "test_log_retention",
@@ -160,7 +160,11 @@ def gateways(started: dict[str, LiveGateway]) -> Callable[[str], LiveGateway]:
         if transport not in started:
             directory = DATA_DIR / f"gateway-{transport}"
             directory.mkdir()
-            env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "UPSTREAM_TRANSPORT": transport}
+            env = {
+                "DATABASE_URL": f"sqlite:///{TEST_DATABASE}",
+                "UPSTREAM_TRANSPORT": transport,
+                "DJANGO_SETTINGS_MODULE": "tests.quick_settings",
+            }
             started[transport] = LiveGateway(directory, env).start()
         return started[transport]
 

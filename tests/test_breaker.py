@@ -336,7 +336,7 @@ def test_a_broken_target_is_left_out_and_back_within_one_cooldown(door, upstream
 
 
 def test_half_open_only_one_request_at_a_time_tries_it(door, upstream, cooldown, published):
-    key = two_providers(upstream)
+    key = two_providers(upstream, read_timeout=10)
     published()
     upstream.always("a", Answer(status=500))
     for _ in range(3):

@@ -1,0 +1,19 @@
+"""Gateways that many tests share look for changes and ship rows at once: else each test waits for both."""
+
+from django.apps import AppConfig
+
+
+class Quick(AppConfig):
+    """In INSTALLED_APPS by tests/quick_settings.py. What is promised of these times: test_edits_live.py."""
+
+    name = "tests.quick"
+    label = "quick"
+
+    def ready(self) -> None:
+        from monitoring import shipping
+        from monitoring.management.commands import ship_journal
+        from routing import live
+
+        live.POLL_SECONDS = 0.05
+        shipping.SHIP_SECONDS = 0.05
+        ship_journal.NICENESS = 0  # beside five test workers it would get no processor time
