@@ -81,7 +81,7 @@ class Engine:
         try:
             call.take_request_id()
             call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
-            call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
+            call.ask = decode_chat(incoming.body, incoming.option(b"x-litellm-model"))
             call.route, targets = resolve(call)
             await self._admit(call, targets)
             self._accounting.open(call)
