@@ -184,9 +184,7 @@ class Attempts:
             return self._try_target(call, call.order[position], failures)
         return self._hedged(call, position, failures, after)
 
-    async def _hedged(
-        self, call: Call, position: int, failures: list[GatewayError], after: float
-    ) -> Answer:
+    async def _hedged(self, call: Call, position: int, failures: list[GatewayError], after: float) -> Answer:
         target = call.order[position]
         hedge = _Hedge(call, position + 1, self)
         try:

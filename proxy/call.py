@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxy.admission.base import NO_HEADROOMS
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
@@ -131,7 +132,7 @@ class Call:
         self.need: Need | None = None
         self.grant: Grant | None = None
         self.trial: Trial | None = None  # of the last attempt
-        self.headrooms: Headrooms = (None, None)
+        self.headrooms: Headrooms = NO_HEADROOMS
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
         self.trace: Trace | None = None  # where OpenTelemetry is on

@@ -13,16 +13,18 @@ KEY_HEADERS = (b"x-api-key", b"api-key")
 
 def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEntry, str]:
     """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
-    own = headers.get(b"x-litellm-api-key", b"").strip()
-    if own and (entry := table.keys.get(digest(own))):
-        return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+    own = b""
+    if b"x-litellm-api-key" in headers:
+        own = headers[b"x-litellm-api-key"].strip()
+        if own and (entry := table.keys.get(digest(own))):
+            return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
     presented = _presented(headers)
     if not presented:
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
     entry = table.keys.get(digest(presented))
     if entry is None:
         raise InvalidApiKey("Unknown API key.")
-    return check_valid(entry), own.decode("latin-1")
+    return check_valid(entry), own.decode("latin-1") if own else ""
 
 
 def _presented(headers: Mapping[bytes, bytes]) -> bytes:

@@ -66,7 +66,9 @@ class UpstreamResponse(Protocol):
 
 class Transport(Protocol):
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
-        """To be awaited at once. POST, without following redirects. A cancelled call closes its connection at once.
+        """POST, without following redirects; to be awaited at once.
+
+        A cancelled call closes its connection at once.
 
         Nothing is sent before what the event loop was given to do so far is done: the journal gathers
         its records until then. Raises TransportFault.
