@@ -375,13 +375,13 @@ class MemoryAdmission:
 
 
 def _headrooms(counts: _Counts, limits: Limits, now: float) -> Headrooms:
-    rpm, tpm = limits.rpm, limits.tpm
-    return (
-        None if rpm is None else _headroom(counts.requests, rpm, now),
-        None if tpm is None else _headroom(counts.tokens, tpm, now),
-    )
-
-
-def _headroom(window: SlidingWindow, limit: int, now: float) -> Headroom:
-    reset, left = window.clears_in(now), limit - window.total  # in this order: the first lets old amounts go
-    return Headroom(limit, left if left > 0 else 0, reset)
+    requests = tokens = None
+    if (limit := limits.rpm) is not None:
+        reset = counts.requests.clears_in(now)  # before the total is read: it lets old amounts go
+        left = limit - counts.requests.total
+        requests = Headroom(limit, left if left > 0 else 0, reset)
+    if (limit := limits.tpm) is not None:
+        reset = counts.tokens.clears_in(now)
+        left = limit - counts.tokens.total
+        tokens = Headroom(limit, left if left > 0 else 0, reset)
+    return requests, tokens
