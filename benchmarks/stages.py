@@ -28,8 +28,9 @@ STAGES = {
     "1 identify": ["proxy.engine:Engine.identify"],
     "2 decode": ["proxy.engine:decode_chat"],
     "3 resolve": ["proxy.engine:resolve"],
-    "4 admit, settle": [
-        "proxy.engine:Engine._admit",
+    "4 choose, admit, settle": [
+        "proxy.engine:admit",
+        "proxy.engine:Engine._choose",
         "proxy.admission.memory:MemoryGrant.settle",
     ],
     "open, journal": [
@@ -40,6 +41,7 @@ STAGES = {
     "5 attempt": ["proxy.attempts:Attempts.first_answer"],
     "transport": [
         "proxy.transports.fast:FastTransport.send",
+        "proxy.transports.http1:Http1Response.head",
         "proxy.transports.http1:Http1Connection._write",
         "proxy.transports.http1:Http1Connection.data_received",
         "proxy.transports.http1:Http1Response.read",
@@ -47,9 +49,10 @@ STAGES = {
     ],
     "headers": ["proxy.answer_headers:AnswerHeaders.of_answer"],
     "6 relay": [
+        "proxy.whole:Whole.__init__",
+        "proxy.whole:Whole.close",
         "proxy.relay:Relay.__init__",
         "proxy.relay:Relay.next_chunk",
-        "proxy.relay:Relay.answered",
         "proxy.relay:Relay.aclose",
     ],
     "7 account": ["proxy.accounting:Accounting.close", "proxy.engine:price_call"],

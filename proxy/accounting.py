@@ -1,13 +1,12 @@
 """Step 7: what a call was and cost, to the journal; its limits are settled."""
 
-from proxy.call import Attempt, Call
+from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
 from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.usage import NO_MORE, More, cost
-from routing.table import TargetEntry
 
 CLIENT_INFO_LENGTH = 200
 
@@ -121,29 +120,31 @@ def _cost_of_parts(call: Call) -> int | None:
 
 
 def _closed(call: Call) -> Closed:
+    incoming = call.incoming
     total_ms = call.elapsed_ms
-    ttft_ms = (call.first_byte - call.incoming.received) * 1000 if call.first_byte else None
+    ttft_ms = (call.first_byte - incoming.received) * 1000 if call.first_byte else None
     overhead_ms = (total_ms if ttft_ms is None else ttft_ms) - call.upstream_ms
     row = Closed(
         id=call.id,
         received_at_ns=call.received_at_ns,
         request_id=call.request_id,
         outcome=call.outcome,
-        endpoint=call.incoming.endpoint,
+        endpoint=incoming.endpoint,
         status=call.status,
         error_code=_text(call.error.code, 64) if call.error else "",
         attempts=len(call.attempts),
         attempt_trail=trail_of(call),
         shadow=call.shadow,
         cost_nano_usd=call.price_cost,
-        total_ms=round(total_ms, 3),
-        overhead_ms=round(overhead_ms, 3) if overhead_ms > 0 else 0.0,
-        ttft_ms=None if ttft_ms is None else round(ttft_ms, 3),
+        total_ms=int(total_ms * 1000) / 1000,
+        overhead_ms=int(overhead_ms * 1000) / 1000 if overhead_ms > 0 else 0.0,
+        ttft_ms=None if ttft_ms is None else int(ttft_ms * 1000) / 1000,
         abandoned=call.abandoned
         or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else ""),
-        tags=call.tags,
-        client_info=(call.incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH],
     )
+    if incoming.has_options:
+        row.tags = call.tags
+        row.client_info = (incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH]
     _add_usage(row, call)
     _add_route(row, call)
     return row
@@ -180,9 +181,9 @@ def add_more(row: Closed, more: More) -> None:
 
 
 def _add_route(row: Closed, call: Call) -> None:
-    if call.key is not None:
-        row.key_id, row.key_name = call.key.id, call.key.name
-        row.team = call.key.team.slug if call.key.team else ""
+    if (key := call.key) is not None:
+        row.key_id, row.key_name = key.id, key.name
+        row.team = key.team.slug if key.team else ""
     if call.ask is not None:
         row.model, row.stream = _text(call.ask.model, 200), call.ask.stream
     if call.route is not None:
@@ -197,30 +198,23 @@ TrailEntry = dict[str, str | int | float]
 
 def trail_of(call: Call) -> list[TrailEntry]:
     """What became of each target: the attempts in time, then what was left out, then what wasn't needed."""
-    trail = [_attempt(attempt, call.incoming.received) for attempt in call.attempts]
-    if call.skipped:
-        trail += [_untried(target, f"skipped: {why}") for target, why in call.skipped]
+    trail: list[TrailEntry] = []
+    for attempt in call.attempts:
+        trail.append(
+            {
+                "target": attempt.target.id,
+                "provider": attempt.target.provider.slug,
+                "model": _text(attempt.upstream_model, 200),
+                "result": _text(attempt.result, 200),
+                "at_ms": int((attempt.started - call.incoming.received) * 1e6) / 1000,
+                "ms": int(attempt.ms * 1000) / 1000,
+            }
+        )
+    for target, why in call.skipped:
+        trail.append(target.unneeded | {"result": _text(f"skipped: {why}", 200)})
     if len(call.order) > 1:
-        tried = {attempt.target.id for attempt in call.attempts} | {target.id for target, _ in call.skipped}
-        trail += [_untried(target, "not needed") for target in call.order if target.id not in tried]
+        tried = {entry["target"] for entry in trail}
+        for target in call.order:
+            if target.id not in tried:
+                trail.append(target.unneeded)
     return trail
-
-
-def _attempt(attempt: Attempt, received: float) -> TrailEntry:
-    return {
-        "target": attempt.target.id,
-        "provider": attempt.target.provider.slug,
-        "model": _text(attempt.upstream_model, 200),
-        "result": _text(attempt.result, 200),
-        "at_ms": round((attempt.started - received) * 1000, 3),
-        "ms": round(attempt.ms, 3),
-    }
-
-
-def _untried(target: TargetEntry, result: str) -> TrailEntry:
-    return {
-        "target": target.id,
-        "provider": target.provider.slug,
-        "model": target.upstream_model,
-        "result": _text(result, 200),
-    }

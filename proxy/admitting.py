@@ -34,8 +34,9 @@ async def admit(call: Call, admission: Admission) -> Grant:
         call.headrooms = error.headrooms
         raise
     call.headrooms = grant.headrooms
-    for target, reason in zip(call.order, grant.skipped, strict=False):
-        call.skip(target, message(reason, call.need))
+    if grant.skipped:
+        for target, reason in zip(call.order, grant.skipped, strict=False):
+            call.skip(target, message(reason, call.need))
     return grant
 
 
@@ -85,8 +86,10 @@ def _options(
     if not budgeted:
         return [Option(also + target.claims, 0) for target in targets]
     assert call.ask is not None
-    given = call.ask.prompt_tokens
-    return [Option(also + target.claims, worst_cost(given, answer, target.price)) for target in targets]
+    given, options = call.ask.prompt_tokens, []
+    for target in targets:
+        options.append(Option(also + target.claims, worst_cost(given, answer, target.price)))
+    return options
 
 
 def _need(call: Call, answer: int, budgeted: bool, id: str = "") -> Need:

@@ -1,12 +1,13 @@
 """Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
-from proxy.admission.base import Headroom
+from proxy.admission.base import NO_HEADROOMS, Headroom
 from proxy.call import Call
 from proxy.errors import GatewayError
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\n"
+MOST_KEPT = 10_000  # a provider may send any content type
 
 
 class AnswerHeaders:
@@ -14,24 +15,25 @@ class AnswerHeaders:
 
     def __init__(self) -> None:
         self._table: RoutingTable | None = None
-        self._of_target: dict[TargetEntry, bytes] = {}
+        self._of_target: dict[tuple[TargetEntry, str], bytes] = {}
 
     def of_answer(self, call: Call, content_type: str) -> bytes:
         assert call.target is not None
         assert call.route is not None
-        retried = _retries(call) if len(call.attempts) > 1 else 0
-        lines = b"content-type: %b\r\n%b%bx-litellm-attempted-retries: %d\r\n" % (
-            content_type.encode("latin-1", "replace"),
-            self._target_lines(call.table, call.route.route, call.target),
+        tries = len(call.attempts)
+        retried = _retries(call) if tries > 1 else 0
+        fallbacks = tries - 1 - retried or int(call.detoured_from is not None)
+        overhead = call.elapsed_ms - call.upstream_ms
+        lines = b"%b%bx-litellm-attempted-retries: %d\r\nx-litellm-attempted-fallbacks: %d\r\n%b" % (
+            self._target_lines(call.table, call.route.route, call.target, content_type),
             _identity(call),
             retried,
-        ) + b"x-litellm-attempted-fallbacks: %d\r\nx-litellm-overhead-duration-ms: %.3f\r\n" % (
-            max(len(call.attempts) - 1 - retried, int(call.detoured_from is not None)),
-            max(call.elapsed_ms - call.upstream_ms, 0.0),
+            fallbacks,
+            b"x-litellm-overhead-duration-ms: %.3f\r\n" % (overhead if overhead > 0 else 0.0),
         )
-        if call.price_cost is not None:
-            lines += b"x-litellm-response-cost: %d.%09d\r\n" % divmod(call.price_cost, 10**9)
-        return lines + _rate_limits(call)
+        if (cost := call.price_cost) is not None:
+            lines += b"x-litellm-response-cost: %d.%09d\r\n" % (cost // 10**9, cost % 10**9)
+        return lines if call.headrooms is NO_HEADROOMS else lines + _rate_limits(call)
 
     def of_error(self, error: GatewayError, call: Call) -> bytes:
         lines = JSON + PROXY + _identity(call) + _rate_limits(call)
@@ -43,15 +45,22 @@ class AnswerHeaders:
             lines += b"www-authenticate: Bearer\r\n"
         return lines
 
-    def _target_lines(self, table: RoutingTable, route: RouteEntry, target: TargetEntry) -> bytes:
-        if table is not self._table:
+    def _target_lines(
+        self, table: RoutingTable, route: RouteEntry, target: TargetEntry, content_type: str
+    ) -> bytes:
+        if table is not self._table or len(self._of_target) > MOST_KEPT:
             self._table, self._of_target = table, {}
-        lines = self._of_target.get(target)
+        lines = self._of_target.get((target, content_type))
         if lines is None:
-            lines = self._of_target[target] = PROXY + (
-                b"x-litellm-model-id: %d\r\nx-litellm-model-group: %b\r\nx-proxy-provider: %b\r\n"
-                % (target.id, _ascii(route.name), target.provider.slug.encode())
+            lines = b"content-type: %b\r\n%bx-litellm-model-id: %d\r\n" % (
+                content_type.encode("latin-1", "replace"),
+                PROXY,
+                target.id,
+            ) + b"x-litellm-model-group: %b\r\nx-proxy-provider: %b\r\n" % (
+                _ascii(route.name),
+                target.provider.slug.encode(),
             )
+            self._of_target[target, content_type] = lines
         return lines
 
 

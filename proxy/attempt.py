@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +19,6 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
-NO_LIMIT = nullcontext()
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
@@ -119,9 +117,13 @@ class Asker:
         call.attempts.append(attempt)
         response: UpstreamResponse | None = None
         try:
-            with _first_byte(call):
+            if (seconds := _first_byte_limit(call)) is None:
                 response = await link.pool.transport.send(request)
                 answer = await _read(call, attempt.target, link, response, trial)
+            else:
+                with Deadline(seconds):
+                    response = await link.pool.transport.send(request)
+                    answer = await _read(call, attempt.target, link, response, trial)
             answer.hides_usage = hides_usage
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
                 answer.body = await _held(answer, call.route.route.stall_timeout)
@@ -152,11 +154,10 @@ def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) ->
     return UpstreamRequest(head, body, ask.stream), asks is not None
 
 
-def _first_byte(call: Call) -> Deadline | nullcontext[None]:
+def _first_byte_limit(call: Call) -> float | None:
     assert call.route is not None
     assert call.ask is not None
-    seconds = call.route.route.first_byte_timeout
-    return Deadline(seconds) if seconds is not None and call.ask.stream else NO_LIMIT
+    return call.route.route.first_byte_timeout if call.ask.stream else None
 
 
 async def _read(

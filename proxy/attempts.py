@@ -3,6 +3,8 @@
 import asyncio
 import random
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from proxy import detours, hedging
 from proxy.admission.base import Admission, Grant
@@ -45,8 +47,9 @@ class Attempts:
         Raises the GatewayError that the caller gets when no target answers.
         """
         assert call.route is not None
-        deadline = call.route.route.deadline
-        seconds = min(call.timeout_header or deadline, deadline)
+        seconds = deadline = call.route.route.deadline
+        if (wanted := call.timeout_header) is not None:
+            seconds = min(wanted, deadline)
         call.deadline_at = call.incoming.received + seconds
         left = call.deadline_at - time.perf_counter()
         try:
@@ -172,11 +175,17 @@ class Attempts:
         assert route is not None
         return len(call.attempts) >= route.route.max_attempts
 
-    async def _try_or_hedge(self, call: Call, position: int, failures: list[GatewayError]) -> Answer:
+    def _try_or_hedge(
+        self, call: Call, position: int, failures: list[GatewayError]
+    ) -> Coroutine[Any, Any, Answer]:
         assert call.route is not None
-        target, after = call.order[position], call.route.route.hedge_after
+        after = call.route.route.hedge_after
         if after is None or position == len(call.order) - 1:
-            return await self._try_target(call, target, failures)
+            return self._try_target(call, call.order[position], failures)
+        return self._hedged(call, position, failures, after)
+
+    async def _hedged(self, call: Call, position: int, failures: list[GatewayError], after: float) -> Answer:
+        target = call.order[position]
         hedge = _Hedge(call, position + 1, self)
         try:
             answer = await hedging.race(

@@ -3,9 +3,10 @@
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxy.admission.base import NO_HEADROOMS
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
@@ -27,20 +28,38 @@ def given_request_id(value: bytes | None) -> str | None:
     return value.decode("ascii") if value is not None and _REQUEST_ID.match(value) else None
 
 
-@dataclass(slots=True)
-class Incoming:
-    """What a door hands over. `received` is a perf_counter reading."""
+OPTIONS = frozenset(
+    b"x-litellm-%b" % name for name in (b"model", b"route", b"timeout", b"num-retries", b"tags")
+) | {b"x-client-info"}
+"""Headers with which a caller says how a request is to be served, or what for. Few have any."""
 
-    endpoint: str
-    headers: dict[bytes, bytes]  # lower-case names
-    body: bytes = field(repr=False)
-    received: float
-    client: str = ""  # the address it came from
+
+class Incoming:
+    """What a door hands over. Names of headers are lower-case; `received` is a perf_counter reading.
+
+    `client` is the address that the request came from.
+    """
+
+    __slots__ = ("body", "client", "endpoint", "has_options", "headers", "received")
+
+    def __init__(
+        self, endpoint: str, headers: dict[bytes, bytes], body: bytes, received: float, client: str = ""
+    ) -> None:
+        self.endpoint = endpoint
+        self.headers = headers
+        self.body = body
+        self.received = received
+        self.client = client
+        self.has_options = not OPTIONS.isdisjoint(headers)
 
     def text(self, name: bytes) -> str | None:
         if (value := self.headers.get(name)) is None:
             return None
         return value.decode("latin-1").strip() or None
+
+    def option(self, name: bytes) -> str | None:
+        """text() of one of OPTIONS."""
+        return self.text(name) if self.has_options else None
 
 
 @dataclass(slots=True)
@@ -113,7 +132,7 @@ class Call:
         self.need: Need | None = None
         self.grant: Grant | None = None
         self.trial: Trial | None = None  # of the last attempt
-        self.headrooms: Headrooms = (None, None)
+        self.headrooms: Headrooms = NO_HEADROOMS
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.opened = False
         self.trace: Trace | None = None  # where OpenTelemetry is on
@@ -158,10 +177,11 @@ class Call:
 
     def served_by(self) -> Attempt | None:
         """The attempt whose answer the caller gets; the last one where there is none, None before any."""
-        for attempt in reversed(self.attempts):
-            if attempt.target is self.target:
-                return attempt
-        return self.attempts[-1] if self.attempts else None
+        attempts = self.attempts
+        if not attempts or attempts[-1].target is self.target:
+            return attempts[-1] if attempts else None
+        found = (attempt for attempt in reversed(attempts) if attempt.target is self.target)
+        return next(found, attempts[-1])
 
     @property
     def elapsed_ms(self) -> float:
@@ -170,8 +190,7 @@ class Call:
     @property
     def timeout_header(self) -> float | None:
         """Seconds of x-litellm-timeout. Raises InvalidRequest."""
-        text = self.incoming.text(b"x-litellm-timeout")
-        if text is None:
+        if not self.incoming.has_options or (text := self.incoming.text(b"x-litellm-timeout")) is None:
             return None
         try:
             seconds = float(text)
@@ -186,8 +205,7 @@ class Call:
     @property
     def retries_header(self) -> int | None:
         """x-litellm-num-retries. Raises InvalidRequest."""
-        text = self.incoming.text(b"x-litellm-num-retries")
-        if text is None:
+        if not self.incoming.has_options or (text := self.incoming.text(b"x-litellm-num-retries")) is None:
             return None
         if not text.isdecimal() or int(text) > 10:
             raise InvalidRequest(
@@ -197,7 +215,7 @@ class Call:
 
     @property
     def tags(self) -> list[str]:
-        text = self.incoming.text(b"x-litellm-tags")
+        text = self.incoming.option(b"x-litellm-tags")
         if text is None:
             return []
         return [tag.strip()[:64] for tag in text.split(",") if tag.strip()][:MOST_TAGS]

@@ -33,6 +33,7 @@ from proxy.targets.choosing import Chooser
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
+from proxy.whole import Whole
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -72,7 +73,7 @@ class Engine:
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
-    async def serve(self, incoming: Incoming) -> Relay:
+    async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         call = Call(incoming, table=self._keeper.table)
         if self._tracing is not None:
@@ -81,9 +82,13 @@ class Engine:
         try:
             call.take_request_id()
             call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
-            call.ask = decode_chat(incoming.body, incoming.text(b"x-litellm-model"))
+            call.ask = decode_chat(incoming.body, incoming.option(b"x-litellm-model"))
             call.route, targets = resolve(call)
-            await self._admit(call, targets)
+            self._choose(call, targets)
+            try:
+                call.grant = await admit(call, self._admission)
+            except RateLimited as full:
+                await self._admit_elsewhere(call, full)
             self._accounting.open(call)
             if call.key.content or call.route.route.content:
                 self._accounting.keep_content(call)
@@ -91,18 +96,7 @@ class Engine:
                 self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
-            if not answer.stream:
-                price_call(call)
-            headers = self._headers.of_answer(call, answer.content_type)
-            relay = Relay if call.content is None else RecordedRelay
-            return relay(
-                call,
-                answer,
-                headers,
-                self._accounting.close,
-                self._attempts.continued_answer,
-                self.abandoned,
-            )
+            return self._whole(call, answer) if not answer.stream else self._relayed(call, answer)
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:
@@ -116,6 +110,18 @@ class Engine:
                 await answer.aclose()
                 call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
+
+    def _whole(self, call: Call, answer: Answer) -> Whole:
+        price_call(call)
+        if call.content is not None:
+            call.content.add(answer.body)
+        return Whole(call, answer, self._headers.of_answer(call, answer.content_type), self._accounting.close)
+
+    def _relayed(self, call: Call, answer: Answer) -> Relay:
+        relay = Relay if call.content is None else RecordedRelay
+        headers = self._headers.of_answer(call, answer.content_type)
+        resume = self._attempts.continued_answer
+        return relay(call, answer, headers, self._accounting.close, resume, self.abandoned)
 
     def identify(
         self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
@@ -134,18 +140,14 @@ class Engine:
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 
-    async def _admit(self, call: Call, targets: list[TargetEntry]) -> None:
-        """Puts the targets in order; the call's grant holds one of them."""
-        self._choose(call, targets)
-        try:
-            call.grant = await admit(call, self._admission)
-        except RateLimited:
-            other = over_limit_route(call)
-            if other is None:
-                raise
-            call.route, targets = other
-            call.order = self._chooser.order(call, targets)
-            call.grant = await admit(call, self._admission)
+    async def _admit_elsewhere(self, call: Call, refusal: RateLimited) -> None:
+        """To the route that takes what limits keep from the call's own. Raises the refusal for none."""
+        other = over_limit_route(call)
+        if other is None:
+            raise refusal
+        call.route, targets = other
+        call.order = self._chooser.order(call, targets)
+        call.grant = await admit(call, self._admission)
 
     def _choose(self, call: Call, targets: list[TargetEntry]) -> None:
         """Puts the targets in order; those of a fallback route where the call's own may not be tried."""

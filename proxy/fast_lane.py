@@ -10,6 +10,7 @@ import time
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -22,6 +23,7 @@ from proxy.errors import GatewayError, InvalidRequest, RequestTimeout, RequestTo
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
 from proxy.relay import Relay
+from proxy.whole import Whole
 
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
@@ -43,13 +45,22 @@ class FastLaneProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.begun = time.perf_counter()
+        self.most_body_bytes: int = settings.MAX_BODY_BYTES
         if not FastLaneProtocol._looks:
             FastLaneProtocol._looks = True
             self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
 
     def data_received(self, data: bytes) -> None:
         self._idle_since = math.inf
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_response_complete(self) -> None:
         if self.pipeline or self.transport.is_closing():
@@ -126,13 +137,15 @@ class FastLaneProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _take_request(self) -> None:
+        headers = dict(self.headers)
+        if b"expect" in headers:
+            self.expect_100_continue = headers[b"expect"].lower() == b"100-continue"
         endpoint = POST_URLS.get(self.url.partition(b"?")[0])
         if endpoint is None or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             return self._hand_to_django()
-        headers = dict(self.headers)
-        address = self.client[0] if self.client else ""
         if b"origin" in headers:
             return self._hand_to_django()
+        address = self.client[0] if self.client else ""
         return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun, address)))
 
     def _hand_to_django(self) -> None:
@@ -239,7 +252,7 @@ class Exchange:
         self.keep_alive = not self._old and protocol.parser.should_keep_alive()
         self._protocol = protocol
         self._incoming = incoming
-        self._limit: int = settings.MAX_BODY_BYTES
+        self._limit = protocol.most_body_bytes
         self._body: list[bytes] = []
         self._size = 0
         self._size_seen = -1  # when it was last looked at; before that, never
@@ -335,28 +348,26 @@ class Exchange:
             self._complete()
 
     async def _serve(self, engine: Engine) -> None:
-        relay: Relay | None = None
+        answer: Whole | Relay | None = None
         try:
-            relay = await engine.serve(self._incoming)
-            if relay.stream:
-                await self._stream(relay)
+            answer = await engine.serve(self._incoming)
+            if isinstance(answer, Whole):
+                self._respond(answer.status, answer.headers, answer.body)
             else:
-                self._respond(relay.status, relay.headers, relay.body)
-                relay.answered()
+                await self._stream(answer)
         except Refusal as refusal:
             self._respond(refusal.status, refusal.headers, refusal.body)
         except asyncio.CancelledError:
             if not self.disconnected:
                 raise
         finally:
-            await self._end(relay)
-
-    async def _end(self, relay: Relay | None) -> None:
-        try:
-            if relay is not None:
-                await relay.aclose(hung_up=self.disconnected)
-        finally:
-            self._protocol.tasks.discard(self._task)
+            try:
+                if isinstance(answer, Whole):
+                    answer.close(hung_up=self.disconnected)
+                elif answer is not None:
+                    await answer.aclose()
+            finally:
+                self._protocol.tasks.discard(self._task)
 
     async def _stream(self, relay: Relay) -> None:
         write, flow = self._protocol.transport.write, self._protocol.flow

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 from proxy.errors import InvalidApiKey
 from routing.gateway_keys import digest
@@ -13,28 +14,36 @@ KEY_HEADERS = (b"x-api-key", b"api-key")
 
 def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEntry, str]:
     """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
-    own = headers.get(b"x-litellm-api-key", b"").strip()
-    if own and (entry := table.keys.get(digest(own))):
-        return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
-    presented = _presented(headers)
-    if not presented:
+    own = b""
+    if b"x-litellm-api-key" in headers:
+        own = headers[b"x-litellm-api-key"].strip()
+        if own and (entry := table.keys.get(digest(own))):
+            return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+    presented = _digest_of(headers)
+    if presented is None:
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
-    entry = table.keys.get(digest(presented))
+    entry = table.keys.get(presented)
     if entry is None:
         raise InvalidApiKey("Unknown API key.")
-    return check_valid(entry), own.decode("latin-1")
+    return check_valid(entry), own.decode("latin-1") if own else ""
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> bytes:
+def _digest_of(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Of the key that is presented; None where none is."""
     authorization = headers.get(b"authorization")
-    if authorization is not None:
-        scheme, _, token = authorization.strip().partition(b" ")
-        if scheme.lower() == b"bearer":
-            return token.strip()
+    if authorization is not None and (found := _bearer_digest(authorization)) is not None:
+        return found
     for name in KEY_HEADERS:
-        if name in headers:
-            return headers[name].strip()
-    return b""
+        if presented := headers.get(name, b"").strip():
+            return digest(presented)
+    return None
+
+
+@lru_cache(maxsize=4096)  # one per key in use, whoever tries others; a few hundred bytes each
+def _bearer_digest(authorization: bytes) -> bytes | None:
+    scheme, _, token = authorization.strip().partition(b" ")
+    token = token.strip()
+    return digest(token) if token and scheme.lower() == b"bearer" else None
 
 
 def check_valid(entry: KeyEntry) -> KeyEntry:

@@ -1,4 +1,4 @@
-"""Step 6: bytes from the provider to the client, as they arrive."""
+"""Step 6: a stream's bytes from the provider to the client, as they arrive."""
 
 import asyncio
 import logging
@@ -15,7 +15,6 @@ from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 from proxy.usage import estimate
 
-_UNUSED = StreamReader()  # by answers that are no streams
 FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def redacted(error_event: bytes, call: Call) -> bytes:
 
 
 class Relay:
-    """An answer on its way. The door calls next_chunk() until b"", and aclose() however it ends.
+    """A stream on its way. The door calls next_chunk() until b"", and aclose() however it ends.
 
     A class, not a generator: closing a generator that never started would skip its `finally`.
     """
@@ -52,10 +51,8 @@ class Relay:
         "_reader",
         "_resume",
         "_stall",
-        "body",
         "headers",
         "status",
-        "stream",
     )
 
     def __init__(
@@ -71,21 +68,19 @@ class Relay:
         route = call.route.route
         self.status = answer.response.status
         self.headers = headers
-        self.stream = answer.stream
-        self.body = b"" if answer.stream else answer.body
         self._call = call
-        self._answer: Answer | None = answer if answer.stream else None
+        self._answer: Answer | None = answer
         self._account = account
         self._abandoned = abandoned
         self._filter = UsageFilter() if answer.hides_usage else None
         self._resume = resume
-        self._first = answer.body if answer.stream else b""
-        self._reader = StreamReader() if answer.stream else _UNUSED
+        self._first = answer.body
+        self._reader = StreamReader()
         self._half = b""  # of a line, as it came
         self._stall = route.stall_timeout
-        continues = route.on_cut == "continue" and call.ask is not None and answer.stream
+        continues = route.on_cut == "continue" and call.ask is not None
         self._continuation = Continuation(call.ask) if continues and call.ask else None
-        self._over = not answer.stream  # whether the stream came to some end of its own
+        self._over = False  # whether the stream came to some end of its own
         self._closed = False
         self._left_as = "client_gone"  # the outcome of a stream that was read on
 
@@ -206,11 +201,7 @@ class Relay:
         if answer is not None:
             await answer.aclose()
 
-    def answered(self) -> None:
-        """The door has sent the whole body of an answer that is no stream."""
-        self._call.first_byte = time.perf_counter()
-
-    async def aclose(self, *, hung_up: bool = False) -> None:
+    async def aclose(self) -> None:
         """Account for the call, then close what is open. May be called twice.
 
         A stream may be read on instead; it is accounted for when that is over.
@@ -220,7 +211,7 @@ class Relay:
         self._closed = True
         if self._is_read_on():
             return
-        self._settle_outcome(hung_up)
+        self._settle_outcome()
         self._account(self._call)  # before any await: it must not be cancelled half-way
         if self._answer is not None:
             await asyncio.shield(self.let_go())
@@ -250,23 +241,20 @@ class Relay:
         call.outcome, call.error = self._left_as, None
         if self._left_as == "client_gone":
             call.abandoned = "drained" if self._over and self._reader.whole else "cut_off"
-        self._settle_outcome(hung_up=True)
+        self._settle_outcome()
         self._account(call)
 
-    def _settle_outcome(self, hung_up: bool) -> None:
+    def _settle_outcome(self) -> None:
         call = self._call
         call.status = self.status
-        if self.stream:
-            together = self._continuation.usage if self._continuation else None
-            call.usage = together or self._reader.usage
-            call.answer_bytes = self._reader.size
-            unfinished = not self._over and not self._reader.whole
-            if unfinished and not call.outcome:
-                call.outcome, call.abandoned = "client_gone", "cancelled"
-            if self._reader.failed and not call.outcome:
-                call.outcome, call.error = "upstream_broken", GatewayError("", code="upstream_error_event")
-        elif hung_up:
-            call.outcome = "client_gone"
+        together = self._continuation.usage if self._continuation else None
+        call.usage = together or self._reader.usage
+        call.answer_bytes = self._reader.size
+        unfinished = not self._over and not self._reader.whole
+        if unfinished and not call.outcome:
+            call.outcome, call.abandoned = "client_gone", "cancelled"
+        if self._reader.failed and not call.outcome:
+            call.outcome, call.error = "upstream_broken", GatewayError("", code="upstream_error_event")
         call.outcome = call.outcome or "answered"
         if call.usage is None and call.ask is not None:
             call.usage = estimate(call.ask.size, call.answer_bytes)

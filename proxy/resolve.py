@@ -13,7 +13,7 @@ def resolve(call: Call) -> tuple[Resolved, list[TargetEntry]]:
     """Raises ModelNotFound, AccessForbidden or InvalidRequest."""
     assert call.ask is not None
     assert call.key is not None
-    provider = call.incoming.text(b"x-litellm-route")
+    provider = call.incoming.option(b"x-litellm-route")
     found, upstream_model = _route(call, call.ask.model, provider)
     if not call.key.may_use(found.route):
         raise AccessForbidden(f"This API key may not use the model {call.ask.model}.", param="model")
@@ -25,7 +25,7 @@ def targets_of(call: Call, found: Resolved) -> list[TargetEntry]:
     """The targets of a route that the caller's headers leave. Raises ModelNotFound or AccessForbidden."""
     assert call.ask is not None
     check_message_count(call.ask, found.route)
-    return _targets(call, found, call.incoming.text(b"x-litellm-route"), None)
+    return _targets(call, found, call.incoming.option(b"x-litellm-route"), None)
 
 
 def _route(call: Call, model: str, provider: str | None) -> tuple[Resolved, str | None]:

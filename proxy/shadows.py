@@ -16,6 +16,7 @@ from proxy.errors import GatewayError, UpstreamError
 from proxy.relay import Relay
 from proxy.targets.choosing import Chooser
 from proxy.targets.tags import tags_of
+from proxy.whole import Whole
 from routing.table import TargetEntry
 
 logger = logging.getLogger(__name__)
@@ -89,15 +90,16 @@ class Shadows:
 
     async def _drain(self, call: Call, answer: Answer) -> None:
         call.usage = answer.usage
+        if not answer.stream:
+            return Whole(call, answer, b"", self._accounting.close).close()
         relay = Relay(call, answer, b"", self._accounting.close, _not_continued)
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
-                while relay.stream and await relay.next_chunk():
+                while await relay.next_chunk():
                     pass
-            if not relay.stream:
-                relay.answered()
         finally:
             await relay.aclose()
+        return None
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

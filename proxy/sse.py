@@ -8,6 +8,7 @@ import msgspec
 from proxy.reported_usage import ReportedUsage
 from proxy.usage import Usage
 
+DONE = b"data: [DONE]\n\n"
 LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
 NULL = msgspec.Raw(b"null")
 EMPTY_DELTA = 2 + len(NULL)  # the quotes of the one text, and the other one that isn't there
@@ -43,6 +44,18 @@ TERMINAL = ("response.completed", "response.incomplete", "response.failed", "mes
 
 
 _event = msgspec.json.Decoder(_Event)
+
+
+def _decoded(data: list[bytes]) -> list[_Event] | None:
+    """What several events carry, decoded together; None where they must be read one by one."""
+    lines = b"\n".join(data)
+    if lines.count(b"\n") != len(data) - 1:
+        return None
+    try:
+        events = _event.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return events if len(events) == len(data) else None  # else one went on in the next
 
 
 class StreamReader:
@@ -81,8 +94,10 @@ class StreamReader:
 
     def feed(self, chunk: bytes) -> int:
         """How many bytes of the chunk are good: all, unless an event in it is malformed."""
-        if self._is_plain(chunk):
-            return self._read_plain(chunk)
+        # The usual case, read in fewer steps: nothing but whole events of one line each.
+        plain = chunk[:6] == b"data: " and chunk[-2:] == b"\n\n"
+        if plain and not (self.rest or self._data or self._skipping) and self._read_plain(chunk):
+            return len(chunk)
         start = self._skip_long_line(chunk) if self._skipping else 0
         before = len(self.rest)
         lines = self.rest + chunk[start:]
@@ -98,22 +113,19 @@ class StreamReader:
             at += len(line)
         return len(chunk)
 
-    def _is_plain(self, chunk: bytes) -> bool:
-        """The usual case: nothing but whole events of one line each."""
-        if self.rest or self._data or self._skipping or chunk[:6] != b"data: " or chunk[-2:] != b"\n\n":
+    def _read_plain(self, chunk: bytes) -> bool:
+        """False, and nothing is noted, where the chunk must be read line by line."""
+        data = chunk[6:-2].split(b"\n\ndata: ")
+        done = data[-1] == b"[DONE]"
+        if done:
+            data.pop()
+        events = _decoded(data) if data else []
+        if events is None:
             return False
-        events = chunk.count(b"\n\n")
-        return chunk.count(b"\n") == 2 * events and (events == 1 or chunk.count(b"\n\ndata: ") == events - 1)
-
-    def _read_plain(self, chunk: bytes) -> int:
-        at = 0
-        for event in chunk[:-2].split(b"\n\n"):
-            self._take(event[6:].strip())
-            if self._data:  # the event is over, and its data was no JSON
-                self.malformed = True
-                return at
-            at += len(event) + 2
-        return at
+        for event, its_data in zip(events, data, strict=True):
+            self._note(event, its_data)
+        self.done = self.done or done
+        return True
 
     def _keep_rest(self, rest: bytes) -> None:
         self._skipping = len(rest) > LONGEST_LINE
@@ -163,8 +175,8 @@ class StreamReader:
         for choice in event.choices or ():
             if choice.finish_reason:  # some providers send "" with each chunk
                 self.finished = True
-            if choice.delta is not None:
-                text += len(choice.delta.content) + len(choice.delta.reasoning_content) - EMPTY_DELTA
+            if (delta := choice.delta) is not None:
+                text += len(delta.content) + len(delta.reasoning_content) - EMPTY_DELTA
         # A delta is at least about one token, which is about four bytes.
         self.size += text if text > 4 else 4
         if event.usage is not None:

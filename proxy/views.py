@@ -122,10 +122,9 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
         if refusal.status == RequestTimeout.status:
             response["Connection"] = "close"  # what else comes on it is the rest of the body
         return _with_headers(response, refusal.headers)
-    if relay.stream:
+    if isinstance(relay, Relay):
         return _with_headers(StreamingHttpResponse(_chunks(relay), status=relay.status), relay.headers)
-    relay.answered()
-    await relay.aclose()
+    relay.close()
     return _with_headers(HttpResponse(relay.body, status=relay.status), relay.headers)
 
 

@@ -114,6 +114,11 @@ class TargetEntry:
     tags: frozenset[str] = frozenset()
     canary_share: float | None = None  # of the route's requests, 0 to 1
     shadow_share: float | None = None
+    unneeded: dict[str, str | int | float] = field(init=False)  # what trails say where it was not tried
+
+    def __post_init__(self) -> None:
+        trace = {"target": self.id, "provider": self.provider.slug, "model": self.upstream_model}
+        object.__setattr__(self, "unneeded", trace | {"result": "not needed"})
 
     @property
     def name(self) -> str:
@@ -154,6 +159,11 @@ class RouteEntry:
     tagged: bool = False  # whether any target has tags
     content: int = CONTENT_OFF
     canaries: bool = False
+    one_level: bool = field(init=False)  # the strategy alone makes the order
+
+    def __post_init__(self) -> None:
+        ranks = {target.rank for target in self.targets}
+        object.__setattr__(self, "one_level", len(ranks) == 1 and not self.canaries and not self.tagged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,6 +22,7 @@ from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.transports.base import ConnectFailed, ConnectionBroken, UpstreamRequest
 from proxy.upstreams import Upstreams
+from proxy.whole import Whole
 from routing.gateway_keys import digest
 from routing.table import (
     BreakerRules,
@@ -186,18 +187,19 @@ class ScriptedEngine:
             relay = await self.engine.serve(incoming)
         except Refusal as refusal:
             return str(json.loads(refusal.body)["error"]["code"])
+        if isinstance(relay, Whole):
+            relay.close()
+            return ""
         return await self._relayed(relay)
 
     async def _relayed(self, relay: Relay) -> str:
-        told, gone = b"", True
+        told = b""
         try:
-            while relay.stream and (chunk := await relay.next_chunk()):
+            while chunk := await relay.next_chunk():
                 told += chunk
                 await asyncio.sleep(0)
-            relay.answered()
-            gone = False
         finally:
-            await relay.aclose(hung_up=gone)
+            await relay.aclose()
         return "broken" if b'data: {"error"' in told else ""
 
     def in_use(self) -> dict[str, int]:

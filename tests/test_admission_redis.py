@@ -15,6 +15,7 @@ from proxy.admission.redis_ledger import Ledger
 from proxy.admission.redis_line import HELLO, SETTLE, run
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 from proxy.admission.redis_owed import Owed
+from proxy.admission.redis_owners import base_of
 from proxy.errors import LimitsUnavailable, RateLimited
 from routing.table import Claim, Limits
 from tests.live import free_port
@@ -320,8 +321,5 @@ def store_need() -> Any:
 
 
 def test_owners_never_share_a_key():
-    names = {
-        redis_admission.base_of(Claim(kind, 1, "", Limits()))
-        for kind in ("key", "team", "route", "target", "provider")
-    }
+    names = {base_of(Claim(kind, 1, "", Limits())) for kind in ("key", "team", "route", "target", "provider")}
     assert len(names) == 5

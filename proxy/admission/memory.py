@@ -7,6 +7,7 @@ from functools import partial
 
 from proxy.admission.base import (
     NEVER,
+    NO_HEADROOMS,
     FreeGrant,
     Grant,
     Headroom,
@@ -16,13 +17,12 @@ from proxy.admission.base import (
     Option,
     Spent,
     headroom_claim,
-    reservation,
 )
 from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import Bucket, SlidingWindow
 from routing.periods import Periods
-from routing.table import Claim
+from routing.table import Claim, Limits
 
 FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 
@@ -48,6 +48,19 @@ class _Counts:
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
         self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
+    def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
+        """Which of the claim's rates has no room for one request more."""
+        limits, requests, held = claim.limits, self.requests, self.tokens
+        if limits.parallel is not None and self.open >= limits.parallel:
+            return NoRoom(claim, "parallel")
+        # What has left a window only makes more room: nearly always the totals of before say enough.
+        rpm, tpm = limits.rpm, limits.tpm
+        if rpm is not None and requests.total >= rpm and (wait := requests.wait_for(1, rpm, now)):
+            return NoRoom(claim, "rpm", wait)
+        if tpm is not None and held.total + tokens > tpm and (wait := held.wait_for(tokens, tpm, now)):
+            return NoRoom(claim, "tpm", wait)
+        return None
+
 
 class _Hold:
     """What one call holds of one owner; nothing before take()."""
@@ -69,9 +82,10 @@ class _Hold:
             counts.requests.add(1, now)
         if limits.tpm is not None:
             self.bucket = counts.tokens.add(tokens, now)
-        if self.spend is not None:
-            self.spend.calls.add(self.call)
-            self.take_cost(cost)
+        if (spend := self.spend) is not None:
+            spend.calls.add(self.call)
+            spend.reserved += cost
+            self.cost = cost
 
     def take_cost(self, cost: int) -> None:
         if self.spend is not None:
@@ -82,10 +96,10 @@ class _Hold:
         self.counts.open -= 1
         if self.bucket is not None and tokens is not None:
             self.counts.tokens.correct(self.bucket, tokens - reserved, now)
-        if self.spend is not None:
-            self.spend.calls.discard(self.call)
-            self.spend.reserved -= self.cost
-            self.spend.spent += self.cost if cost is None else cost
+        if (spend := self.spend) is not None:
+            spend.calls.discard(self.call)
+            spend.reserved -= self.cost
+            spend.spent += self.cost if cost is None else cost
 
 
 class MemoryGrant:
@@ -120,7 +134,11 @@ class MemoryGrant:
 
     @property
     def headrooms(self) -> Headrooms:
-        return self._admission.headrooms(self.shared)
+        for hold in self.shared_holds:
+            limits = hold.claim.limits
+            if limits.rpm is not None or limits.tpm is not None:
+                return _headrooms(hold.counts, limits, self._admission.clock())
+        return NO_HEADROOMS
 
     async def move(self, first: int, last: int) -> None:
         self._let_go(self._held, 0, 0)
@@ -139,19 +157,22 @@ class MemoryGrant:
     def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
         """Take an option that was found to have room."""
         option, tokens = self.options[index], self.need.tokens
-        cost = option.cost_nano or 0
+        cost, budgeted = option.cost_nano or 0, False
         if shared is self.shared_holds:
             for hold in shared:
                 hold.take_cost(cost)
+                budgeted = budgeted or hold.spend is not None
         else:
             for hold in shared:
                 hold.take(tokens, cost, now)
+                budgeted = budgeted or hold.spend is not None
             self.shared_holds = shared
         for hold in own:
             hold.take(tokens, cost, now)
+            budgeted = budgeted or hold.spend is not None
         self._held = own
         self.option = index
-        self.reserved_nano = reservation(self.shared, option) if self.need.budgeted else None
+        self.reserved_nano = option.cost_nano if budgeted else None
 
 
 class MemoryAdmission:
@@ -161,7 +182,7 @@ class MemoryAdmission:
         self.clock = clock
         self._periods = Periods()
         self._seeding = Seeding(spent)
-        self._owners: dict[tuple[str, int], _Counts] = {}
+        self._owners: dict[tuple[str, int], _Counts] = {}  # by Claim.owner
         self._forget_at = FORGET_AFTER
         self.recounted = 0
 
@@ -183,8 +204,10 @@ class MemoryAdmission:
             return FreeGrant()
         if len(self._owners) > self._forget_at:
             self._forget_idle(self.clock())
-        grant = MemoryGrant(self, shared, options, need)
-        await self.take(grant, range(len(options)))
+        grant, tried = MemoryGrant(self, shared, options, need), range(len(options))
+        if missing := self._take(grant, tried):
+            await self._seed(missing, need)
+            await self.take(grant, tried)
         return grant
 
     async def take(self, grant: MemoryGrant, tried: range) -> None:
@@ -201,19 +224,19 @@ class MemoryAdmission:
         shared = grant.shared_holds or self._shared(grant, now)
         if need.budgeted:
             for hold in shared:
-                if not self._knows_spend(hold, need):
+                if hold.claim.budget is not None and not self._knows_spend(hold, need):
                     return self._unseeded(grant, tried)
-        skipped: list[NoRoom] = []
+        skipped: tuple[NoRoom, ...] = ()
         for index in tried:
             option = grant.options[index]
             reason = self._full_of_budgets(shared, option, need) if need.budgeted else None
             own: list[_Hold] = []
             for claim in () if reason is not None else option.claims:
-                counts = self._counts(claim)
-                if reason := _full_rates(claim, counts, need.tokens, now):
+                counts = self._owners.get(claim.owner) or self._counts(claim)
+                if reason := counts.full(claim, need.tokens, now):
                     break
                 own.append(_Hold(claim, counts, need.id))
-                if not need.budgeted or claim.budget is None:
+                if claim.budget is None or not need.budgeted:
                     continue
                 if not self._knows_spend(own[-1], need):
                     return self._unseeded(grant, tried)
@@ -221,18 +244,18 @@ class MemoryAdmission:
                     break
             if reason is None:
                 grant.hold(index, shared, own, now)
-                grant.skipped += tuple(skipped)
+                grant.skipped += skipped
                 return []
-            skipped.append(reason)
-        grant.skipped += tuple(skipped)
+            skipped += (reason,)
+        grant.skipped += skipped
         raise refused(skipped, need, self.headrooms(grant.shared))
 
     def _shared(self, grant: MemoryGrant, now: float) -> list[_Hold]:
         """Of the limits that keep the request out whichever option serves it. Raises RateLimited."""
         holds = []
         for claim in grant.shared:
-            counts = self._counts(claim)
-            if reason := _full_rates(claim, counts, grant.need.tokens, now):
+            counts = self._owners.get(claim.owner) or self._counts(claim)
+            if reason := counts.full(claim, grant.need.tokens, now):
                 raise refused([reason], grant.need, self.headrooms(grant.shared))
             holds.append(_Hold(claim, counts, grant.need.id))
         return holds
@@ -240,12 +263,8 @@ class MemoryAdmission:
     def headrooms(self, shared: Sequence[Claim]) -> Headrooms:
         claim = headroom_claim(shared)
         if claim is None:
-            return None, None
-        counts, now = self._counts(claim), self.clock()
-        return (
-            _headroom(counts.requests, claim.limits.rpm, now),
-            _headroom(counts.tokens, claim.limits.tpm, now),
-        )
+            return NO_HEADROOMS
+        return _headrooms(self._counts(claim), claim.limits, self.clock())
 
     def count_past(self, claim: Claim, tokens: int, at: float) -> None:
         """A request that was let through elsewhere; `at` by this admission's clock, in order."""
@@ -355,19 +374,14 @@ class MemoryAdmission:
         self._forget_at = 2 * len(self._owners) + FORGET_AFTER
 
 
-def _full_rates(claim: Claim, counts: _Counts, tokens: int, now: float) -> NoRoom | None:
-    limits = claim.limits
-    if limits.parallel is not None and counts.open >= limits.parallel:
-        return NoRoom(claim, "parallel")
-    if limits.rpm is not None and (wait := counts.requests.wait_for(1, limits.rpm, now)):
-        return NoRoom(claim, "rpm", wait)
-    if limits.tpm is not None and (wait := counts.tokens.wait_for(tokens, limits.tpm, now)):
-        return NoRoom(claim, "tpm", wait)
-    return None
-
-
-def _headroom(window: SlidingWindow, limit: int | None, now: float) -> Headroom | None:
-    if limit is None:
-        return None
-    reset, left = window.clears_in(now), limit - window.total  # in this order: the first lets old amounts go
-    return Headroom(limit, left if left > 0 else 0, reset)
+def _headrooms(counts: _Counts, limits: Limits, now: float) -> Headrooms:
+    requests = tokens = None
+    if (limit := limits.rpm) is not None:
+        reset = counts.requests.clears_in(now)  # before the total is read: it lets old amounts go
+        left = limit - counts.requests.total
+        requests = Headroom(limit, left if left > 0 else 0, reset)
+    if (limit := limits.tpm) is not None:
+        reset = counts.tokens.clears_in(now)
+        left = limit - counts.tokens.total
+        tokens = Headroom(limit, left if left > 0 else 0, reset)
+    return requests, tokens

@@ -6,276 +6,28 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 
-from proxy.admission.base import (
-    NEVER,
-    FreeGrant,
-    Grant,
-    Headroom,
-    Headrooms,
-    Need,
-    NoRoom,
-    Option,
-    Spent,
-    headroom_claim,
-    reservation,
-)
+from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
 from proxy.admission.memory import MemoryAdmission
+from proxy.admission.redis_grant import SEED_TRIES, Recent, RedisGrant
 from proxy.admission.redis_ledger import Ledger, Record
-from proxy.admission.redis_line import ADMIT, PREFIX, SEED, RedisLine
-from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused, Word
+from proxy.admission.redis_line import SEED, RedisLine
+from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 from proxy.admission.redis_owed import LatelySettled, Owed
-from proxy.admission.refusals import refused
+from proxy.admission.redis_owners import RedisOwner, RedisOwners
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import BUCKET, MINUTE
 from proxy.errors import LimitsUnavailable
-from routing.periods import Periods, period_id
 from routing.table import Claim
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("", "rpm", "tpm", "parallel", "budget", "price")
 YOUNG_SECONDS = 2.0
 """So long after Redis came back others may still have to tell what they know: they reconnect in that time."""
 
-SEED_TRIES = 5
 CATCH_UPS = 3
 FLUSH_SECONDS = 5.0
-
-
-class _Recent:
-    """A request of the last minute, in case that Redis forgets it or never heard of it."""
-
-    __slots__ = ("at", "claims", "tokens", "told")
-
-    def __init__(self, at: float, claims: list[Claim], tokens: int, *, told: bool) -> None:
-        self.at = at
-        self.claims = claims
-        self.tokens = tokens
-        self.told = told  # whether Redis knows
-
-
-class RedisGrant:
-    __slots__ = (
-        "_admission",
-        "_bucket",
-        "_headrooms",
-        "_held",
-        "_need",
-        "_options",
-        "_settled",
-        "_shared",
-        "call",
-        "local",
-        "option",
-        "recent",
-        "renew_at",
-        "skipped",
-        "told",
-    )
-
-    def __init__(
-        self, admission: "RedisAdmission", shared: Sequence[Claim], options: Sequence[Option], need: Need
-    ) -> None:
-        self._admission = admission
-        self._shared = shared
-        self._options = options
-        self._need = need
-        self._bucket: tuple[Word, Word] = ("", "")  # where tokens of shared, of the option were counted
-        self._headrooms: Headrooms = (None, None)
-        self._held = False
-        self._settled = False
-        self.call = need.id
-        self.local: Grant | None = None  # of the in-process limits, while Redis is away
-        self.told = True  # whether Redis knows what is held, or will by the ledger
-        self.recent: _Recent | None = None
-        self.renew_at = 0.0
-        self.option = 0
-        self.skipped: tuple[NoRoom, ...] = ()
-
-    @property
-    def reserved_nano(self) -> int | None:
-        return reservation(self._shared, self._options[self.option])
-
-    @property
-    def budgeted(self) -> bool:
-        return self._need.budgeted
-
-    @property
-    def headrooms(self) -> Headrooms:
-        return self.local.headrooms if self.local is not None else self._headrooms
-
-    async def move(self, first: int, last: int) -> None:
-        if not self._anything_changes(first, last):
-            self.option = first
-            return
-        try:
-            await self.take(range(first, last), moving=True)
-            return
-        except RedisAway as away:
-            self._admission.check_open(away)
-        self._admission.record(self._record("S", self._options[self.option].claims, 0, 0))
-        self._held = False
-        if self.local is not None:
-            await self.local.move(first, last)
-            self.option = self.local.option
-        else:
-            self.option = first
-        self._held = True
-
-    def _anything_changes(self, first: int, last: int) -> bool:
-        touched = [self._options[self.option], *self._options[first:last]]
-        if any(option.claims for option in touched):
-            return True
-        budget = any(claim.budget is not None for claim in self._shared)
-        return budget and self._options[first].cost_nano != self._options[self.option].cost_nano
-
-    async def take(self, tried: range, *, moving: bool) -> None:
-        """Hold the first of these options that has room. Raises RateLimited, RedisAway."""
-        admission = self._admission
-        old = self._options[self.option].claims if moving and self._held else ()
-        claims = [*self._shared, *old, *(claim for index in tried for claim in self._options[index].claims)]
-        keys = [base_of(claim) for claim in claims]
-        words: list[Word] = [
-            self.call,
-            admission.lease_ms,
-            self._need.tokens,
-            len(self._shared),
-            len(old),
-            (self._bucket[1] or "0") if moving else "",
-            len(tried),
-        ]
-        for index in tried:
-            option = self._options[index]
-            words += ("" if option.cost_nano is None else option.cost_nano, len(option.claims))
-        for claim in claims:
-            words += admission.limit_words(claim, self._need)
-        reply = await admission.line.run(ADMIT, keys, *words)
-        for _ in range(SEED_TRIES):
-            if reply[0] != -1:
-                break
-            await admission.seed([claims[position - 1] for position in reply[1:]], self._need)
-            reply = await admission.line.run(ADMIT, keys, *words)
-        else:
-            raise RedisAway("it forgets what it is told")
-        self._read(reply, claims, tried, moving=moving)
-
-    def _read(self, reply: list[int], claims: list[Claim], tried: range, *, moving: bool) -> None:
-        self._headrooms = _headrooms(self._shared, reply[3:7])
-        reasons = tuple(self._reason(claims, *reply[at : at + 4]) for at in range(7, len(reply), 4))
-        self.skipped += reasons
-        self._held = reply[0] == 1
-        if not self._held:
-            raise refused(reasons, self._need, self._headrooms)
-        self.option = tried[reply[1] - 1]
-        self._bucket = (self._bucket[0] if moving else reply[2], reply[2])
-
-    def _reason(self, claims: list[Claim], position: int, kind: int, wait_ms: int, left: int) -> NoRoom:
-        claim, limit = claims[position - 1], KINDS[kind]
-        wait = wait_ms / 1000
-        if limit == "price":
-            wait = NEVER
-        elif limit == "budget":
-            wait = self._admission.resets_in(claim, self._need)
-        return NoRoom(claim, limit, wait, left)
-
-    def hold_locally(self, local: Grant) -> None:
-        self.local, self.option, self.skipped = local, local.option, local.skipped
-        self.told = False
-        self._held = True
-
-    def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        if self._settled:
-            return
-        self._settled = True
-        if self.local is not None:
-            self.local.settle(tokens, cost_nano)
-        if self.recent is not None and tokens is not None:
-            self.recent.tokens = tokens
-        self._admission.settled(self, tokens, cost_nano)
-
-    def settle_record(self, tokens: int | None, cost_nano: int | None) -> Record | None:
-        option = self._options[self.option] if self._held else None
-        cost = self.cost(cost_nano)
-        shared = self._words("S", self._shared, tokens, cost, self._bucket[0])
-        own = self._words("S", option.claims if option else (), tokens, cost, self._bucket[1])
-        return _record("S", self.call, shared + own)
-
-    def hold_record(self) -> Record | None:
-        """Renews the lease of what is held; also tells a Redis that has forgotten it."""
-        option = self._options[self.option]
-        claims = [*self._shared, *(option.claims if self._held else ())]
-        return _record("H", self.call, self._words("H", claims, None, option.cost_nano or 0, ""))
-
-    def release_record(self) -> Record | None:
-        """For a call of which Redis may have heard or not, and that holds nothing."""
-        claims = list(self._shared)
-        for option in self._options:
-            claims += [claim for claim in option.claims if claim not in claims]
-        return _record("S", self.call, self._words("S", claims, None, 0, ""))
-
-    def charges(self, cost_nano: int | None) -> list[tuple[str, str, int]]:
-        """(owner, period, nano-USD) for each budget."""
-        claims = [*self._shared, *self._options[self.option].claims]
-        cost = self.cost(cost_nano)
-        words = [self._admission.hold_words(claim, self._need) for claim in claims]
-        return [
-            (base_of(claim), str(period), cost)
-            for claim, (_, period, _) in zip(claims, words, strict=True)
-            if period
-        ]
-
-    def counted(self) -> list[Claim]:
-        """The owners whose requests or tokens are counted per minute."""
-        claims = [*self._shared, *self._options[self.option].claims]
-        return [claim for claim in claims if claim.limits.rpm is not None or claim.limits.tpm is not None]
-
-    def cost(self, cost_nano: int | None) -> int:
-        return (self.reserved_nano or 0) if cost_nano is None else cost_nano
-
-    def _record(self, kind: str, claims: Sequence[Claim], tokens: int | None, cost: int) -> Record | None:
-        return _record(kind, self.call, self._words(kind, claims, tokens, cost, self._bucket[1]))
-
-    def _words(
-        self, kind: str, claims: Sequence[Claim], tokens: int | None, cost: int, bucket: Word
-    ) -> list[Record]:
-        found: list[Record] = []
-        for claim in claims:
-            parallel, period, ends = self._admission.hold_words(claim, self._need)
-            corrects = kind == "S" and claim.limits.tpm is not None and tokens is not None and bucket != ""
-            if not parallel and not period and not corrects:
-                continue
-            difference = (tokens or 0) - self._need.tokens if corrects else ""
-            where = bucket if corrects else ""
-            found.append((base_of(claim), parallel, where, difference, period, cost, ends))
-        return found
-
-
-def _record(kind: str, call: str, owners: list[Record]) -> Record | None:
-    if not owners:
-        return None
-    return (kind, call, len(owners), *(word for owner in owners for word in owner))
-
-
-@lru_cache(maxsize=256)
-def _period_words(start: float | None, end: float | None) -> tuple[str, Word]:
-    return period_id(start), "" if end is None else int(end + 2 * 86400) * 1000
-
-
-def base_of(claim: Claim) -> str:
-    return f"{PREFIX}:{claim.path}"
-
-
-def _headrooms(shared: Sequence[Claim], left: list[int]) -> Headrooms:
-    claim = headroom_claim(shared)
-    if claim is None:
-        return None, None
-    rpm, tpm = claim.limits.rpm, claim.limits.tpm
-    return (
-        None if rpm is None else Headroom(rpm, left[0], left[1] / 1000),
-        None if tpm is None else Headroom(tpm, left[2], left[3] / 1000),
-    )
 
 
 class RedisAdmission:
@@ -289,13 +41,13 @@ class RedisAdmission:
         self.lease_ms = int(lease * 1000)
         self._lease = lease
         self._without = without
-        self._periods = Periods()
+        self.owners = RedisOwners()
         self._spent = spent
         self.recounted = 0
         self._seeding = Seeding(spent)
         self._ledger = Ledger(self.lease_ms)
         self._open: dict[str, RedisGrant] = {}
-        self._recent: deque[_Recent] = deque()
+        self._recent: deque[Recent] = deque()
         self._local: MemoryAdmission | None = None
         self._owed = Owed()
         self._lately = LatelySettled()
@@ -370,47 +122,24 @@ class RedisAdmission:
         if grant.budgeted:
             self._lately.add(record)
 
-    def limit_words(self, claim: Claim, need: Need) -> tuple[Word, ...]:
-        limits = claim.limits
-        rates = (limits.rpm or "", limits.tpm or "", limits.parallel or "")
-        if claim.budget is None:
-            return (*rates, "", "", "")
-        _, period, ends = self.hold_words(claim, need)
-        return (*rates, claim.budget.limit_nano, period, ends)
-
-    def hold_words(self, claim: Claim, need: Need) -> tuple[Word, str, Word]:
-        """(parallel, period, when Redis may forget the period in ms), blank where there is no such limit."""
-        parallel = "1" if claim.limits.parallel is not None else ""
-        if claim.budget is None:
-            return parallel, "", ""
-        start, end = self._periods.of(claim.budget, need.at)
-        return parallel, *_period_words(start, end)
-
-    def resets_in(self, claim: Claim, need: Need) -> float:
-        assert claim.budget is not None
-        _, end = self._periods.of(claim.budget, need.at)
-        return NEVER if end is None else max(end - need.at, 0.001)
-
     # Budgets whose spending Redis does not know
 
     async def seed(self, claims: list[Claim], need: Need) -> None:
         """Raises LimitsUnavailable, RedisAway."""
         for claim in claims:
-            assert claim.budget is not None
-            start, end = self._periods.of(claim.budget, need.at)
-            await self._seeding.once(claim, start, partial(self._seed, claim, need, start, end))
+            owner = self.owners.of(claim, need.at)
+            await self._seeding.once(claim, owner.start, partial(self._seed, owner))
 
-    async def _seed(self, claim: Claim, need: Need, start: float | None, end: float | None) -> None:
+    async def _seed(self, owner: RedisOwner) -> None:
         if (young := YOUNG_SECONDS - self.line.steady_for) > 0:
             await asyncio.sleep(young)
-        keys = [f"{base_of(claim)}:b:{period_id(start)}"]
-        _, _, ends = self.hold_words(claim, need)
+        keys, ends = [f"{owner.base}:b:{owner.period}"], owner.ends
         pending: list[bytes] = await self.line.run(SEED, keys, ends, "", "")
         for tries_left in reversed(range(SEED_TRIES)):
             if not pending:
                 return
             calls = [call.decode() for call in pending if call]
-            spent = await self._seeding.spent(claim, start, end, calls)
+            spent = await self._seeding.spent(owner.claim, owner.start, owner.end, calls)
             insist = "" if tries_left else "1"
             pending = await self.line.run(SEED, keys, ends, spent, insist, *calls)
 
@@ -428,8 +157,8 @@ class RedisAdmission:
         if self._local is None:
             self._local = MemoryAdmission(self._spent)
             for recent in self._recent:
-                for claim in recent.claims:
-                    self._local.count_past(claim, recent.tokens, recent.at)
+                for owner in recent.owners:
+                    self._local.count_past(owner.claim, recent.tokens, recent.at)
         grant.hold_locally(await self._local.admit(shared, options, need))
 
     def _remember(self, grant: RedisGrant, need: Need) -> None:
@@ -439,7 +168,7 @@ class RedisAdmission:
         while self._recent and self._recent[0].at < now - MINUTE - BUCKET:
             self._recent.popleft()
         if counted := grant.counted():
-            grant.recent = _Recent(now, counted, need.tokens, told=grant.told)
+            grant.recent = Recent(now, counted, need.tokens, told=grant.told)
             self._recent.append(grant.recent)
 
     async def _on_up(self, link: RedisLink, lost_memory: bool) -> None:
@@ -489,16 +218,16 @@ class RedisAdmission:
                     self.record(grant.hold_record())
 
 
-def _window_records(recent: _Recent, now: float) -> list[Record]:
+def _window_records(recent: Recent, now: float) -> list[Record]:
     age_ms = int((now - recent.at) * 1000)
     return [
         (
             "W",
-            base_of(claim),
+            owner.base,
             age_ms,
-            int(claim.limits.rpm is not None),
-            recent.tokens if claim.limits.tpm is not None else 0,
+            int(owner.claim.limits.rpm is not None),
+            recent.tokens if owner.claim.limits.tpm is not None else 0,
         )
-        for claim in recent.claims
+        for owner in recent.owners
         if age_ms < MINUTE * 1000
     ]

@@ -70,7 +70,13 @@ class RedisLine:
             raise RedisAway(self.problem)
         link = self.link
         try:
-            return await run(link, script, keys, *arguments)
+            return await link.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except RedisRefused:
+            return await self._run_whole(link, script, keys, *arguments)
+
+    async def _run_whole(self, link: RedisLink, script: Script, keys: list[str], *arguments: Word) -> Any:
+        try:
+            return await run(link, script, keys, *arguments)  # perhaps it only didn't know the script
         except RedisRefused as error:
             link.close(f"it refused: {error}")  # full, or a replica: no better than away
             raise RedisAway(str(error)) from error

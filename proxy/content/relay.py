@@ -13,7 +13,6 @@ class RecordedRelay(Relay):
         super().__init__(call, *args)
         assert call.content is not None
         self._content = call.content
-        self._content.add(self.body)
 
     async def next_chunk(self) -> Any:
         chunk = await super().next_chunk()

@@ -74,8 +74,10 @@ class JournalWriter:
                 return True
             if not keep:
                 self._waiting.pop()
+        elif keep and len(self._waiting) < MOST_WAITING:
+            self._waiting.append(to_line(record))
         elif keep:
-            self._add(record)
+            self.lost += 1
         return False
 
     def write_line(self, line: bytes) -> bool:
@@ -94,7 +96,10 @@ class JournalWriter:
         A process that is killed in between leaves a call that ended as opened, and one that began not at
         all: its provider must be called from a later turn of the loop (Transport.send() sees to it).
         """
-        self._add(record)
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(to_line(record))
+        else:
+            self.lost += 1
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -111,12 +116,6 @@ class JournalWriter:
         if settled:
             os.pwrite(self._lock_file, SETTLED, len(DEAD))
         os.close(self._lock_file)
-
-    def _add(self, record: Record) -> None:
-        if len(self._waiting) < MOST_WAITING:
-            self._waiting.append(to_line(record))
-        else:
-            self.lost += 1
 
     def _flush(self) -> bool:
         self._flush_is_due = False

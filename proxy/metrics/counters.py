@@ -30,6 +30,7 @@ class Counters:
 
     __slots__ = (
         "_classes",
+        "_of_routes",
         "attempts",
         "overhead",
         "refusals",
@@ -50,6 +51,7 @@ class Counters:
         self.seconds: Series = {}  # route, provider; the buckets, then the sum in microseconds
         self.ttft: Series = {}
         self.overhead: Series = {}
+        self._of_routes: dict[Labels, _OfRoute] = {}
         self._classes = {None: NONE} | {status: f"{status // 100}xx" for status in range(100, 600)}
 
     def count(self, call: Call, row: Closed) -> None:
@@ -58,17 +60,25 @@ class Counters:
         if call.shadow:
             _of(self.shadows, (route, provider, row.outcome), 1)[0] += 1
         else:
-            status = self._classes.get(row.status, OTHER)
-            _of(self.requests, (row.endpoint, route, provider, row.outcome, status), 1)[0] += 1
+            labels = row.endpoint, route, provider, row.outcome, self._classes.get(row.status, OTHER)
+            series = self.requests.get(labels) or _of(self.requests, labels, 1)
+            series[0] += 1
             if row.outcome == "refused":
                 _of(self.refusals, (route, row.error_code), 1)[0] += 1
         if call.attempts:
-            self._count_usage(call, row, (route, provider))
+            found = self._of_routes.get((route, provider)) or self._of_route((route, provider))
+            self._count_usage(call, row, found)
             if not call.shadow:
-                self._count_times(row, (route, provider))
+                found.observe(row)
 
-    def _count_usage(self, call: Call, row: Closed, labels: Labels) -> None:
-        usage = _of(self.usage, labels, 6)
+    def _of_route(self, labels: Labels) -> "_OfRoute":
+        found = _OfRoute(self, labels)
+        if len(self._of_routes) < MOST_SERIES:
+            self._of_routes[labels] = found
+        return found
+
+    def _count_usage(self, call: Call, row: Closed, found: "_OfRoute") -> None:
+        usage = found.usage
         usage[INPUT] += row.input_tokens or 0
         usage[OUTPUT] += row.output_tokens or 0
         if row.cost_nano_usd is not None:
@@ -77,16 +87,12 @@ class Counters:
             usage[UNPRICED] += 1
         before: Attempt | None = None
         for attempt in call.attempts:
-            _of(self.attempts, (attempt.target.provider.slug, _result(attempt)), 1)[0] += 1
+            labels = attempt.target.provider.slug, _result(attempt)
+            series = self.attempts.get(labels) or _of(self.attempts, labels, 1)
+            series[0] += 1
             if before is not None:
                 usage[RETRIES if before.target is attempt.target else FALLBACKS] += 1
             before = attempt
-
-    def _count_times(self, row: Closed, labels: Labels) -> None:
-        _observe(self.seconds, labels, _MS, row.total_ms)
-        _observe(self.overhead, labels, _OVERHEAD_MS, row.overhead_ms)
-        if row.stream:
-            _observe(self.ttft, labels, _MS, row.ttft_ms)
 
     def copy(self) -> dict[str, list[tuple[Labels, list[int]]]]:
         """Of all families, from any thread."""
@@ -96,6 +102,31 @@ class Counters:
         }
 
 
+class _OfRoute:
+    """The series of one route and provider, found together: this is looked up for every call."""
+
+    __slots__ = ("_labels", "_overhead", "_seconds", "_ttft", "usage")
+
+    def __init__(self, counters: Counters, labels: Labels) -> None:
+        self._labels = labels
+        self._ttft = counters.ttft  # which only streams have
+        self._seconds = _of(counters.seconds, labels, len(_MS) + 2)
+        self._overhead = _of(counters.overhead, labels, len(_OVERHEAD_MS) + 2)
+        self.usage = _of(counters.usage, labels, 6)
+
+    def observe(self, row: Closed) -> None:
+        if (ms := row.total_ms) is not None:
+            self._seconds[bisect_left(_MS, ms)] += 1
+            self._seconds[-1] += int(ms * 1000)
+        if (ms := row.overhead_ms) is not None:
+            self._overhead[bisect_left(_OVERHEAD_MS, ms)] += 1
+            self._overhead[-1] += int(ms * 1000)
+        if row.stream and (ms := row.ttft_ms) is not None:
+            counts = _of(self._ttft, self._labels, len(_MS) + 2)
+            counts[bisect_left(_MS, ms)] += 1
+            counts[-1] += int(ms * 1000)
+
+
 def _of(series: Series, labels: Labels, size: int) -> list[int]:
     counts = series.get(labels)
     if counts is None:
@@ -103,13 +134,6 @@ def _of(series: Series, labels: Labels, size: int) -> list[int]:
             labels = (OTHER,) * len(labels)
         counts = series.setdefault(labels, [0] * size)
     return counts
-
-
-def _observe(series: Series, labels: Labels, bounds: tuple[float, ...], ms: float | None) -> None:
-    if ms is not None:
-        counts = _of(series, labels, len(bounds) + 2)
-        counts[bisect_left(bounds, ms)] += 1
-        counts[-1] += int(ms * 1000)
 
 
 def _result(attempt: Attempt) -> str:

@@ -13,17 +13,19 @@ from proxy.targets.state import Standing, TargetState
 from routing.table import BreakerRules, RouteEntry, RoutingTable, TargetEntry
 
 
+class _States(dict[int, TargetState]):
+    def __missing__(self, target_id: int) -> TargetState:
+        state = self[target_id] = TargetState()
+        return state
+
+
 class Board:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.rules = BreakerRules()
-        self.states: dict[int, TargetState] = {}
-
-    def of(self, target_id: int) -> TargetState:
-        state = self.states.get(target_id)
-        if state is None:
-            state = self.states[target_id] = TargetState()
-        return state
+        self.states = _States()
+        self.of: Callable[[int], TargetState] = self.states.__getitem__
+        """The state of a target, by its id; made at the first look."""
 
     def begin(self, target_id: int, *, stream: bool, own_key: bool = False) -> "Trial":
         """One call to the target; it must be ended. `own_key`: made with the caller's credential."""
@@ -61,12 +63,14 @@ class Trial:
 
     def answered(self) -> None:
         """The whole answer is there, or a stream's first bytes."""
-        now = self._board.clock()
-        self._state.measured((now - self.started) * 1000, now, stream=self._stream)
-        self._state.answers(self.started, now)
+        state, now = self._state, self._board.clock()
+        state.measured((now - self.started) * 1000, now, stream=self._stream)
+        if state.troubled:
+            state.answers(self.started, now)
         self.started = now  # a stream that breaks from here on is a failure of now
         self._good = True
-        self._probed()
+        if self._probe:
+            self._probed()
 
     def failed(self, error: GatewayError) -> None:
         """Only the provider's faults count; a caller's own account says nothing about the gateway's."""
@@ -80,7 +84,8 @@ class Trial:
                 self._state.limited(error.message, error.told_wait, now, rules)
         elif isinstance(error, UpstreamError):
             self._state.failed(error.message, self.started, now, rules)
-        self._probed()
+        if self._probe:
+            self._probed()
 
     def end(self) -> None:
         if self._open:
@@ -88,8 +93,8 @@ class Trial:
             self._state.in_flight -= 1
             if self._good:
                 self._state.succeeded(self._board.clock())
-            self._probed()
+            if self._probe:
+                self._probed()
 
     def _probed(self) -> None:
-        if self._probe:
-            self._probe = self._state.probing = False
+        self._probe = self._state.probing = False

@@ -42,6 +42,8 @@ class Chooser:
             return targets
         pick = self.pick(call, dry=dry)
         if fine and targets:
+            if route.one_level:
+                return strategy.order(targets, pick)
             return _arranged(call, targets, strategy, pick)
         standings = _Standings(call, self, pick.now)
         for target in targets:
@@ -61,7 +63,10 @@ class Chooser:
 
     def lost(self, position: int, call: Call) -> bool:
         """Whether a target has become unavailable since the order was made."""
-        return position < call.available and not self.may_try(call.order[position], call)
+        if position >= call.available:
+            return False
+        target = call.order[position]
+        return self.board.of(target.id).troubled and not self.may_try(target, call)
 
     def may_try(self, target: TargetEntry, call: Call) -> bool:
         state = self.board.of(target.id)

@@ -12,6 +12,7 @@ from routing.table import BreakerRules
 
 NEWEST_WEIGHT = 0.3  # of a new measurement in the mean, more where the last one is long ago
 MEAN_SECONDS = 10.0  # a measurement that old counts for little
+SOON = -MEAN_SECONDS * math.log(1 - NEWEST_WEIGHT)  # seconds; until then the newest has its usual weight
 FIRST_PAUSE = 1.0  # seconds after a 429 that names no time; doubles each time, up to the cooldown
 
 
@@ -166,7 +167,9 @@ class TargetState:
         self.troubled = bool(open_until or cooling_until)
 
     def measured(self, ms: float, now: float, *, stream: bool) -> None:
-        share = max(NEWEST_WEIGHT, 1 - math.exp((self.measured_at - now) / MEAN_SECONDS))
+        share, age = NEWEST_WEIGHT, now - self.measured_at
+        if age > SOON:
+            share = 1 - math.exp(-age / MEAN_SECONDS)
         if stream:
             self.ttft_ms = ms if self.ttft_ms is None else self.ttft_ms + share * (ms - self.ttft_ms)
         else:

@@ -20,7 +20,8 @@ class ErrorWindow:
         self._newest = 0
 
     def add(self, now: float, *, failed: bool) -> None:
-        self.advance(now)
+        if int(now / BUCKET) > self._newest:
+            self.advance(now)
         place = self._newest % BUCKETS
         self._requests[place] += 1
         self.requests += 1

@@ -1,5 +1,6 @@
 """The contract of a transport; tests/test_transports.py holds every one to it."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,8 +65,10 @@ class UpstreamResponse(Protocol):
 
 
 class Transport(Protocol):
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """POST, without following redirects. A cancelled call closes its connection at once.
+    def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
+        """POST, without following redirects; to be awaited at once.
+
+        A cancelled call closes its connection at once.
 
         Nothing is sent before what the event loop was given to do so far is done: the journal gathers
         its records until then. Raises TransportFault.

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import ssl
+from collections.abc import Awaitable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -74,19 +75,23 @@ class FastTransport:
     def idle(self) -> int:
         return sum(not connection.lost for idle in self._idle.values() for connection in idle)
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+    def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         wire = request.head.wire
         if not isinstance(wire, Wire):
             wire = request.head.wire = Wire(request.head)
-        connection = self._from_pool(wire.place) or await self._connect(wire.place)
+        connection = self._from_pool(wire.place)
+        if connection is None:
+            return self._send_on_new(wire, request)
+        return self._send_on(connection, wire, request)
+
+    def _send_on(
+        self, connection: Http1Connection, wire: Wire, request: UpstreamRequest
+    ) -> Awaitable[UpstreamResponse]:
         body = request.body
-        response = connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
-        try:
-            await response.head()
-        except BaseException:
-            response.abandon()
-            raise
-        return response
+        return connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream).head()
+
+    async def _send_on_new(self, wire: Wire, request: UpstreamRequest) -> UpstreamResponse:
+        return await self._send_on(await self._connect(wire.place), wire, request)
 
     async def aclose(self) -> None:
         self._closed = True

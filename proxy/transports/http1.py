@@ -20,10 +20,10 @@ class Http1Response:
         "_chunks",
         "_connection",
         "_fault",
-        "_headers",
         "_size",
         "_waiter",
         "complete",
+        "headers",
         "started",
         "status",
         "stream",
@@ -35,33 +35,47 @@ class Http1Response:
         self.started = False  # status and headers are here
         self.complete = False
         self._connection = connection
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
         self._size = 0
         self._fault: TransportFault | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
-        wanted = name.encode("ascii")
-        size = len(wanted)
-        values = [value for found, value in self._headers if len(found) == size and found.lower() == wanted]
+        wanted, values = name.encode("ascii"), []
+        for found, value in self.headers:
+            if len(found) == len(wanted) and found.lower() == wanted:
+                values.append(value)
+        if len(values) == 1:
+            return values[0].decode("latin-1")
         return b", ".join(values).decode("latin-1") if values else None
 
-    async def head(self) -> None:
-        """Returns when the head of a stream, or the whole of another answer, is here."""
-        while not (self.complete or (self.started and self.stream)):
-            await self._more()
+    async def head(self) -> "Http1Response":
+        """Itself, when the head of a stream, or the whole of another answer, is here.
+
+        Who is cancelled meanwhile gives the answer up.
+        """
+        try:
+            while not (self.complete or (self.started and self.stream)):
+                await self._arrival()
+                self._check()
+        except BaseException:
+            self.abandon()
+            raise
+        return self
 
     async def read(self) -> bytes:
         while not self.complete:
-            await self._more()
+            await self._arrival()
+            self._check()
         return self._taken()
 
     async def next_chunk(self) -> bytes:
         while not self._chunks:
             if self.complete:
                 return b""
-            await self._more()
+            await self._arrival()
+            self._check()
         return self._taken()
 
     async def aclose(self) -> None:
@@ -71,13 +85,9 @@ class Http1Response:
         if not self.complete:
             self._connection.abort()
 
-    def take_header(self, name: bytes, value: bytes) -> None:
-        if not self.started:  # what comes after the body is no header: RFC 9110, 6.5.1
-            self._headers.append((name, value))
-
     def forget_headers(self) -> None:
         """They belonged to a 1xx; the answer brings its own."""
-        self._headers.clear()
+        self.headers.clear()
 
     def take_head(self, size: int) -> None:
         """So many bytes came, and the head is not whole yet."""
@@ -108,14 +118,14 @@ class Http1Response:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _more(self) -> None:
+    def _arrival(self) -> asyncio.Future[None]:
+        """Done when more of the answer is here, or nothing will come."""
         if self._fault is not None:
             raise self._fault
-        self._waiter = self._connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._connection.loop.create_future()
+        return waiter
+
+    def _check(self) -> None:
         if self._fault is not None and not self._chunks:
             raise self._fault
 
@@ -131,7 +141,7 @@ class Http1Response:
     @property
     def ends_with_connection(self) -> bool:
         """Neither a length nor chunks: the body is all that comes until the connection is closed."""
-        names = {name.lower() for name, _ in self._headers}
+        names = {name.lower() for name, _ in self.headers}
         return self.started and not names & {b"content-length", b"transfer-encoding"}
 
 
@@ -259,8 +269,9 @@ class Http1Connection(asyncio.Protocol):
             self.abort()  # bytes behind a whole answer: they must not become part of the next one
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._response is not None:
-            self._response.take_header(name, value)
+        response = self._response
+        if response is not None and not response.started:  # what follows a body is no header: RFC 9110, 6.5.1
+            response.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

@@ -28,7 +28,7 @@ class Load(Protocol):
 
 
 class Loads(Protocol):
-    def of(self, target_id: int) -> Load: ...
+    def of(self, target_id: int, /) -> Load: ...
 
 
 @dataclass(slots=True)

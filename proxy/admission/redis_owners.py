@@ -1,0 +1,74 @@
+"""What Redis is told of an owner of limits: the same words for all of its calls in a period."""
+
+import math
+from collections.abc import Iterable
+
+from proxy.admission.base import Claim, Need
+from proxy.admission.redis_line import PREFIX
+from proxy.admission.redis_link import Word
+from routing.periods import Periods, period_id
+
+KEPT_AFTER_END = 2 * 86400  # seconds that Redis keeps a budget's period after its end
+MOST_KEPT = 100_000
+
+
+def base_of(claim: Claim) -> str:
+    return f"{PREFIX}:{claim.path}"
+
+
+class RedisOwner:
+    """One claim in the running period of its budget. Blank words: it has no such limit."""
+
+    __slots__ = (
+        "base",
+        "claim",
+        "counted",
+        "end",
+        "ends",
+        "limits",
+        "parallel",
+        "period",
+        "since",
+        "start",
+        "until",
+    )
+
+    def __init__(self, claim: Claim, start: float | None, end: float | None) -> None:
+        limits = claim.limits
+        self.claim = claim
+        self.base = base_of(claim)
+        self.start, self.end = start, end  # Unix seconds, the end excluded; None: it has no period that ends
+        self.since = -math.inf if start is None else start
+        self.until = math.inf if end is None else end
+        self.parallel = "1" if limits.parallel is not None else ""
+        self.counted = limits.rpm is not None or limits.tpm is not None
+        self.period = "" if claim.budget is None else period_id(start)
+        self.ends: Word = "" if end is None else int(end + KEPT_AFTER_END) * 1000
+        budget: Word = "" if claim.budget is None else claim.budget.limit_nano
+        rates = limits.rpm or "", limits.tpm or "", limits.parallel or ""
+        self.limits: tuple[Word, ...] = (*rates, budget, self.period, self.ends)
+
+
+class RedisOwners:
+    """Keeps what was made of each claim, as long as its table and its period last."""
+
+    def __init__(self) -> None:
+        self._periods = Periods()
+        self._known: dict[tuple[str, int], RedisOwner] = {}
+
+    def of(self, claim: Claim, at: float) -> RedisOwner:
+        """`at` is when the call came, in Unix seconds."""
+        found = self._known.get(claim.owner)
+        if found is not None and found.claim is claim and found.since <= at < found.until:
+            return found
+        start, end = (None, None) if claim.budget is None else self._periods.of(claim.budget, at)
+        if len(self._known) > MOST_KEPT:
+            self._known.clear()
+        found = self._known[claim.owner] = RedisOwner(claim, start, end)
+        return found
+
+    def all_of(self, claims: Iterable[Claim], need: Need) -> list[RedisOwner]:
+        found = []
+        for claim in claims:
+            found.append(self.of(claim, need.at))
+        return found

@@ -1,0 +1,32 @@
+"""Step 6 for an answer that came in one piece: there is nothing to relay."""
+
+import time
+from collections.abc import Callable
+
+from proxy.attempt import Answer
+from proxy.call import Call
+from proxy.usage import estimate
+
+
+class Whole:
+    """The door sends `body` and then calls close(), however that went."""
+
+    __slots__ = ("_account", "_call", "body", "headers", "status")
+
+    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
+        self.status = answer.response.status
+        self.headers = headers
+        self.body = answer.body
+        self._call = call
+        self._account = account
+
+    def close(self, *, hung_up: bool = False) -> None:
+        """Account for the call. `hung_up`: the client left before it had the answer."""
+        call = self._call
+        if not hung_up:
+            call.first_byte = time.perf_counter()
+        call.status = self.status
+        call.outcome = "client_gone" if hung_up else "answered"
+        if call.usage is None and call.ask is not None:
+            call.usage = estimate(call.ask.size, call.answer_bytes)
+        self._account(call)
