@@ -15,28 +15,28 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
     Raises RateLimited or LimitsUnavailable.
     """
-    key, route = call.key, call.route
-    assert key is not None
-    assert route is not None
-    if not key.claims and not route.route.limited:
+    assert call.key is not None
+    assert call.route is not None
+    key, route = call.key, call.route.route
+    if not key.claims and not route.limited:
         return FreeGrant()
     if call.table.recounted > admission.recounted:
         admission.recount(call.table.recounted)
-    shared = key.claims + route.route.claims
-    budgeted = key.budgeted or route.route.budgeted
+    shared = key.claims + route.claims
+    budgeted = key.budgeted or route.budgeted
     answer = _answer_tokens(call)
-    call.need = _need(call, answer, budgeted)
-    call.options = _options(call, call.order, answer, budgeted, ())
-    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(call.options))
+    call.need = need = _need(call, answer, budgeted)
+    call.options = options = _options(call, call.order, answer, budgeted, ())
+    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(options))
     try:
-        grant = await admission.admit(shared, call.options, call.need)
+        grant = await admission.admit(shared, options, need)
     except RateLimited as error:
         call.headrooms = error.headrooms
         raise
     call.headrooms = grant.headrooms
     if grant.skipped:
         for target, reason in zip(call.order, grant.skipped, strict=False):
-            call.skip(target, message(reason, call.need))
+            call.skip(target, message(reason, need))
     return grant
 
 

@@ -32,8 +32,10 @@ class Deadline:
         self._task = asyncio.current_task(loop)
         if self._seconds >= LONG:
             self.due = loop.time() + self._seconds
-            self._clock = _clock_of(loop)
-            self._clock.add(self)
+            self._clock = clock = _clock if _clock is not None and _clock.loop is loop else _new_clock(loop)
+            clock.open.add(self)
+            if not clock.runs:
+                clock.start()
         else:
             self._timer = loop.call_later(max(self._seconds, 0.0), self.over)
 
@@ -62,29 +64,26 @@ class _Clock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.open: set[Deadline] = set()
-        self._runs = False
+        self.runs = False
 
-    def add(self, deadline: Deadline) -> None:
-        self.open.add(deadline)
-        if not self._runs:
-            self._runs = True
-            self.loop.call_later(TICK, self._look)
+    def start(self) -> None:
+        self.runs = True
+        self.loop.call_later(TICK, self._look)
 
     def _look(self) -> None:
         now = self.loop.time()
         for deadline in [deadline for deadline in self.open if deadline.due <= now]:
             self.open.discard(deadline)
             deadline.over()
-        self._runs = bool(self.open)
-        if self._runs:
-            self.loop.call_later(TICK, self._look)
+        self.runs = False
+        if self.open:
+            self.start()
 
 
 _clock: _Clock | None = None
 
 
-def _clock_of(loop: asyncio.AbstractEventLoop) -> _Clock:
+def _new_clock(loop: asyncio.AbstractEventLoop) -> _Clock:
     global _clock
-    if _clock is None or _clock.loop is not loop:
-        _clock = _Clock(loop)  # one that is left goes on until its last deadline
+    _clock = _Clock(loop)  # one that is left goes on until its last deadline
     return _clock

@@ -121,7 +121,7 @@ _NOTHING_READ, _NOTHING_DONE = _InputDetails(), _OutputDetails()
 
 
 def _is_credible(usage: Usage) -> bool:
-    counts = (usage.input, usage.output, usage.cached, usage.reasoning)
-    if min(counts) < 0 or max(counts) > MOST_TOKENS:
-        return False
+    for count in (usage.input, usage.output, usage.cached, usage.reasoning):
+        if not 0 <= count <= MOST_TOKENS:
+            return False
     return usage.more is NO_MORE or (min(usage.more.counts) >= 0 and max(usage.more.counts) <= MOST_TOKENS)

@@ -1,6 +1,7 @@
 """Limits counted in this process: for one web process without Redis."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,30 +23,33 @@ from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import Bucket, SlidingWindow
 from routing.periods import Periods
-from routing.table import Claim, Limits
+from routing.table import Budget, Claim, Limits
 
 FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 
 
 class _Spend:
-    """Nano-USD of one owner in one period."""
+    """Nano-USD of one owner in one period: from `since` to before `until`, in Unix seconds."""
 
-    __slots__ = ("calls", "reserved", "spent")
+    __slots__ = ("calls", "reserved", "since", "spent", "until")
 
-    def __init__(self, spent: int) -> None:
-        self.spent = spent
+    def __init__(self, start: float | None, end: float | None) -> None:
+        self.since = -math.inf if start is None else start
+        self.until = math.inf if end is None else end
+        self.spent = 0
         self.reserved = 0
         self.calls: set[str] = set()  # that are open
 
 
 class _Counts:
-    __slots__ = ("open", "recounting", "requests", "spends", "tokens")
+    __slots__ = ("latest", "open", "recounting", "requests", "spends", "tokens")
 
     def __init__(self) -> None:
         self.requests = SlidingWindow()
         self.tokens = SlidingWindow()
         self.open = 0
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
+        self.latest: tuple[Budget, _Spend] | None = None  # the budget that was asked for last, and its spend
         self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
     def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
@@ -141,8 +145,8 @@ class MemoryGrant:
         return NO_HEADROOMS
 
     async def move(self, first: int, last: int) -> None:
-        self._let_go(self._held, 0, 0)
-        self._held = []
+        held, self._held = self._held, []
+        self._let_go(held, 0, 0)
         await self._admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
@@ -198,6 +202,7 @@ class MemoryAdmission:
                 counts.recounting[start] = spend, frozenset(spend.calls)
                 spend.spent = 0
             counts.spends = {}
+            counts.latest = None
 
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
@@ -305,13 +310,18 @@ class MemoryAdmission:
 
     def _knows_spend(self, hold: _Hold, need: Need) -> bool:
         """Whether what its budget has spent is known; asked each time, as it may have to be read again."""
-        budget = hold.claim.budget
+        budget, counts = hold.claim.budget, hold.counts
         if budget is None:
             return True
-        spend = hold.counts.spends.get(self._periods.of(budget, need.at)[0])
-        if spend is None:
+        if (latest := counts.latest) is not None:
+            asked, spend = latest
+            if asked is budget and spend.since <= need.at < spend.until:
+                hold.spend = spend
+                return True
+        found = hold.spend = counts.spends.get(self._periods.of(budget, need.at)[0])
+        if found is None:
             return False
-        hold.spend = spend
+        counts.latest = budget, found
         return True
 
     def _full_of_budgets(self, holds: Sequence[_Hold], option: Option, need: Need) -> NoRoom | None:
@@ -346,7 +356,7 @@ class MemoryAdmission:
     async def _start(self, claim: Claim, start: float | None, end: float | None) -> None:
         counts, asked = self._counts(claim), self.recounted
         again = counts.recounting.get(start)
-        spend, open_calls = again or (_Spend(0), frozenset())
+        spend, open_calls = again or (_Spend(start, end), frozenset())
         if again:
             await asyncio.sleep(0)  # what was settled until now is in the journal after this turn
         spent = await self._seeding.spent(claim, start, end, open_calls)
@@ -359,6 +369,7 @@ class MemoryAdmission:
         # The period before may still be asked for, by calls that came just before its end.
         for old in sorted(other for other in spends if other is not None)[:-2]:
             del spends[old]
+            counts.latest = None
 
     def _counts(self, claim: Claim) -> _Counts:
         counts = self._owners.get(claim.owner)
