@@ -371,15 +371,23 @@ class Exchange:
 
     async def _stream(self, relay: Relay) -> None:
         write, flow = self._protocol.transport.write, self._protocol.flow
-        framing = b"\r\n" if self._old else CHUNKED + b"\r\n"
-        write(self._head(relay.status, relay.headers) + framing)
-        while chunk := await relay.next_chunk():
-            write(chunk if self._old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            if flow.write_paused:
-                await flow.drain()
-        if not self._old:
-            write(b"0\r\n\r\n")
+        unsent = self._head(relay.status, relay.headers) + (b"\r\n" if self._old else CHUNKED + b"\r\n")
+        unsent += self._framed(relay.first_chunk())
+        while True:
+            if not relay.ends:  # else the end goes out in the same write
+                write(unsent)
+                unsent = b""
+                if flow.write_paused:
+                    await flow.drain()
+            chunk = await relay.next_chunk()
+            if not chunk:
+                break
+            unsent += self._framed(chunk)
+        write(unsent if self._old else unsent + b"0\r\n\r\n")
         self._complete()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        return chunk if self._old or not chunk else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
     def _respond(self, status: int, headers: bytes, body: bytes) -> None:
         if not self.disconnected:

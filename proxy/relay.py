@@ -84,6 +84,23 @@ class Relay:
         self._closed = False
         self._left_as = "client_gone"  # the outcome of a stream that was read on
 
+    def first_chunk(self) -> bytes:
+        """What of the stream is here already, to be sent together with its head; may be nothing."""
+        chunk = self._first
+        try:
+            good = self._good(chunk)
+        except Exception:
+            logger.exception("call %s failed in the gateway, at the beginning of its stream", self._call.id)
+            return b""  # next_chunk() comes to the same, and ends the stream
+        self._first = b""
+        self._call.first_byte = time.perf_counter()
+        return good
+
+    @property
+    def ends(self) -> bool:
+        """Whether the whole stream was handed out: next_chunk() says so without waiting."""
+        return self._reader.whole and self._answer is not None and self._answer.response.over
+
     async def next_chunk(self) -> bytes:
         """The next bytes for the client, b"" at the end; a stream that breaks ends with an error event."""
         try:

@@ -14,6 +14,11 @@ class RecordedRelay(Relay):
         assert call.content is not None
         self._content = call.content
 
+    def first_chunk(self) -> bytes:
+        chunk = super().first_chunk()
+        self._content.add(chunk)
+        return chunk
+
     async def next_chunk(self) -> Any:
         chunk = await super().next_chunk()
         self._content.add(chunk)

@@ -48,6 +48,10 @@ class UpstreamResponse(Protocol):
     @property
     def status(self) -> int: ...
 
+    @property
+    def over(self) -> bool:
+        """Whether the next chunk is known to be b""."""
+
     def header(self, name: str) -> str | None:
         """By lower-case name."""
 

@@ -78,6 +78,10 @@ class Http1Response:
             self._check()
         return self._taken()
 
+    @property
+    def over(self) -> bool:
+        return self.complete and not self._chunks
+
     async def aclose(self) -> None:
         self.abandon()
 

@@ -40,6 +40,8 @@ def _mapped() -> Iterator[None]:
 
 
 class HttpxResponse:
+    over = False  # httpx doesn't tell before it is asked for the next chunk
+
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._chunks: AsyncIterator[bytes] = response.aiter_raw()
