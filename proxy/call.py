@@ -140,14 +140,16 @@ class Call:
         self.order: list[TargetEntry] = []  # in which targets are tried
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
         self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
-        self.detours: list[int] = []  # fallback routes that were looked at
+        self.detours: tuple[int, ...] = ()  # fallback routes that were looked at
         self.hedged: TargetEntry | None = None  # asked beside another one, and failed
         self.available = 0  # so many of them had no open circuit; the rest are last resorts
-        self.skipped: list[tuple[TargetEntry, str]] = []  # and why
+        self.skipped: tuple[tuple[TargetEntry, str], ...] = ()  # and why
         self.shadow = False
         self.target: TargetEntry | None = None
         self.usage: Usage | None = None
-        self.answered_before: list[tuple[TargetEntry, Usage]] = []  # the parts of a stream that were cut
+        self.answered_before: tuple[
+            tuple[TargetEntry, Usage], ...
+        ] = ()  # the parts of a stream that were cut
         self.answer_bytes = 0
         self.abandoned = ""  # what became of the provider's answer when the client was gone
         self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on
@@ -173,7 +175,7 @@ class Call:
         self.request_id = request_id
 
     def skip(self, target: TargetEntry, why: str) -> None:
-        self.skipped.append((target, why))
+        self.skipped += ((target, why),)
 
     def served_by(self) -> Attempt | None:
         """The attempt whose answer the caller gets; the last one where there is none, None before any."""

@@ -28,7 +28,7 @@ def take(call: Call, kind: str, chooser: Chooser) -> bool:
     assert call.route is not None
     asked = call.detoured_from or call.route
     for route in list(_left(call, kind)):
-        call.detours.append(route.id)
+        call.detours += (route.id,)
         if _append(call, asked, route, chooser):
             call.detoured_from = asked
             return True

@@ -207,7 +207,7 @@ class Relay:
         answer = await self._resume(self._call, prefix)
         if answer is None:
             return False
-        self._call.answered_before.append((before, continuation.cut()))
+        self._call.answered_before += ((before, continuation.cut()),)
         self._answer, self._first = answer, answer.body
         self._filter = UsageFilter() if answer.hides_usage else None
         return True
