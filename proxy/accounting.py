@@ -1,5 +1,9 @@
 """Step 7: what a call was and cost, to the journal; its limits are settled."""
 
+import asyncio
+import logging
+import time
+
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
@@ -9,6 +13,7 @@ from proxy.metrics.counters import Counters
 from proxy.usage import NO_MORE, More, cost
 
 CLIENT_INFO_LENGTH = 200
+logger = logging.getLogger(__name__)
 
 
 class Accounting:
@@ -23,6 +28,7 @@ class Accounting:
         self._journal = journal
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
+        self._ended: list[Call] = []
 
     def open(self, call: Call) -> None:
         """Before a provider is called: from here on the call leaves a row, whatever happens.
@@ -42,7 +48,25 @@ class Accounting:
             call.content = self._contents.begin(call)
 
     def close(self, call: Call) -> None:
-        """Once per call. Not awaited, so it can't be cancelled half-way."""
+        """Once per call. Not awaited, so it can't be cancelled half-way.
+
+        What ended in one turn of the event loop is accounted for together, before any request that
+        comes later is looked at: the processor then has the same code at hand for all of it.
+        """
+        call.ended_at = time.perf_counter()
+        self._ended.append(call)
+        if len(self._ended) == 1:
+            asyncio.get_running_loop().call_soon(self.close_ended)
+
+    def close_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        for call in ended:
+            try:
+                self._close(call)
+            except Exception:
+                logger.exception("call %s could not be accounted for", call.id)
+
+    def _close(self, call: Call) -> None:
         if call.price_cost is None:  # else priced for the answer's headers already
             price_call(call)
         row = _closed(call)

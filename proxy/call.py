@@ -89,6 +89,7 @@ class Call:
         "deadline_at",
         "detoured_from",
         "detours",
+        "ended_at",
         "error",
         "first_byte",
         "grant",
@@ -152,6 +153,7 @@ class Call:
         ] = ()  # the parts of a stream that were cut
         self.answer_bytes = 0
         self.abandoned = ""  # what became of the provider's answer when the client was gone
+        self.ended_at: float | None = None  # perf_counter
         self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on
         self.price_cost: int | None = None
         self.upstream_ms = 0.0
@@ -187,7 +189,7 @@ class Call:
 
     @property
     def elapsed_ms(self) -> float:
-        return ((self.left_at or time.perf_counter()) - self.incoming.received) * 1000
+        return ((self.left_at or self.ended_at or time.perf_counter()) - self.incoming.received) * 1000
 
     @property
     def timeout_header(self) -> float | None:
