@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+from proxy.admission.base import Grant
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
@@ -67,23 +68,28 @@ class Accounting:
                 logger.exception("call %s could not be accounted for", call.id)
 
     def _close(self, call: Call) -> None:
-        if call.price_cost is None:  # else priced for the answer's headers already
-            price_call(call)
-        row = _closed(call)
-        self._journal.gather(row)
-        self._counters.count(call, row)
-        if call.content is not None and self._contents is not None:
-            self._contents.write(call)
-        if call.trace is not None:
-            call.trace.end(call, row)
-        if call.grant is None:
-            return
-        if call.target is not None:
-            call.grant.settle(call.usage.total if call.usage is not None else None, call.price_cost)
-        elif _abandoned(call):
-            call.grant.settle(None, call.price_cost)
-        else:
-            call.grant.settle(0, 0)
+        try:
+            if call.price_cost is None:  # else priced for the answer's headers already
+                price_call(call)
+            row = _closed(call)
+            self._journal.gather(row)
+            self._counters.count(call, row)
+            if call.content is not None and self._contents is not None:
+                self._contents.write(call)
+            if call.trace is not None:
+                call.trace.end(call, row)
+        finally:
+            if call.grant is not None:
+                _settle(call, call.grant)
+
+
+def _settle(call: Call, grant: Grant) -> None:
+    if call.target is not None:
+        grant.settle(call.usage.total if call.usage is not None else None, call.price_cost)
+    elif _abandoned(call):
+        grant.settle(None, call.price_cost)
+    else:
+        grant.settle(0, 0)
 
 
 def _opened(call: Call) -> Opened:

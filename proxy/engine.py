@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         self._keeper = keeper
         self._admission = admission
-        self._accounting = accounting
+        self.accounting = accounting
         self._chooser = chooser
         self._failed_auth = failed_auth
         self.abandoned = abandoned or Abandoned(Bounds(seconds=0, bytes=0, at_once=0))
@@ -89,9 +89,9 @@ class Engine:
                 call.grant = await admit(call, self._admission)
             except RateLimited as full:
                 await self._admit_elsewhere(call, full)
-            self._accounting.open(call)
+            self.accounting.open(call)
             if call.key.content or call.route.route.content:
-                self._accounting.keep_content(call)
+                self.accounting.keep_content(call)
             if call.route.route.shadows:
                 self.shadows.start(call)
             answer = await self._attempts.first_answer(call)
@@ -101,7 +101,7 @@ class Engine:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:
             call.outcome = "client_gone"
-            self._accounting.close(call)
+            self.accounting.close(call)
             raise
         except Exception as error:
             ids = {"request_id": call.request_id, "call_id": call.id}
@@ -115,13 +115,13 @@ class Engine:
         price_call(call)
         if call.content is not None:
             call.content.add(answer.body)
-        return Whole(call, answer, self._headers.of_answer(call, answer.content_type), self._accounting.close)
+        return Whole(call, answer, self._headers.of_answer(call, answer.content_type), self.accounting.close)
 
     def _relayed(self, call: Call, answer: Answer) -> Relay:
         relay = Relay if call.content is None else RecordedRelay
         headers = self._headers.of_answer(call, answer.content_type)
         resume = self._attempts.continued_answer
-        return relay(call, answer, headers, self._accounting.close, resume, self.abandoned)
+        return relay(call, answer, headers, self.accounting.close, resume, self.abandoned)
 
     def identify(
         self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
@@ -165,5 +165,5 @@ class Engine:
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
         headers = self._headers.of_error(error, call)
-        self._accounting.close(call)
+        self.accounting.close(call)
         return Refusal(error.status, headers, error.body(call.request_id))

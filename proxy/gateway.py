@@ -66,6 +66,7 @@ class Gateway:
         await self.engine.shadows.aclose()
         await self.engine.abandoned.aclose()
         await self.upstreams.aclose()
+        self.engine.accounting.close_ended()
         settled = await self.admission.aclose()
         self.posting.stop()  # last: it tells what the others counted
         self.journal.close(settled=settled)
