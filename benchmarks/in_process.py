@@ -43,6 +43,11 @@ class MemoryTransport(asyncio.Transport):
 
     abort = close
 
+    def end(self, protocol: asyncio.Protocol) -> None:
+        """As a real transport does: tells its protocol, and forgets it."""
+        protocol.connection_lost(None)
+        self._on_write = _ignore
+
     def pause_reading(self) -> None:
         pass
 
@@ -132,10 +137,12 @@ class InProcess:
                 loop.call_soon(ask) if left else loop.call_soon(done.set_result, None)
 
         protocol = _protocol(cast(Any, loop))
-        protocol.connection_made(MemoryTransport(write))
+        transport = MemoryTransport(write)
+        protocol.connection_made(transport)
         loop.call_soon(ask)
         async with asyncio.timeout(LIMIT_SECONDS):
             await done
+        transport.end(protocol)
         await asyncio.sleep(0)  # the journal writes behind the answer
 
     def _request(self, scenario: Scenario) -> bytes:
@@ -159,4 +166,8 @@ def _protocol(loop: asyncio.AbstractEventLoop) -> FastLaneProtocol:
 
 
 def _nothing() -> None:
+    return None
+
+
+def _ignore(data: bytes) -> None:
     return None

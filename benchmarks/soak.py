@@ -15,24 +15,26 @@ STREAMS_EVERY = 5  # one slice in so many is of streams
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Resident bytes after so many requests; `web` is the largest process, which serves them."""
+    """Resident bytes after so many requests: of the web process, which serves them, and of its shipper."""
 
     requests: int
     web: int
-    together: int
+    shipper: int
 
     @classmethod
     def at(cls, requests: int, server: Server) -> "Look":
         server.wait_until_quiet()
-        sizes = server.memory().values()
-        return cls(requests, max(sizes), sum(sizes))
+        memory = server.memory()
+        web = memory.pop(server.process.pid)
+        return cls(requests, web, sum(memory.values()))
 
     def line(self, first: "Look") -> str:
-        growth = self.web / first.web - 1
-        return (
-            f"{self.requests:>12,} requests  {self.web / 1e6:8.1f} MB ({growth:+.1%})  "
-            f"all processes {self.together / 1e6:8.1f} MB"
-        )
+        web, shipper = _size(self.web, first.web), _size(self.shipper, first.shipper)
+        return f"{self.requests:>12,} requests  web process {web}  shipper {shipper}"
+
+
+def _size(now: int, at_first: int) -> str:
+    return f"{now / 1e6:6.1f} MB ({now / at_first - 1:+.1%})"
 
 
 def run(rig: Rig, requests: int) -> str:
@@ -47,7 +49,7 @@ def run(rig: Rig, requests: int) -> str:
             looks.append(Look.at(sent, subject.quick))
             print(looks[-1].line(looks[0]), file=sys.stderr)
     last = Look.at(sent, subject.quick)
-    title = "Memory of the process that serves, fast lane with limits; growth since the first look:"
+    title = "Memory, fast lane with limits; growth since the first look:"
     return "\n".join([title, *(look.line(looks[0]) for look in [*looks, last])])
 
 

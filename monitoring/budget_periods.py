@@ -8,7 +8,7 @@ from django.db.models import Max
 
 from monitoring.budget_models import ALWAYS
 from monitoring.models import BudgetPeriod
-from monitoring.spending import Spending
+from monitoring.spending import shipped
 from routing.compiler import claims_of
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 from routing.periods import bounds
@@ -28,10 +28,10 @@ def refresh(now: datetime) -> None:
 
 def update(now: datetime) -> None:
     """Safe to run at the same time twice: rows are found by owner, period and beginning."""
-    spending, running = Spending(), set()
+    running = set()
     for claim in budget_claims():
-        running.add(_update_running(claim, spending, now))
-        _close_ended(claim, spending, now)
+        running.add(_update_running(claim, now))
+        _close_ended(claim, now)
     # Of budgets that are removed, or have another period now.
     gone = BudgetPeriod.objects.filter(closed_at=None).exclude(pk__in=running)
     gone.exclude(ends_at__lte=now).update(closed_at=now)
@@ -49,20 +49,20 @@ def budget_claims() -> Iterator[Claim]:
             yield from claims_of(row)
 
 
-def _update_running(claim: Claim, spending: Spending, now: datetime) -> int:
+def _update_running(claim: Claim, now: datetime) -> int:
     start, end = _bounds(claim, now)
     row, _ = BudgetPeriod.objects.update_or_create(
         kind=claim.kind,
         owner_id=claim.id,
         period=_period(claim),
         starts_at=start,
-        defaults={"ends_at": end, "closed_at": None, **_facts(claim, spending, start, end, now)},
+        defaults={"ends_at": end, "closed_at": None, **_facts(claim, start, end, now)},
     )
     pk: int = row.pk
     return pk
 
 
-def _close_ended(claim: Claim, spending: Spending, now: datetime) -> None:
+def _close_ended(claim: Claim, now: datetime) -> None:
     """The one that ended last, and those that nobody saw."""
     mine = BudgetPeriod.objects.filter(kind=claim.kind, owner_id=claim.id, period=_period(claim))
     current, _ = _bounds(claim, now)
@@ -72,12 +72,12 @@ def _close_ended(claim: Claim, spending: Spending, now: datetime) -> None:
     for _ in range(MOST_MISSED):
         assert before.ends_at is not None
         if before.closed_at is None and now >= before.ends_at + SETTLED:
-            facts = _facts(claim, spending, before.starts_at, before.ends_at, now)
+            facts = _facts(claim, before.starts_at, before.ends_at, now)
             mine.filter(pk=before.pk).update(closed_at=now, **facts)
         start, end = _bounds(claim, before.ends_at)
         if start >= current:
             return
-        facts = _facts(claim, spending, start, end, now)
+        facts = _facts(claim, start, end, now)
         before, _ = mine.get_or_create(
             starts_at=start, defaults={**_key(claim), "ends_at": end, "closed_at": None, **facts}
         )
@@ -85,14 +85,13 @@ def _close_ended(claim: Claim, spending: Spending, now: datetime) -> None:
 
 def recount_closed(now: datetime) -> None:
     """What late rows have changed in periods that ended lately."""
-    spending = Spending()
     claims = {(claim.kind, claim.id, _period(claim)): claim for claim in budget_claims()}
     for row in BudgetPeriod.objects.filter(
         closed_at__isnull=False, ends_at__gt=now - RECOUNTED, ends_at__lt=now
     ):
         claim = claims.get((row.kind, row.owner_id, row.period))
         if claim is not None and row.ends_at is not None:
-            spent = spending.of(claim, row.starts_at.timestamp(), row.ends_at.timestamp())
+            spent = shipped(claim, row.starts_at.timestamp(), row.ends_at.timestamp())
             if spent != row.spent_nano:
                 percent = _percent(spent, row.limit_nano)
                 BudgetPeriod.objects.filter(pk=row.pk).update(spent_nano=spent, used_percent=percent)
@@ -116,11 +115,11 @@ def _bounds(claim: Claim, at: datetime) -> tuple[datetime, datetime | None]:
 
 
 def _facts(
-    claim: Claim, spending: Spending, start: datetime, end: datetime | None, now: datetime
+    claim: Claim, start: datetime, end: datetime | None, now: datetime
 ) -> dict[str, Any]:
     assert claim.budget is not None
     began = None if end is None else start.timestamp()
-    spent = spending.of(claim, began, None if end is None else end.timestamp())
+    spent = shipped(claim, began, None if end is None else end.timestamp())
     limit = claim.budget.limit_nano
     return {
         "name": claim.name,

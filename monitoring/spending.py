@@ -32,41 +32,48 @@ _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider":
 
 def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
     """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
-    return Spending().of(claim, start, end, leave_out)
+    begins, ends = _times(claim, start, end)
+    column, owner = _column(claim)
+    pays_all = claim.kind in _PAY_FOR_SHADOWS
+    # Before the database: what is shipped meanwhile is then in both, and counts once by its id.
+    fresh = {
+        call.id: call.cost_nano_usd
+        for call in _journal()
+        # Of an unknown cost the row may know more by now: an admin may have set the price.
+        if call.cost_nano_usd is not None
+        and getattr(call, column) == owner
+        and begins <= call.received_at_ns / 1e9 < ends
+        and (pays_all or not call.shadow)
+    }
+    shipped = _of_database(claim, begins, ends, {*fresh, *leave_out})
+    return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
 
 
-class Spending:
-    """Of many owners: the journal is read once, as it is now."""
+def shipped(claim: Claim, start: float | None, end: float | None) -> int:
+    """As spent(), of the calls that are in the database: where a second's delay does no harm.
 
-    def __init__(self) -> None:
-        # Before the database: what is shipped meanwhile is then in both, and counts once by its id.
-        self._calls = list(_journal())
+    The journal may have grown to millions of calls while the database was away.
+    """
+    return _of_database(claim, *_times(claim, start, end), set())
 
-    def of(
-        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()
-    ) -> int:
-        """As spent()."""
-        column = _COLUMNS[claim.kind]
-        owner = claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
-        begins = max(start or 0.0, _created(claim))
-        ends = float("inf") if end is None else end
-        pays_all = claim.kind in _PAY_FOR_SHADOWS
-        fresh = {
-            call.id: call.cost_nano_usd
-            for call in self._calls
-            # Of an unknown cost the row may know more by now: an admin may have set the price.
-            if call.cost_nano_usd is not None
-            and getattr(call, column) == owner
-            and begins <= call.received_at_ns / 1e9 < ends
-            and (pays_all or not call.shadow)
-        }
-        left_out = {*fresh, *leave_out}
-        hours = _hours(begins, ends, {_hour_of_id(id) for id in left_out})
-        usage = UsageHour.objects.filter(hours.summed, **{column: owner})
-        rows = RequestLog.objects.filter(**{column: owner}).exclude(pk__in=_all_of(left_out))
-        found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
-        shipped = sum(_cost(one if pays_all else one.filter(shadow=False)) for one in found)
-        return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
+
+def _of_database(claim: Claim, begins: float, ends: float, leave_out: set[str]) -> int:
+    column, owner = _column(claim)
+    hours = _hours(begins, ends, {_hour_of_id(id) for id in leave_out})
+    usage = UsageHour.objects.filter(hours.summed, **{column: owner})
+    rows = RequestLog.objects.filter(**{column: owner})
+    if leave_out:
+        rows = rows.exclude(pk__in=_all_of(leave_out))
+    found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
+    return sum(_cost(one if claim.kind in _PAY_FOR_SHADOWS else one.filter(shadow=False)) for one in found)
+
+
+def _column(claim: Claim) -> tuple[str, str | int]:
+    return _COLUMNS[claim.kind], claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
+
+
+def _times(claim: Claim, start: float | None, end: float | None) -> tuple[float, float]:
+    return max(start or 0.0, _created(claim)), math.inf if end is None else end
 
 
 def _all_of(ids: Collection[str]) -> RawSQL:

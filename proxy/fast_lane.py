@@ -187,6 +187,9 @@ class FastLaneProtocol(HttpToolsProtocol):
         for cycle in waiting:
             if isinstance(cycle, Exchange):
                 cycle.hang_up()
+        # They know this connection too: rings, which would wait for the garbage collector.
+        self.cycle = self.running = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
 
 def _look(loop: asyncio.AbstractEventLoop, connections: Any) -> None:

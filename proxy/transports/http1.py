@@ -258,6 +258,7 @@ class Http1Connection(asyncio.Protocol):
         self.lost = True
         self._on_lost(self)
         response, self._response = self._response, None
+        del self._parser  # it knows this connection too: a ring, which would wait for the garbage collector
         if response is None:
             return
         if error is None and response.ends_with_connection:
