@@ -2,6 +2,8 @@
 
 import re
 import sqlite3
+import tracemalloc
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -10,6 +12,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.urls import reverse
 
+from monitoring.budget_periods import update
 from monitoring.models import RequestLog
 from monitoring.spending import spent
 from monitoring.storing import store
@@ -352,3 +355,27 @@ def test_spending_is_known_however_much_of_it_waits_in_the_journal(tmp_path, set
     finally:
         if before:
             connection.connection.setlimit(limit, before)  # other tests have this connection too
+
+
+@pytest.mark.django_db(transaction=True)
+def test_looking_at_budgets_takes_no_memory_for_what_waits_in_the_journal(tmp_path, settings):
+    """After an hour without the database these are millions of calls, of one owner or of others."""
+    settings.JOURNAL_DIR = tmp_path
+    row, _ = make_key(budget_usd=1)
+    waiting = b"".join(to_line(closed(key_id=row.pk + 1, cost_nano_usd=10)) for _ in range(1000))
+    for number in range(10):
+        (tmp_path / f"worker.{number:08d}.journal").write_bytes(waiting)
+    [claim] = claims_of(row)
+    update(datetime(2026, 6, 10, tzinfo=UTC))  # what is made once, at the first call
+    spent(claim, None, None)
+    tracemalloc.start()
+    try:
+        assert spent(claim, None, None) == 0
+        read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        update(datetime(2026, 6, 10, tzinfo=UTC))
+        updated = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read < 6_000_000, f"{read:,} bytes: about one segment is read at a time"
+    assert updated < 500_000, f"{updated:,} bytes: shown figures are those of the database"
