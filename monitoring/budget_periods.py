@@ -114,9 +114,7 @@ def _bounds(claim: Claim, at: datetime) -> tuple[datetime, datetime | None]:
     return datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
 
 
-def _facts(
-    claim: Claim, start: datetime, end: datetime | None, now: datetime
-) -> dict[str, Any]:
+def _facts(claim: Claim, start: datetime, end: datetime | None, now: datetime) -> dict[str, Any]:
     assert claim.budget is not None
     began = None if end is None else start.timestamp()
     spent = shipped(claim, began, None if end is None else end.timestamp())

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from django.utils import timezone
 from monitoring import heartbeats
 from monitoring.backlog import backlog_bytes
 from monitoring.content.shipping import ContentShipper
+from monitoring.pacing import Pace
 from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
@@ -35,6 +37,7 @@ from proxy.journal.records import Closed, Opened
 logger = logging.getLogger(__name__)
 
 SHIP_SECONDS = 0.25
+SHARE_SECONDS = 2.0  # of one turn: then it tells how far it is, and who else is to be served comes first
 RESCUE_SECONDS = 5.0
 
 
@@ -53,6 +56,7 @@ class Shipper:
         self._positions: dict[Path, Position] = {}
         self._open: dict[str, tuple[Opened, Path]] = {}  # calls that have not ended, and where they began
         self._next_rescue = 0.0
+        self._served = ""  # the worker that took the last turn's time; the next one begins behind it
         self._books = StateFile(directory)
         self._next_watch = 0.0
 
@@ -61,19 +65,27 @@ class Shipper:
         with self._alone(stop) as alone:
             if alone:
                 self._books = StateFile(self._directory)  # another one may have written it meanwhile
-            while alone and not stop.wait(SHIP_SECONDS):
-                self.ship()
+            pace, pause = Pace(), SHIP_SECONDS
+            while alone and not stop.wait(pause):
+                pace.begin()
+                waits = self.ship(SHARE_SECONDS)
+                pause = max(0.0 if waits else SHIP_SECONDS, pace.rest())
             self._next_rescue = 0.0
             if alone:
                 self.ship()
         connection.close()
 
-    def ship(self) -> None:
-        """Once. A database that is away costs nothing but time: the records stay where they are."""
+    def ship(self, seconds: float = math.inf) -> bool:
+        """Once, for about so long; whether there is more that could be shipped at once.
+
+        A database that is away costs nothing but time: the records stay where they are.
+        """
         close_old_connections()
+        waits, until = False, time.monotonic() + seconds
         try:
-            for worker in sorted(workers(self._directory)):
-                self._ship_worker(worker)
+            for worker in self._in_turn():
+                if not waits and not self._ship_worker(worker, until):
+                    waits, self._served = True, worker
             if time.monotonic() >= self._next_rescue:
                 self._rescue()
                 self._next_rescue = time.monotonic() + RESCUE_SECONDS
@@ -81,10 +93,17 @@ class Shipper:
             self._note("")
         except Exception as error:  # noqa: BLE001 shipping must go on when the cause is gone
             connection.close()
+            waits = False
             self._note(f"{type(error).__name__}: {error}")
         if self._contents is not None:
             self._ship_contents(self._contents)
         self._tell()
+        return waits
+
+    def _in_turn(self) -> list[str]:
+        found = sorted(workers(self._directory))
+        behind = [worker for worker in found if worker > self._served]
+        return behind + [worker for worker in found if worker <= self._served]
 
     def _ship_contents(self, contents: ContentShipper) -> None:
         """Apart from the books: neither may hold up the other."""
@@ -132,19 +151,24 @@ class Shipper:
         except OSError as error:
             logger.error("the shipper's state is not saved: %s", error.strerror)
 
-    def _ship_worker(self, worker: str) -> None:
-        paths = segments(self._directory, worker)
+    def _ship_worker(self, worker: str, until: float = math.inf) -> bool:
+        """Whether all was shipped that it has written."""
+        spent, paths = [], segments(self._directory, worker)
         for path in paths:
-            self._ship_segment(self._positions.setdefault(path, Position(path)))
-        self._delete_spent(paths[:-1])  # the last one is still written to
+            if not self._ship_segment(self._positions.setdefault(path, Position(path)), until):
+                break
+            spent.append(path)
+        self._delete_spent([path for path in spent if path != paths[-1]])  # that one is still written to
+        return spent == paths
 
-    def _ship_segment(self, position: Position) -> None:
+    def _ship_segment(self, position: Position, until: float) -> bool:
+        """Whether it was read to its end."""
         while True:
             before = position.offset
             damage: list[Damage] = []
             records = read_new(position, damage.append)
             if position.offset == before:
-                return
+                return True
             try:
                 self._store([record for record in records if isinstance(record, Closed)])
                 for found in damage:
@@ -157,6 +181,8 @@ class Shipper:
                     self._open[record.id] = (record, position.path)
                 else:
                     self._open.pop(record.id, None)
+            if time.monotonic() >= until:
+                return False
 
     def _store(self, calls: list[Closed]) -> None:
         store(calls, self._keep_unstorable)
