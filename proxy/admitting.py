@@ -24,12 +24,13 @@ async def admit(call: Call, admission: Admission) -> Grant:
         admission.recount(call.table.recounted)
     shared = key.claims + route.claims
     budgeted = key.budgeted or route.budgeted
-    answer = _answer_tokens(call)
-    call.need = need = _need(call, answer, budgeted)
-    call.options = options = _options(call, call.order, answer, budgeted, ())
+    assert call.ask is not None
+    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
+    call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
+    call.options = options = _options(call.order, given, answer, budgeted)
     call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(options))
     try:
-        grant = await admission.admit(shared, options, need)
+        grant = admission.at_once(shared, options, need) or await admission.admit(shared, options, need)
     except RateLimited as error:
         call.headrooms = error.headrooms
         raise
@@ -42,10 +43,11 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
-    answer = _answer_tokens(call)
+    assert call.ask is not None
+    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
     # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
-    need = _need(call, answer, True, uuid7())
-    return await admission.admit((), _options(call, [target], answer, True, ()), need)
+    need = Need(uuid7(), given + answer, call.received_at_ns / 1e9)
+    return await admission.admit((), _options([target], given, answer, True), need)
 
 
 async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
@@ -75,33 +77,28 @@ def _of_any_budget(options: list[Option]) -> bool:
 
 def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
     """Of targets of the call's present route; `also` are claims that all of them have."""
+    assert call.ask is not None
     budgeted = call.need is None or call.need.budgeted
-    return _options(call, targets, _answer_tokens(call), budgeted, also)
+    return _options(targets, call.ask.prompt_tokens, _answer_tokens(call), budgeted, also)
 
 
 def _options(
-    call: Call, targets: list[TargetEntry], answer: int, budgeted: bool, also: tuple[Claim, ...]
+    targets: list[TargetEntry], given: int, answer: int, budgeted: bool, also: tuple[Claim, ...] = ()
 ) -> list[Option]:
     """What they cost in the worst case is worked out only where a budget asks for it."""
-    if not budgeted:
-        return [Option(also + target.claims, 0) for target in targets]
-    assert call.ask is not None
-    given, options = call.ask.prompt_tokens, []
+    options = []
     for target in targets:
-        options.append(Option(also + target.claims, worst_cost(given, answer, target.price)))
+        claims = also + target.claims if also else target.claims
+        options.append(Option(claims, worst_cost(given, answer, target.price) if budgeted else 0))
     return options
-
-
-def _need(call: Call, answer: int, budgeted: bool, id: str = "") -> Need:
-    assert call.ask is not None
-    return Need(id or call.id, call.ask.prompt_tokens + answer, call.received_at_ns / 1e9, budgeted)
 
 
 def _answer_tokens(call: Call) -> int:
     assert call.route is not None
     assert call.ask is not None
-    given = call.ask.answer_limit
-    return (call.route.route.answer_tokens if given is None else given) * call.ask.choices
+    ask, given = call.ask, call.ask.answer_limit
+    tokens = call.route.route.answer_tokens if given is None else given
+    return tokens * ask.choices if "n" in ask.fields else tokens
 
 
 def over_limit_route(call: Call) -> tuple[Resolved, list[TargetEntry]] | None:

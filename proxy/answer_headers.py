@@ -7,6 +7,11 @@ from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\n"
+_HEADROOM = {
+    kind: b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (kind, kind, kind)
+    for kind in (b"requests", b"tokens")
+}
 MOST_KEPT = 10_000  # a provider may send any content type
 
 
@@ -91,14 +96,7 @@ def _rate_limits(call: Call) -> bytes:
 def _headroom(kind: bytes, left: Headroom | None) -> bytes:
     if left is None:
         return b""
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs\r\n" % (
-        kind,
-        left.limit,
-        kind,
-        left.remaining,
-        kind,
-        left.reset,
-    )
+    return _HEADROOM[kind] % (left.limit, left.remaining, left.reset)
 
 
 def _ascii(text: str) -> bytes:

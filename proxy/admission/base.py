@@ -103,6 +103,9 @@ class Admission(Protocol):
         Called in the event loop.
         """
 
+    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant | None:
+        """What admit() would return, where that is known without waiting and plain to see."""
+
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         """Count one request against all of `shared` and the first option that has room, or nothing.
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import msgspec
+
 from proxy.admission.base import (
     NEVER,
     NO_HEADROOMS,
     FreeGrant,
     Grant,
-    Headroom,
     Headrooms,
     Need,
     NoRoom,
@@ -41,6 +42,9 @@ class _Spend:
         self.calls: set[str] = set()  # that are open
 
 
+NOTHING_ASKED: tuple[Budget | None, _Spend] = (None, _Spend(None, None))
+
+
 class _Counts:
     __slots__ = ("latest", "open", "recounting", "requests", "spends", "tokens")
 
@@ -49,7 +53,7 @@ class _Counts:
         self.tokens = SlidingWindow()
         self.open = 0
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
-        self.latest: tuple[Budget, _Spend] | None = None  # the budget that was asked for last, and its spend
+        self.latest: tuple[Budget | None, _Spend] = NOTHING_ASKED  # the budget asked for last, and its spend
         self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
     def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
@@ -65,19 +69,23 @@ class _Counts:
             return NoRoom(claim, "tpm", wait)
         return None
 
+    def headrooms(self, limits: Limits, now: float) -> Headrooms:
+        rpm, tpm = limits.rpm, limits.tpm
+        return (
+            None if rpm is None else self.requests.headroom(rpm, now),
+            None if tpm is None else self.tokens.headroom(tpm, now),
+        )
 
-class _Hold:
+
+class _Hold(msgspec.Struct):
     """What one call holds of one owner; nothing before take()."""
 
-    __slots__ = ("bucket", "call", "claim", "cost", "counts", "spend")
-
-    def __init__(self, claim: Claim, counts: _Counts, call: str) -> None:
-        self.claim = claim
-        self.counts = counts
-        self.call = call
-        self.bucket: Bucket | None = None
-        self.spend: _Spend | None = None
-        self.cost = 0  # nano-USD held against the budget
+    claim: Claim
+    counts: _Counts
+    call: str
+    bucket: Bucket | None = None
+    spend: _Spend | None = None
+    cost: int = 0  # nano-USD held against the budget
 
     def take(self, tokens: int, cost: int, now: float) -> None:
         counts, limits = self.counts, self.claim.limits
@@ -109,10 +117,10 @@ class _Hold:
 class MemoryGrant:
     __slots__ = (
         "_admission",
-        "_held",
         "need",
         "option",
         "options",
+        "own_holds",
         "reserved_nano",
         "shared",
         "shared_holds",
@@ -131,7 +139,7 @@ class MemoryGrant:
         self.options = options
         self.need = need
         self.shared_holds: list[_Hold] = []
-        self._held: list[_Hold] = []
+        self.own_holds: list[_Hold] = []
         self.option = 0
         self.reserved_nano: int | None = None
         self.skipped: tuple[NoRoom, ...] = ()
@@ -141,22 +149,23 @@ class MemoryGrant:
         for hold in self.shared_holds:
             limits = hold.claim.limits
             if limits.rpm is not None or limits.tpm is not None:
-                return _headrooms(hold.counts, limits, self._admission.clock())
+                return hold.counts.headrooms(limits, self._admission.clock())
         return NO_HEADROOMS
 
     async def move(self, first: int, last: int) -> None:
-        held, self._held = self._held, []
-        self._let_go(held, 0, 0)
+        held, self.own_holds = self.own_holds, []
+        now = self._admission.clock()
+        for hold in held:
+            hold.settle(self.need.tokens, 0, 0, now)
         await self._admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        holds, self._held, self.shared_holds = self.shared_holds + self._held, [], []
-        self._let_go(holds, tokens, cost_nano)
-
-    def _let_go(self, holds: list[_Hold], tokens: int | None, cost_nano: int | None) -> None:
-        now = self._admission.clock()
-        for hold in holds:
-            hold.settle(self.need.tokens, tokens, cost_nano, now)
+        now, reserved = self._admission.clock(), self.need.tokens
+        for hold in self.shared_holds:
+            hold.settle(reserved, tokens, cost_nano, now)
+        for hold in self.own_holds:
+            hold.settle(reserved, tokens, cost_nano, now)
+        self.shared_holds = self.own_holds = []
 
     def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
         """Take an option that was found to have room."""
@@ -174,7 +183,7 @@ class MemoryGrant:
         for hold in own:
             hold.take(tokens, cost, now)
             budgeted = budgeted or hold.spend is not None
-        self._held = own
+        self.own_holds = own
         self.option = index
         self.reserved_nano = option.cost_nano if budgeted else None
 
@@ -202,17 +211,48 @@ class MemoryAdmission:
                 counts.recounting[start] = spend, frozenset(spend.calls)
                 spend.spent = 0
             counts.spends = {}
-            counts.latest = None
+            counts.latest = NOTHING_ASKED
+
+    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> MemoryGrant | None:
+        """The usual case: all spending is known, the first option has room by the totals as they are.
+
+        What has left a window since they were made would only make more room.
+        """
+        if not options:
+            return None
+        now, tokens, at, cost = self.clock(), need.tokens, need.at, options[0].cost_nano
+        owners, holds = self._owners, []
+        for claim in (*shared, *options[0].claims):
+            counts, limits, budget = owners.get(claim.owner), claim.limits, claim.budget
+            if counts is None or (limits.parallel is not None and counts.open >= limits.parallel):
+                return None
+            if limits.rpm is not None and counts.requests.total >= limits.rpm:
+                return None
+            if limits.tpm is not None and counts.tokens.total + tokens > limits.tpm:
+                return None
+            spend = None
+            if budget is not None:
+                asked, spend = counts.latest
+                if asked is not budget or not spend.since <= at < spend.until:
+                    return None
+                if cost is None or cost > budget.limit_nano - spend.spent - spend.reserved:
+                    return None
+            holds.append(_Hold(claim, counts, need.id, None, spend))
+        grant = MemoryGrant(self, shared, options, need)
+        for hold in holds:
+            hold.take(tokens, cost or 0, now)
+            if hold.spend is not None:
+                grant.reserved_nano = cost
+        grant.shared_holds, grant.own_holds = holds[: len(shared)], holds[len(shared) :]
+        return grant
 
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
             return FreeGrant()
         if len(self._owners) > self._forget_at:
             self._forget_idle(self.clock())
-        grant, tried = MemoryGrant(self, shared, options, need), range(len(options))
-        if missing := self._take(grant, tried):
-            await self._seed(missing, need)
-            await self.take(grant, tried)
+        grant = MemoryGrant(self, shared, options, need)
+        await self.take(grant, range(len(options)))
         return grant
 
     async def take(self, grant: MemoryGrant, tried: range) -> None:
@@ -269,7 +309,7 @@ class MemoryAdmission:
         claim = headroom_claim(shared)
         if claim is None:
             return NO_HEADROOMS
-        return _headrooms(self._counts(claim), claim.limits, self.clock())
+        return self._counts(claim).headrooms(claim.limits, self.clock())
 
     def count_past(self, claim: Claim, tokens: int, at: float) -> None:
         """A request that was let through elsewhere; `at` by this admission's clock, in order."""
@@ -313,11 +353,10 @@ class MemoryAdmission:
         budget, counts = hold.claim.budget, hold.counts
         if budget is None:
             return True
-        if (latest := counts.latest) is not None:
-            asked, spend = latest
-            if asked is budget and spend.since <= need.at < spend.until:
-                hold.spend = spend
-                return True
+        asked, spend = counts.latest
+        if asked is budget and spend.since <= need.at < spend.until:
+            hold.spend = spend
+            return True
         found = hold.spend = counts.spends.get(self._periods.of(budget, need.at)[0])
         if found is None:
             return False
@@ -369,7 +408,7 @@ class MemoryAdmission:
         # The period before may still be asked for, by calls that came just before its end.
         for old in sorted(other for other in spends if other is not None)[:-2]:
             del spends[old]
-            counts.latest = None
+            counts.latest = NOTHING_ASKED
 
     def _counts(self, claim: Claim) -> _Counts:
         counts = self._owners.get(claim.owner)
@@ -383,16 +422,3 @@ class MemoryAdmission:
             if idle and not counts.open and not counts.spends:
                 del self._owners[owner]
         self._forget_at = 2 * len(self._owners) + FORGET_AFTER
-
-
-def _headrooms(counts: _Counts, limits: Limits, now: float) -> Headrooms:
-    requests = tokens = None
-    if (limit := limits.rpm) is not None:
-        reset = counts.requests.clears_in(now)  # before the total is read: it lets old amounts go
-        left = limit - counts.requests.total
-        requests = Headroom(limit, left if left > 0 else 0, reset)
-    if (limit := limits.tpm) is not None:
-        reset = counts.tokens.clears_in(now)
-        left = limit - counts.tokens.total
-        tokens = Headroom(limit, left if left > 0 else 0, reset)
-    return requests, tokens

@@ -53,6 +53,9 @@ class RedisAdmission:
         self._lately = LatelySettled()
         self._renewer: asyncio.Task[None] | None = None
 
+    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> None:
+        """Nothing is known without asking."""
+
     async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
             return FreeGrant()

@@ -3,6 +3,8 @@
 import math
 from collections import deque
 
+from proxy.admission.base import Headroom
+
 MINUTE = 60.0
 BUCKET = 0.25  # seconds; counts of one bucket leave together, when the youngest of them is a minute old
 
@@ -74,3 +76,11 @@ class SlidingWindow:
         if now >= self._leaves:
             self.advance(now)
         return self._buckets[-1].start + BUCKET + MINUTE - now if self._buckets else 0.0
+
+    def headroom(self, limit: int, now: float) -> Headroom:
+        """Of a limit on this window's amounts."""
+        if now >= self._leaves:
+            self.advance(now)
+        left, buckets = limit - self.total, self._buckets
+        reset = buckets[-1].start + BUCKET + MINUTE - now if buckets else 0.0
+        return Headroom(limit, left if left > 0 else 0, reset)
