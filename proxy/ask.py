@@ -1,6 +1,5 @@
 """Decodes only what routing needs of a request body; the rest stays the caller's bytes."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -55,8 +54,7 @@ _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_t
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
-@dataclass(slots=True)
-class ChatAsk:
+class ChatAsk(msgspec.Struct):
     """A chat completion as asked for; `fields` keeps every value as the bytes it came as."""
 
     model: str

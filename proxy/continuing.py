@@ -4,10 +4,10 @@ What the caller has already is given to the next target as the beginning of the 
 the events of its answer are made to look like the first one's.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
 from proxy.reported_usage import ReportedUsage

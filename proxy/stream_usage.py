@@ -1,10 +1,10 @@
 """Streams are asked for their usage where the caller did not ask, and the caller is not told of it."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
 

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
+
+import msgspec
 
 from routing.table import TargetEntry
 
@@ -31,8 +32,7 @@ class Loads(Protocol):
     def of(self, target_id: int, /) -> Load: ...
 
 
-@dataclass(slots=True)
-class Pick:
+class Pick(msgspec.Struct, frozen=True):
     """One request, as strategies see it."""
 
     stream: bool
