@@ -23,6 +23,10 @@ LIMITS = ("--rpm", "100000000", "--tpm", "100000000", "--budget", "100000", "--b
 """Of the rows with limits: never reached, but counted for each request."""
 
 
+def journal(scratch: Path) -> Path:
+    return scratch / "data" / "journal"
+
+
 def environment(scratch: Path, port: int, redis_url: str = "") -> dict[str, str]:
     return {name: os.environ[name] for name in INHERITED if name in os.environ} | {
         "DATA_DIR": str(scratch / "data"),

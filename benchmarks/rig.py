@@ -96,6 +96,7 @@ class Rig:
         env = gateway.environment(self.scratch, port)
         gateway.set_up(self.scratch, env, self.words())
         server = self.start("switchstand", gateway.command(), env)
+        server.journal = gateway.journal(self.scratch)
         key = {"Authorization": f"Bearer {gateway.KEY}"}
         # A request with an Origin comes from a browser: it takes the way through Django.
         doors = {"fast": key, "drf": key | {"Origin": gateway.ORIGIN}}
@@ -113,6 +114,7 @@ class Rig:
         env = gateway.environment(scratch, port, redis_url)
         gateway.set_up(scratch, env, self.words(), limits=True)
         server = self.start(f"switchstand-{name}", gateway.command(), env)
+        server.journal = gateway.journal(scratch)
         key = {"Authorization": f"Bearer {gateway.KEY}"}
         return Subject(name=name, targets=targets(port, key), quick=server, other=server).wait_until_ready()
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.load import PROJECT, Target
+from monitoring.backlog import backlog_bytes
+from monitoring.shipper_state import read_state
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 READY_SECONDS = 120  # LiteLLM takes 20 on a busy machine
@@ -29,6 +31,7 @@ class Server:
     def __init__(self, name: str, command: list[str], core: int, log: Path, env: dict[str, str] | None):
         self.name, self.log = name, log
         self.idle_bytes = 0  # resident after its last start, before any load
+        self.journal: Path | None = None  # of a gateway: shipping it disturbs others that are measured
         self._command = ["taskset", "--cpu-list", str(core), *command]
         self._env = env
         self.process = self._launched()
@@ -98,10 +101,16 @@ class Server:
         while time.monotonic() < deadline:
             time.sleep(0.4)
             now = self.cpu_seconds()
-            if now - before <= QUIET_SHARE * 0.4:
+            if now - before <= QUIET_SHARE * 0.4 and self._has_shipped():
                 return now - begun
             before = now
         return before - begun
+
+    def _has_shipped(self) -> bool:
+        """Its shipper may only be resting."""
+        if self.journal is None:
+            return True
+        return backlog_bytes(self.journal, read_state(self.journal)) == 0
 
     def _stats(self) -> Iterator[tuple[int, list[str]]]:
         """/proc/PID/stat of every process of the session, from the field after the name on."""

@@ -7,7 +7,7 @@ STARVED = 0.95
 """Of a turn's time, spent waiting for a processor: from here on shipping goes nowhere, and only disturbs."""
 
 RESTS = 4  # times as long as such a turn took
-LONGEST_REST = 5.0  # seconds
+LONGEST_REST = 3.0  # seconds
 
 
 class Pace:

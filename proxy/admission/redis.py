@@ -10,6 +10,7 @@ from functools import partial
 
 from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
 from proxy.admission.memory import MemoryAdmission
+from proxy.admission.redis_ask import Asks
 from proxy.admission.redis_grant import SEED_TRIES, Recent, RedisGrant
 from proxy.admission.redis_ledger import Ledger, Record
 from proxy.admission.redis_line import SEED, RedisLine
@@ -42,6 +43,7 @@ class RedisAdmission:
         self._lease = lease
         self._without = without
         self.owners = RedisOwners()
+        self.asks = Asks(self.owners, self.lease_ms)
         self._spent = spent
         self.recounted = 0
         self._seeding = Seeding(spent)

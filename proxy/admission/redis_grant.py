@@ -17,7 +17,6 @@ from proxy.admission.base import (
     reservation,
 )
 from proxy.admission.redis_ledger import Record
-from proxy.admission.redis_line import ADMIT
 from proxy.admission.redis_link import RedisAway, Word
 from proxy.admission.redis_owners import RedisOwner
 from proxy.admission.refusals import refused
@@ -44,6 +43,7 @@ class Recent:
 class RedisGrant:
     __slots__ = (
         "_admission",
+        "_ask",
         "_bucket",
         "_headrooms",
         "_held",
@@ -69,7 +69,8 @@ class RedisGrant:
         self._shared = shared
         self._options = options
         self._need = need
-        self._shared_owners = admission.owners.all_of(shared, need)
+        self._ask = admission.asks.of(shared, options, need)
+        self._shared_owners = self._ask.shared
         self._own: list[RedisOwner] = []  # of the option that is held, or was held last
         self._bucket: tuple[Word, Word] = ("", "")  # where tokens of shared, of the option were counted
         self._headrooms: Headrooms = NO_HEADROOMS
@@ -121,39 +122,30 @@ class RedisGrant:
     async def take(self, tried: range, *, moving: bool) -> None:
         """Hold the first of these options that has room. Raises RateLimited, RedisAway."""
         admission, need = self._admission, self._need
-        old = self._own if moving and self._held else []
-        owners = [*self._shared_owners, *old]
-        words: list[Word] = [
-            self.call,
-            admission.lease_ms,
-            need.tokens,
-            len(self._shared),
-            len(old),
-            (self._bucket[1] or "0") if moving else "",
-            len(tried),
-        ]
-        for index in tried:
-            option = self._options[index]
-            words += ("" if option.cost_nano is None else option.cost_nano, len(option.claims))
-            owners += admission.owners.all_of(option.claims, need)
-        keys = []
-        for owner in owners:
-            keys.append(owner.base)
-            words += owner.limits
-        reply = await admission.line.run(ADMIT, keys, *words)
+        if moving:
+            options = [self._options[index] for index in tried]
+            old = self._own if self._held else []
+            ask = admission.asks.made(self._shared, old, options, need)
+            words = ask.words(self.call, need.tokens, self._bucket[1] or "0", options)
+        else:
+            ask = self._ask
+            words = ask.words(self.call, need.tokens, "", self._options)
+        reply = await admission.line.run_packed(ask.script, words)
         for _ in range(SEED_TRIES):
             if reply[0] != -1:
                 break
-            await admission.seed([owners[position - 1].claim for position in reply[1:]], need)
-            reply = await admission.line.run(ADMIT, keys, *words)
+            await admission.seed([ask.owners[position - 1].claim for position in reply[1:]], need)
+            reply = await admission.line.run_packed(ask.script, words)
         else:
             raise RedisAway("it forgets what it is told")
-        self._read(reply, owners, tried, moving=moving)
+        self._read(reply, ask.owners, tried, moving=moving)
 
     def _read(self, reply: list[int], owners: list[RedisOwner], tried: range, *, moving: bool) -> None:
         self._headrooms = _headrooms(self._shared, reply)
-        reasons = tuple(self._reason(owners, *reply[at : at + 4]) for at in range(7, len(reply), 4))
-        self.skipped += reasons
+        reasons: tuple[NoRoom, ...] = ()
+        if len(reply) > 7:
+            reasons = tuple(self._reason(owners, *reply[at : at + 4]) for at in range(7, len(reply), 4))
+            self.skipped += reasons
         self._held = False
         if reply[0] != 1:
             raise refused(reasons, self._need, self._headrooms)
@@ -162,7 +154,11 @@ class RedisGrant:
 
     def _hold(self, option: int) -> None:
         self.option = option
-        self._own = self._admission.owners.all_of(self._options[option].claims, self._need)
+        known = self._ask.options
+        claims = self._options[option].claims
+        self._own = (
+            known[option] if option < len(known) else self._admission.owners.all_of(claims, self._need)
+        )
         self._held = True
 
     def _reason(self, owners: list[RedisOwner], position: int, kind: int, wait_ms: int, left: int) -> NoRoom:

@@ -7,9 +7,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused, Word
+
+if TYPE_CHECKING:
+    from proxy.admission.redis_ask import PackedScript
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +77,30 @@ class RedisLine:
         except RedisRefused:
             return await self._run_whole(link, script, keys, *arguments)
 
+    async def run_packed(self, script: "PackedScript", words: bytes) -> Any:
+        """As run()."""
+        if self.link is None:
+            raise RedisAway(self.problem)
+        link = self.link
+        try:
+            return await link.send(script.by_sha + words)
+        except RedisRefused as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise self._useless(link, error) from error
+        try:
+            return await link.send(script.whole() + words)
+        except RedisRefused as error:
+            raise self._useless(link, error) from error
+
     async def _run_whole(self, link: RedisLink, script: Script, keys: list[str], *arguments: Word) -> Any:
         try:
             return await run(link, script, keys, *arguments)  # perhaps it only didn't know the script
         except RedisRefused as error:
-            link.close(f"it refused: {error}")  # full, or a replica: no better than away
-            raise RedisAway(str(error)) from error
+            raise self._useless(link, error) from error
+
+    def _useless(self, link: RedisLink, error: RedisRefused) -> RedisAway:
+        link.close(f"it refused: {error}")  # full, or a replica: no better than away
+        return RedisAway(str(error))
 
     async def _keep(self) -> None:
         while True:

@@ -65,6 +65,10 @@ class RedisLink(asyncio.Protocol):
 
     def call(self, *words: Word) -> "asyncio.Future[Any]":
         """The reply, to be awaited. Raises RedisAway, RedisRefused from the future."""
+        return self.send(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says one word
+
+    def send(self, packed: bytes) -> "asyncio.Future[Any]":
+        """As call(), of a command that is packed already."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.lost.done():
             future.set_exception(RedisAway(self.lost.result()))
@@ -72,7 +76,7 @@ class RedisLink(asyncio.Protocol):
         self._waiting.append((future, self._loop.time()))
         if not self._unsent:
             self._loop.call_soon(self._send)
-        self._unsent.append(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub says one word
+        self._unsent.append(packed)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._check)
         return future

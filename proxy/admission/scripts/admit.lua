@@ -1,17 +1,19 @@
 -- Counts one request against all shared owners and the first option that has room, or against nothing.
 -- KEYS: the bases of the shared owners, of the option to let go (move only), then of each option's owners.
--- ARGV: call, lease ms, tokens, shared owners, owners to let go, bucket to correct there, options,
---       then for each option: cost (blank: unknown), owners;
---       then for each key: rpm, tpm, parallel, budget (blank: none), period, end ms.
+-- ARGV: lease ms, shared owners, owners to let go, options; for each option its owners; for each key: rpm, tpm,
+--       parallel, budget (blank: none), period, end ms; then what differs from call to call:
+--       call, tokens, bucket to correct there (blank: a new call), for each option its cost (blank: unknown).
 -- Replies: {1, option, bucket, headroom x4, skipped x4 ...}, {0, 0, 0, headroom x4, reasons x4 ...}
 --          or {-1, key ...} for budgets whose spending is not known.
 -- A reason is: key, kind (1 rpm, 2 tpm, 3 parallel, 4 budget, 5 price unknown), wait ms, nano-USD left.
-local id, lease, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local shared, old, options = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
-local moving = ARGV[6] ~= ''
+local lease, shared = tonumber(ARGV[1]), tonumber(ARGV[2])
+local old, options = tonumber(ARGV[3]), tonumber(ARGV[4])
+local claims_at = 4 + options
+local call_at = claims_at + 6 * #KEYS
+local id, tokens, old_bucket = ARGV[call_at + 1], tonumber(ARGV[call_at + 2]), ARGV[call_at + 3]
+local moving = old_bucket ~= ''
 local now = clock()
 local bucket = whole(math.floor(now / BUCKET))
-local claims_at = 7 + 2 * options
 
 local function limit(key, which)
   local value = ARGV[claims_at + 6 * (key - 1) + which]
@@ -101,7 +103,7 @@ if moving then
   for key = shared + 1, shared + old do
     call('ZREM', KEYS[key] .. ':p', id)
     if budget_of(key) then let_go(budget_of(key), id) end
-    if limit(key, 2) then correct(KEYS[key] .. ':t', ARGV[6], minus(ARGV[3])) end
+    if limit(key, 2) then correct(KEYS[key] .. ':t', old_bucket, minus(ARGV[call_at + 2])) end
   end
 else
   for key = 1, shared do
@@ -112,7 +114,7 @@ end
 
 local reasons, first = {}, shared + old + 1
 for option = 1, options do
-  local cost, owners = ARGV[6 + 2 * option], tonumber(ARGV[7 + 2 * option])
+  local cost, owners = ARGV[call_at + 3 + option], tonumber(ARGV[4 + option])
   local reason
   for key = 1, shared do reason = reason or full_budget(key, cost) end
   for key = first, first + owners - 1 do reason = reason or full_rates(key) or full_budget(key, cost) end
