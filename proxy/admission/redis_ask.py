@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import hiredis
 
-from proxy.admission.base import Claim, Need, Option
+from proxy.admission.base import Claim, Need, Option, headroom_claim
 from proxy.admission.redis_line import ADMIT, Script
 from proxy.admission.redis_link import Word
 from proxy.admission.redis_owners import RedisOwner, RedisOwners
+from routing.table import Limits
 
+NO_LIMITS = Limits()
 MOST_KEPT = 4096  # about a kilobyte each
 
 
@@ -39,7 +41,18 @@ class PackedScript:
 class Ask:
     """Of the limits of `shared` and of the first of `options` that has room; `old` is let go first."""
 
-    __slots__ = ("kept", "old", "options", "owners", "script", "shared", "since", "until")
+    __slots__ = (
+        "_counted",
+        "kept",
+        "old",
+        "options",
+        "owners",
+        "rates",
+        "script",
+        "shared",
+        "since",
+        "until",
+    )
 
     def __init__(
         self,
@@ -54,6 +67,9 @@ class Ask:
         self.owners = [*shared, *old, *(owner for option in options for owner in option)]
         self.since = max((owner.since for owner in self.owners), default=0.0)
         self.until = min((owner.until for owner in self.owners), default=0.0)
+        claim = headroom_claim([owner.claim for owner in shared])
+        self.rates = NO_LIMITS if claim is None else claim.limits  # that the x-ratelimit headers speak of
+        self._counted: dict[int, list[RedisOwner]] = {}
         self.kept: object = None  # what its place in a cache depends on
         words: list[Word] = [lease_ms, len(shared), len(old), len(options), *map(len, options)]
         for owner in self.owners:
@@ -62,23 +78,27 @@ class Ask:
 
     def words(self, call: str, tokens: int, bucket: Word, costs: Sequence[Option]) -> bytes:
         """The rest, of one call. `bucket`: where tokens of `old` were counted; blank for a new call."""
-        packed = _text(call) + _number(tokens) + _text(str(bucket))
+        number, place = b"%d" % tokens, str(bucket).encode()
+        packed = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            len(call),
+            call.encode("ascii"),
+            len(number),
+            number,
+            len(place),
+            place,
+        )
         for option in costs:
-            packed += BLANK if option.cost_nano is None else _number(option.cost_nano)
+            cost = b"" if option.cost_nano is None else b"%d" % option.cost_nano
+            packed += b"$%d\r\n%b\r\n" % (len(cost), cost)
         return packed
 
-
-BLANK = b"$0\r\n\r\n"
-
-
-def _text(word: str) -> bytes:
-    data = word.encode()
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
-def _number(word: int) -> bytes:
-    data = b"%d" % word
-    return b"$%d\r\n%b\r\n" % (len(data), data)
+    def counted(self, option: int) -> list[RedisOwner]:
+        """The owners whose requests or tokens are counted per minute, where this option is held."""
+        found = self._counted.get(option)
+        if found is None:
+            held = self.shared + self.options[option]
+            found = self._counted[option] = [owner for owner in held if owner.counted]
+        return found
 
 
 class Asks:
@@ -90,7 +110,7 @@ class Asks:
         self._known: dict[tuple[int, ...], Ask] = {}
 
     def of(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Ask:
-        place = (*map(id, shared), *[id(option.claims) for option in options])
+        place = (*[id(claim) for claim in shared], *[id(option.claims) for option in options])
         found = self._known.get(place)
         if found is None or not found.since <= need.at < found.until:
             if len(self._known) > MOST_KEPT:

@@ -13,7 +13,6 @@ from proxy.admission.base import (
     Need,
     NoRoom,
     Option,
-    headroom_claim,
     reservation,
 )
 from proxy.admission.redis_ledger import Record
@@ -141,7 +140,11 @@ class RedisGrant:
         self._read(reply, ask.owners, tried, moving=moving)
 
     def _read(self, reply: list[int], owners: list[RedisOwner], tried: range, *, moving: bool) -> None:
-        self._headrooms = _headrooms(self._shared, reply)
+        rpm, tpm = self._ask.rates.rpm, self._ask.rates.tpm
+        self._headrooms = (
+            None if rpm is None else Headroom(rpm, reply[3], reply[4] / 1000),
+            None if tpm is None else Headroom(tpm, reply[5], reply[6] / 1000),
+        )
         reasons: tuple[NoRoom, ...] = ()
         if len(reply) > 7:
             reasons = tuple(self._reason(owners, *reply[at : at + 4]) for at in range(7, len(reply), 4))
@@ -213,6 +216,8 @@ class RedisGrant:
 
     def counted(self) -> list[RedisOwner]:
         """The owners whose requests or tokens are counted per minute."""
+        if self._held and self.option < len(self._ask.options):
+            return self._ask.counted(self.option)
         return [owner for owner in self._last_owners() if owner.counted]
 
     def cost(self, cost_nano: int | None) -> int:
@@ -225,10 +230,10 @@ class RedisGrant:
         self, kind: str, owners: list[RedisOwner], tokens: int | None, cost: int, bucket: Word
     ) -> list[Record]:
         found: list[Record] = []
+        corrects = kind == "S" and tokens is not None and bucket != ""
+        difference = (tokens or 0) - self._need.tokens
         for owner in owners:
-            corrects = kind == "S" and tokens is not None and bucket != "" and owner.limits[1] != ""
-            if corrects:
-                difference = (tokens or 0) - self._need.tokens
+            if corrects and owner.limits[1] != "":
                 found.append((owner.base, owner.parallel, bucket, difference, owner.period, cost, owner.ends))
             elif owner.parallel or owner.period:
                 found.append((owner.base, owner.parallel, "", "", owner.period, cost, owner.ends))
@@ -242,14 +247,3 @@ def record_of(kind: str, call: str, owners: list[Record]) -> Record | None:
     for owner in owners:
         words += owner
     return words
-
-
-def _headrooms(shared: Sequence[Claim], reply: list[int]) -> Headrooms:
-    claim = headroom_claim(shared)
-    if claim is None:
-        return NO_HEADROOMS
-    rpm, tpm = claim.limits.rpm, claim.limits.tpm
-    return (
-        None if rpm is None else Headroom(rpm, reply[3], reply[4] / 1000),
-        None if tpm is None else Headroom(tpm, reply[5], reply[6] / 1000),
-    )
