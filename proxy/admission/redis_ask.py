@@ -44,7 +44,6 @@ class Ask:
     __slots__ = (
         "_counted",
         "kept",
-        "old",
         "options",
         "owners",
         "rates",
@@ -62,7 +61,6 @@ class Ask:
         lease_ms: int,
     ) -> None:
         self.shared = shared
-        self.old = old
         self.options = options
         self.owners = [*shared, *old, *(owner for option in options for owner in option)]
         self.since = max((owner.since for owner in self.owners), default=0.0)

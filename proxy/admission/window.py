@@ -79,8 +79,6 @@ class SlidingWindow:
 
     def headroom(self, limit: int, now: float) -> Headroom:
         """Of a limit on this window's amounts."""
-        if now >= self._leaves:
-            self.advance(now)
-        left, buckets = limit - self.total, self._buckets
-        reset = buckets[-1].start + BUCKET + MINUTE - now if buckets else 0.0
+        reset = self.clears_in(now)  # before the total is read: it lets old amounts go
+        left = limit - self.total
         return Headroom(limit, left if left > 0 else 0, reset)
