@@ -12,6 +12,7 @@ from proxy.journal.records import Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.usage import NO_MORE, More, cost
+from routing.table import TargetEntry
 
 CLIENT_INFO_LENGTH = 200
 logger = logging.getLogger(__name__)
@@ -229,7 +230,9 @@ TrailEntry = dict[str, str | int | float]
 def trail_of(call: Call) -> list[TrailEntry]:
     """What became of each target: the attempts in time, then what was left out, then what wasn't needed."""
     trail: list[TrailEntry] = []
+    tried: list[TargetEntry] = []
     for attempt in call.attempts:
+        tried.append(attempt.target)
         trail.append(
             {
                 "target": attempt.target.id,
@@ -241,10 +244,10 @@ def trail_of(call: Call) -> list[TrailEntry]:
             }
         )
     for target, why in call.skipped:
+        tried.append(target)
         trail.append(target.unneeded | {"result": _text(f"skipped: {why}", 200)})
     if len(call.order) > 1:
-        tried = {entry["target"] for entry in trail}
         for target in call.order:
-            if target.id not in tried:
+            if target not in tried:
                 trail.append(target.unneeded)
     return trail

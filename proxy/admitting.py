@@ -25,12 +25,15 @@ async def admit(call: Call, admission: Admission) -> Grant:
     shared = key.claims + route.claims
     budgeted = key.budgeted or route.budgeted
     assert call.ask is not None
-    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
+    given, answer, order = call.ask.prompt_tokens, _answer_tokens(call), call.order
     call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
-    call.options = options = _options(call.order, given, answer, budgeted)
-    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(options))
+    call.options = options = _options(order[:1], given, answer, budgeted)
+    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(order))
     try:
-        grant = admission.at_once(shared, options, need) or await admission.admit(shared, options, need)
+        grant = admission.at_once(shared, options, need)
+        if grant is None:
+            options += _options(order[1:], given, answer, budgeted)
+            grant = await admission.admit(shared, options, need)
     except RateLimited as error:
         call.headrooms = error.headrooms
         raise
@@ -60,8 +63,24 @@ async def admit_fallback(call: Call, position: int, admission: Admission) -> Non
     if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
         assert call.need is not None
         call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
-    call.bounds_answer = call.bounds_answer or _of_any_budget(added)
+    call.bounds_answer = call.bounds_answer or any(_any_budget(option.claims) for option in added)
     await call.grant.move(position, len(call.order))
+
+
+async def move(call: Call, first: int, last: int) -> None:
+    """Let the call's grant hold the first of call.order[first:last] that has room instead.
+
+    Raises RateLimited or LimitsUnavailable.
+    """
+    assert call.grant is not None
+    complete_options(call)
+    await call.grant.move(first, last)
+
+
+def complete_options(call: Call) -> None:
+    """Also of the targets behind the first: most calls never ask for them."""
+    if call.options:
+        call.options += options_of(call, call.order[len(call.options) :])
 
 
 def _any_budget(claims: tuple[Claim, ...]) -> bool:
@@ -71,8 +90,8 @@ def _any_budget(claims: tuple[Claim, ...]) -> bool:
     return False
 
 
-def _of_any_budget(options: list[Option]) -> bool:
-    return any(_any_budget(option.claims) for option in options)
+def _of_any_budget(targets: list[TargetEntry]) -> bool:
+    return any(_any_budget(target.claims) for target in targets)
 
 
 def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:

@@ -1,17 +1,20 @@
 """Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
-from proxy.admission.base import NO_HEADROOMS, Headroom
+from msgspec.structs import astuple
+
+from proxy.admission.base import NO_HEADROOMS
 from proxy.call import Call
 from proxy.errors import GatewayError
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\n"
-_HEADROOM = {
-    kind: b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+_REQUESTS, _TOKENS = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
     % (kind, kind, kind)
     for kind in (b"requests", b"tokens")
-}
+)
+_BOTH = _REQUESTS + _TOKENS
 MOST_KEPT = 10_000  # a provider may send any content type
 
 
@@ -88,15 +91,11 @@ def _retries(call: Call) -> int:
 def _rate_limits(call: Call) -> bytes:
     """Of the key, or of its team or the route where the key itself has no limit."""
     requests, tokens = call.headrooms
-    if requests is None and tokens is None:
-        return b""
-    return _headroom(b"requests", requests) + _headroom(b"tokens", tokens)
-
-
-def _headroom(kind: bytes, left: Headroom | None) -> bytes:
-    if left is None:
-        return b""
-    return _HEADROOM[kind] % (left.limit, left.remaining, left.reset)
+    if requests is not None and tokens is not None:
+        return _BOTH % (*astuple(requests), *astuple(tokens))
+    if requests is not None:
+        return _REQUESTS % astuple(requests)
+    return b"" if tokens is None else _TOKENS % astuple(tokens)
 
 
 def _ascii(text: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from proxy import detours, hedging
 from proxy.admission.base import Admission, Grant
 from proxy.admission.refusals import refused
-from proxy.admitting import admit_alone, admit_fallback
+from proxy.admitting import admit_alone, admit_fallback, move
 from proxy.attempt import Answer, Asker
 from proxy.backoff import backoff
 from proxy.call import Call
@@ -98,7 +98,7 @@ class Attempts:
             return None
         assert call.grant is not None
         try:
-            await call.grant.move(position, position + 1)
+            await move(call, position, position + 1)
             answer = await self._asker.ask(call, target, prefix)
             if not answer.stream:
                 return None  # a whole JSON answer can't be joined to a stream
@@ -136,7 +136,7 @@ class Attempts:
             position += 1
         if position <= last and not self._spent(call):
             try:
-                return await call.grant.move(position, last + 1)
+                return await move(call, position, last + 1)
             except RateLimited as failure:
                 failures.append(failure)
         if self._spent(call) or not await self._detour(call, kind):
@@ -229,7 +229,7 @@ class Attempts:
                 await _pause(call, pause)
             # A retry is a further request: it counts against the target's limits.
             position = call.grant.option
-            await call.grant.move(position, position + 1)
+            await move(call, position, position + 1)
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _is_worth_a_retry(self, call: Call, target: TargetEntry, failure: UpstreamError) -> bool:
@@ -277,7 +277,7 @@ class _Hedge:
         call = self._call
         assert call.grant is not None
         try:
-            await call.grant.move(self._position, self._position + 1)
+            await move(call, self._position, self._position + 1)
         except GatewayError as full:  # others took the room in between; the answer is here all the same
             call.skip(answer.target, full.message)
         except BaseException:

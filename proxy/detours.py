@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from proxy.admitting import options_of
+from proxy.admitting import complete_options, options_of
 from proxy.call import Call
 from proxy.errors import ContentPolicyRefused, ContextWindowExceeded, GatewayError
 from proxy.resolve import targets_of
@@ -57,6 +57,7 @@ def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
 
 
 def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser) -> bool:
+    complete_options(call)
     before, order, available = call.route, call.order, call.available
     call.route = Resolved(route, asked.wildcard_part)
     try:

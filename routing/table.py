@@ -43,8 +43,12 @@ class Claim:
     budget: Budget | None = None
     owner: tuple[str, int] = field(init=False, compare=False)
     path: str = field(init=False, compare=False)
+    ceilings: tuple[float, float, float] = field(init=False, compare=False)
+    """Requests and tokens per minute, calls in parallel; infinite where there is no limit."""
 
     def __post_init__(self) -> None:
+        limits = self.limits.rpm, self.limits.tpm, self.limits.parallel
+        object.__setattr__(self, "ceilings", tuple(math.inf if most is None else most for most in limits))
         object.__setattr__(self, "owner", (self.kind, self.id))
         object.__setattr__(self, "path", f"{self.kind}:{self.id}")
 

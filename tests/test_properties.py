@@ -161,6 +161,7 @@ def test_corrected_amounts_count_as_corrected(steps, data):
         window.correct(bucket, real - amount, later)
         now = later
         live.append((bucket, bucket.start, real))
+        window.advance(now)
         assert window.total >= 0
         expected = sum(real for _, start, real in live if start + BUCKET + MINUTE > now)
         assert window.total == expected

@@ -103,10 +103,14 @@ class Admission(Protocol):
         Called in the event loop.
         """
 
-    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant | None:
-        """What admit() would return, where that is known without waiting and plain to see."""
+    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant | None:
+        """What admit() would return, where that is known without waiting and plain to see.
 
-    async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
+        Looks at the first option only. A grant reads `options` again when it is moved: others may be
+        added until then.
+        """
+
+    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
         """Count one request against all of `shared` and the first option that has room, or nothing.
 
         Raises RateLimited, which names the limit, its owner and when it frees, or

@@ -58,14 +58,12 @@ class _Counts:
 
     def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
         """Which of the claim's rates has no room for one request more."""
-        limits, requests, held = claim.limits, self.requests, self.tokens
+        limits = claim.limits
         if limits.parallel is not None and self.open >= limits.parallel:
             return NoRoom(claim, "parallel")
-        # What has left a window only makes more room: nearly always the totals of before say enough.
-        rpm, tpm = limits.rpm, limits.tpm
-        if rpm is not None and requests.total >= rpm and (wait := requests.wait_for(1, rpm, now)):
+        if limits.rpm is not None and (wait := self.requests.wait_for(1, limits.rpm, now)):
             return NoRoom(claim, "rpm", wait)
-        if tpm is not None and held.total + tokens > tpm and (wait := held.wait_for(tokens, tpm, now)):
+        if limits.tpm is not None and (wait := self.tokens.wait_for(tokens, limits.tpm, now)):
             return NoRoom(claim, "tpm", wait)
         return None
 
@@ -82,20 +80,19 @@ class _Hold(msgspec.Struct):
 
     claim: Claim
     counts: _Counts
-    call: str
-    bucket: Bucket | None = None
     spend: _Spend | None = None
+    bucket: Bucket | None = None
     cost: int = 0  # nano-USD held against the budget
 
-    def take(self, tokens: int, cost: int, now: float) -> None:
-        counts, limits = self.counts, self.claim.limits
+    def take(self, call: str, tokens: int, cost: int, now: float) -> None:
+        counts, limits, spend = self.counts, self.claim.limits, self.spend
         counts.open += 1
         if limits.rpm is not None:
             counts.requests.add(1, now)
         if limits.tpm is not None:
             self.bucket = counts.tokens.add(tokens, now)
-        if (spend := self.spend) is not None:
-            spend.calls.add(self.call)
+        if spend is not None:
+            spend.calls.add(call)
             spend.reserved += cost
             self.cost = cost
 
@@ -104,72 +101,52 @@ class _Hold(msgspec.Struct):
             self.spend.reserved += cost - self.cost
             self.cost = cost
 
-    def settle(self, reserved: int, tokens: int | None, cost: int | None, now: float) -> None:
-        self.counts.open -= 1
-        if self.bucket is not None and tokens is not None:
-            self.counts.tokens.correct(self.bucket, tokens - reserved, now)
-        if (spend := self.spend) is not None:
-            spend.calls.discard(self.call)
+    def settle(self, need: Need, tokens: int | None, cost: int | None, now: float) -> None:
+        counts, bucket, spend = self.counts, self.bucket, self.spend
+        counts.open -= 1
+        if bucket is not None and tokens is not None:
+            counts.tokens.correct(bucket, tokens - need.tokens, now)
+        if spend is not None:
+            spend.calls.discard(need.id)
             spend.reserved -= self.cost
             spend.spent += self.cost if cost is None else cost
 
 
-class MemoryGrant:
-    __slots__ = (
-        "_admission",
-        "need",
-        "option",
-        "options",
-        "own_holds",
-        "reserved_nano",
-        "shared",
-        "shared_holds",
-        "skipped",
-    )
-
-    def __init__(
-        self,
-        admission: "MemoryAdmission",
-        shared: Sequence[Claim],
-        options: Sequence[Option],
-        need: Need,
-    ) -> None:
-        self._admission = admission
-        self.shared = shared
-        self.options = options
-        self.need = need
-        self.shared_holds: list[_Hold] = []
-        self.own_holds: list[_Hold] = []
-        self.option = 0
-        self.reserved_nano: int | None = None
-        self.skipped: tuple[NoRoom, ...] = ()
+class MemoryGrant(msgspec.Struct):
+    admission: "MemoryAdmission"
+    shared: tuple[Claim, ...]
+    options: Sequence[Option]
+    need: Need
+    shared_holds: list[_Hold] = []
+    own_holds: list[_Hold] = []
+    reserved_nano: int | None = None
+    option: int = 0
+    skipped: tuple[NoRoom, ...] = ()
 
     @property
     def headrooms(self) -> Headrooms:
         for hold in self.shared_holds:
             limits = hold.claim.limits
             if limits.rpm is not None or limits.tpm is not None:
-                return hold.counts.headrooms(limits, self._admission.clock())
+                return hold.counts.headrooms(limits, self.admission.clock())
         return NO_HEADROOMS
 
     async def move(self, first: int, last: int) -> None:
         held, self.own_holds = self.own_holds, []
-        now = self._admission.clock()
+        now = self.admission.clock()
         for hold in held:
-            hold.settle(self.need.tokens, 0, 0, now)
-        await self._admission.take(self, range(first, last))
+            hold.settle(self.need, 0, 0, now)
+        await self.admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        now, reserved = self._admission.clock(), self.need.tokens
-        for hold in self.shared_holds:
-            hold.settle(reserved, tokens, cost_nano, now)
-        for hold in self.own_holds:
-            hold.settle(reserved, tokens, cost_nano, now)
+        now, need = self.admission.clock(), self.need
+        for hold in self.shared_holds + self.own_holds:
+            hold.settle(need, tokens, cost_nano, now)
         self.shared_holds = self.own_holds = []
 
     def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
         """Take an option that was found to have room."""
-        option, tokens = self.options[index], self.need.tokens
+        option, tokens, call = self.options[index], self.need.tokens, self.need.id
         cost, budgeted = option.cost_nano or 0, False
         if shared is self.shared_holds:
             for hold in shared:
@@ -177,11 +154,11 @@ class MemoryGrant:
                 budgeted = budgeted or hold.spend is not None
         else:
             for hold in shared:
-                hold.take(tokens, cost, now)
+                hold.take(call, tokens, cost, now)
                 budgeted = budgeted or hold.spend is not None
             self.shared_holds = shared
         for hold in own:
-            hold.take(tokens, cost, now)
+            hold.take(call, tokens, cost, now)
             budgeted = budgeted or hold.spend is not None
         self.own_holds = own
         self.option = index
@@ -213,40 +190,35 @@ class MemoryAdmission:
             counts.spends = {}
             counts.latest = NOTHING_ASKED
 
-    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> MemoryGrant | None:
+    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> MemoryGrant | None:
         """The usual case: all spending is known, the first option has room by the totals as they are.
 
         What has left a window since they were made would only make more room.
         """
-        if not options:
-            return None
-        now, tokens, at, cost = self.clock(), need.tokens, need.at, options[0].cost_nano
-        owners, holds = self._owners, []
-        for claim in (*shared, *options[0].claims):
-            counts, limits, budget = owners.get(claim.owner), claim.limits, claim.budget
-            if counts is None or (limits.parallel is not None and counts.open >= limits.parallel):
+        tokens, cost = need.tokens, options[0].cost_nano
+        known, holds, reserved = self._owners.get, [], None
+        for claim in shared + options[0].claims:
+            counts, budget, spend = known(claim.owner), claim.budget, None
+            if counts is None:
                 return None
-            if limits.rpm is not None and counts.requests.total >= limits.rpm:
+            rpm, tpm, parallel = claim.ceilings
+            if counts.requests.total >= rpm or counts.tokens.total + tokens > tpm or counts.open >= parallel:
                 return None
-            if limits.tpm is not None and counts.tokens.total + tokens > limits.tpm:
-                return None
-            spend = None
             if budget is not None:
                 asked, spend = counts.latest
-                if asked is not budget or not spend.since <= at < spend.until:
+                if asked is not budget or not spend.since <= need.at < spend.until:
                     return None
                 if cost is None or cost > budget.limit_nano - spend.spent - spend.reserved:
                     return None
-            holds.append(_Hold(claim, counts, need.id, None, spend))
-        grant = MemoryGrant(self, shared, options, need)
+                reserved = cost
+            holds.append(_Hold(claim, counts, spend))
+        call, now = need.id, self.clock()
         for hold in holds:
-            hold.take(tokens, cost or 0, now)
-            if hold.spend is not None:
-                grant.reserved_nano = cost
-        grant.shared_holds, grant.own_holds = holds[: len(shared)], holds[len(shared) :]
-        return grant
+            hold.take(call, tokens, cost or 0, now)
+        first = len(shared)
+        return MemoryGrant(self, shared, options, need, holds[:first], holds[first:], reserved)
 
-    async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
+    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
             return FreeGrant()
         if len(self._owners) > self._forget_at:
@@ -280,7 +252,7 @@ class MemoryAdmission:
                 counts = self._owners.get(claim.owner) or self._counts(claim)
                 if reason := counts.full(claim, need.tokens, now):
                     break
-                own.append(_Hold(claim, counts, need.id))
+                own.append(_Hold(claim, counts))
                 if claim.budget is None or not need.budgeted:
                     continue
                 if not self._knows_spend(own[-1], need):
@@ -302,7 +274,7 @@ class MemoryAdmission:
             counts = self._owners.get(claim.owner) or self._counts(claim)
             if reason := counts.full(claim, grant.need.tokens, now):
                 raise refused([reason], grant.need, self.headrooms(grant.shared))
-            holds.append(_Hold(claim, counts, grant.need.id))
+            holds.append(_Hold(claim, counts))
         return holds
 
     def headrooms(self, shared: Sequence[Claim]) -> Headrooms:
@@ -381,9 +353,7 @@ class MemoryAdmission:
     def _unseeded(self, grant: MemoryGrant, tried: range) -> list[Claim]:
         claims = [*grant.shared, *(claim for index in tried for claim in grant.options[index].claims)]
         return [
-            claim
-            for claim in claims
-            if not self._knows_spend(_Hold(claim, self._counts(claim), ""), grant.need)
+            claim for claim in claims if not self._knows_spend(_Hold(claim, self._counts(claim)), grant.need)
         ]
 
     async def _seed(self, claims: list[Claim], need: Need) -> None:

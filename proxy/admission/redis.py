@@ -55,10 +55,10 @@ class RedisAdmission:
         self._lately = LatelySettled()
         self._renewer: asyncio.Task[None] | None = None
 
-    def at_once(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> None:
+    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> None:
         """Nothing is known without asking."""
 
-    async def admit(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Grant:
+    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
             return FreeGrant()
         if self._renewer is None:
@@ -157,7 +157,7 @@ class RedisAdmission:
             self._local.recount(number)
 
     async def _take_here(
-        self, grant: RedisGrant, shared: Sequence[Claim], options: Sequence[Option], need: Need
+        self, grant: RedisGrant, shared: tuple[Claim, ...], options: Sequence[Option], need: Need
     ) -> None:
         if self._local is None:
             self._local = MemoryAdmission(self._spent)

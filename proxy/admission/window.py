@@ -7,6 +7,7 @@ from proxy.admission.base import Headroom
 
 MINUTE = 60.0
 BUCKET = 0.25  # seconds; counts of one bucket leave together, when the youngest of them is a minute old
+KEPT = BUCKET + MINUTE  # seconds from a bucket's start until it leaves
 
 
 class Bucket:
@@ -24,17 +25,19 @@ class SlidingWindow:
     than that. The price is that an amount may count up to BUCKET longer than it must.
     """
 
-    __slots__ = ("_buckets", "_leaves", "total")
+    __slots__ = ("_buckets", "_full_at", "_leaves", "_newest", "total")
 
     def __init__(self) -> None:
         self._buckets: deque[Bucket] = deque()
+        self._newest = Bucket(-math.inf)
+        self._full_at = -math.inf  # when the newest bucket takes no more, or the oldest one leaves
         self._leaves = math.inf  # when the oldest bucket does
         self.total = 0
 
     def advance(self, now: float) -> None:
         while now >= self._leaves:
             self.total -= self._buckets.popleft().amount
-            self._leaves = self._buckets[0].start + BUCKET + MINUTE if self._buckets else math.inf
+            self._leaves = self._buckets[0].start + KEPT if self._buckets else math.inf
 
     def wait_for(self, amount: int, limit: int, now: float) -> float:
         """Seconds until `amount` fits under `limit`; 0 if it does now, MINUTE if it never will."""
@@ -46,28 +49,30 @@ class SlidingWindow:
         for bucket in self._buckets:
             excess -= bucket.amount
             if excess <= 0:
-                return bucket.start + BUCKET + MINUTE - now
+                return bucket.start + KEPT - now
         return MINUTE
 
     def add(self, amount: int, now: float) -> Bucket:
         """Count `amount`; the bucket it is in is needed to correct it."""
-        if now >= self._leaves:
-            self.advance(now)
-        buckets = self._buckets
-        if not buckets or now >= buckets[-1].start + BUCKET:
-            buckets.append(Bucket(now))
-            if len(buckets) == 1:
-                self._leaves = now + BUCKET + MINUTE
-        bucket = buckets[-1]
+        if now >= self._full_at:
+            self._begin_bucket(now)
+        bucket = self._newest
         bucket.amount += amount
         self.total += amount
         return bucket
 
+    def _begin_bucket(self, now: float) -> None:
+        self.advance(now)
+        buckets = self._buckets
+        if not buckets or now >= self._newest.start + BUCKET:
+            self._newest = Bucket(now)
+            buckets.append(self._newest)
+            self._leaves = buckets[0].start + KEPT
+        self._full_at = min(self._newest.start + BUCKET, self._leaves)
+
     def correct(self, bucket: Bucket, difference: int, now: float) -> None:
         """Change what was counted. Where its minute has passed there is nothing left to change."""
-        if now >= self._leaves:
-            self.advance(now)
-        if self._buckets and bucket.start >= self._buckets[0].start:
+        if now < bucket.start + KEPT:
             bucket.amount += difference
             self.total += difference
 
@@ -75,10 +80,12 @@ class SlidingWindow:
         """Seconds until nothing is counted any more."""
         if now >= self._leaves:
             self.advance(now)
-        return self._buckets[-1].start + BUCKET + MINUTE - now if self._buckets else 0.0
+        return self._newest.start + KEPT - now if self._buckets else 0.0
 
     def headroom(self, limit: int, now: float) -> Headroom:
         """Of a limit on this window's amounts."""
-        reset = self.clears_in(now)  # before the total is read: it lets old amounts go
+        if now >= self._leaves:
+            self.advance(now)
         left = limit - self.total
+        reset = self._newest.start + KEPT - now if self._buckets else 0.0
         return Headroom(limit, left if left > 0 else 0, reset)
