@@ -8,7 +8,7 @@ from proxy.admission.base import Grant
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
-from proxy.journal.records import Closed, Opened
+from proxy.journal.records import SAME, Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.usage import NO_MORE, More, cost
@@ -100,7 +100,7 @@ def _opened(call: Call) -> Opened:
     row = Opened(
         id=call.id,
         received_at_ns=call.received_at_ns,
-        request_id=call.request_id,
+        request_id=SAME if call.request_id is call.id else call.request_id,
         endpoint=call.incoming.endpoint,
         stream=ask.stream,
         model=_text(ask.model, 200),
@@ -158,7 +158,7 @@ def _closed(call: Call) -> Closed:
     row = Closed(
         id=call.id,
         received_at_ns=call.received_at_ns,
-        request_id=call.request_id,
+        request_id=SAME if call.request_id is call.id else call.request_id,
         outcome=call.outcome,
         endpoint=incoming.endpoint,
         status=call.status,

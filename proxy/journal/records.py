@@ -1,8 +1,15 @@
 """The two records of a call, and the line each is written as."""
 
-import zlib
-
 import msgspec
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this processor: the same checksum, from tables
+    from zlib import crc32
+
+
+SAME = ""
+"""A request id that is the call's own id: nearly all are, and needn't be written twice."""
 
 
 class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
@@ -10,7 +17,6 @@ class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
 
     id: str
     received_at_ns: int  # Unix time
-    request_id: str
     endpoint: str
     stream: bool
     model: str
@@ -18,6 +24,7 @@ class Opened(msgspec.Struct, tag="opened", omit_defaults=True):
     key_name: str
     team: str
     route: str
+    request_id: str = SAME
     reserved_nano_usd: int | None = None  # held against budgets
     target_id: int | None = None  # the target that it was reserved for
     provider: str = ""
@@ -30,9 +37,9 @@ class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
 
     id: str
     received_at_ns: int
-    request_id: str
     outcome: str
     endpoint: str
+    request_id: str = SAME
     stream: bool = False
     status: int | None = None
     error_code: str = ""
@@ -80,15 +87,18 @@ class BadLine(Exception):
 def to_line(record: Record) -> bytes:
     """CRC-32 of the JSON in 8 hexadecimal digits, a blank, the JSON, a newline."""
     document = _encode(record)
-    return b"%08x %s\n" % (zlib.crc32(document), document)
+    return b"%08x %s\n" % (crc32(document), document)
 
 
 def from_line(line: bytes) -> Record:
-    """Raises BadLine."""
+    """Raises BadLine. The record's request id is spelled out."""
     document = line[9:].rstrip(b"\n")
     try:
-        if int(line[:8], 16) != zlib.crc32(document):
+        if int(line[:8], 16) != crc32(document):
             raise BadLine("checksum differs")
-        return _decode(document)
+        record: Record = _decode(document)
     except (ValueError, msgspec.DecodeError) as error:
         raise BadLine(str(error)) from error
+    if record.request_id == SAME:
+        record.request_id = record.id
+    return record

@@ -99,7 +99,7 @@ def _server_span(done: Finished, resource: Resource) -> ReadableSpan:
 def _of_call(row: Closed) -> Attributes:
     found: Attributes = {
         "switchstand.call_id": row.id,
-        "switchstand.request_id": row.request_id,
+        "switchstand.request_id": row.request_id or row.id,
         "switchstand.outcome": row.outcome,
         "switchstand.route": row.route,
         "switchstand.key": row.key_name,
