@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.admission import redis as redis_admission
 from proxy.admission import redis_owed
-from proxy.admission.redis_ledger import Ledger
+from proxy.admission.redis_ledger import Ledger, packed
 from proxy.admission.redis_line import HELLO, SETTLE, run
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 from proxy.admission.redis_owed import Owed
@@ -100,9 +100,9 @@ async def test_a_living_calls_lease_is_renewed(store):
 async def test_a_batch_that_is_sent_twice_counts_once(store):
     grant = await store.admit(key(budget=100), cost=50)
     link = store.admission.line.link
-    words = grant.settle_record(1, 30)
+    record = grant.held.ended(grant.call, 30)
     for _ in range(2):
-        await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, *words)
+        await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
     assert await store.left(key(budget=100)) == 70
 
 
@@ -276,7 +276,7 @@ async def test_without_redis_open_counts_in_the_process():
     grant.settle(1, 7)
     (told,) = store.admission._owed.take()
     assert told[:2] == ("S", grant.call)
-    assert told[3:] == ("{switchstand}:key:1", "", "", "", "total", 7, "")
+    assert told[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
     await store.admission.line.stop()
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.25
+GRANTED, UNSEEDED = 1, -1
+"""How an answer of scripts/admit.lua begins."""
 PREFIX = "{switchstand}"
 """One hash tag for all keys: a script may touch only keys of one slot."""
 
@@ -76,6 +78,12 @@ class RedisLine:
             return await link.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except RedisRefused:
             return await self._run_whole(link, script, keys, *arguments)
+
+    def ask(self, script: "PackedScript", words: bytes) -> "asyncio.Future[Any]":
+        """As run_packed(), but RedisRefused comes as it is."""
+        if self.link is None:
+            raise RedisAway(self.problem)
+        return self.link.send(script.by_sha + words)
 
     async def run_packed(self, script: "PackedScript", words: bytes) -> Any:
         """As run()."""

@@ -17,5 +17,5 @@ if missing and ARGV[3] ~= '1' then
 end
 call('HSET', KEYS[1], 's', whole(sum))
 call('DEL', KEYS[1] .. ':p')
-keep_until(KEYS[1], ARGV[1])
+if ARGV[1] ~= '' then keep_until(KEYS[1], ARGV[1]) end
 return {}
