@@ -10,7 +10,7 @@ from functools import partial
 
 from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis_ask import Ask, Asks
+from proxy.admission.redis_ask import NEW, Ask, Asks, asked_of
 from proxy.admission.redis_grant import RedisGrant
 from proxy.admission.redis_held import Held, Recent
 from proxy.admission.redis_ledger import Ledger, Record
@@ -31,7 +31,7 @@ YOUNG_SECONDS = 2.0
 SEED_TRIES = 5
 CATCH_UPS = 3
 FLUSH_SECONDS = 5.0
-NOT_RUN = [UNSEEDED]
+NOT_RUN = [UNSEEDED]  # a reply, where there was none
 
 
 class RedisAdmission:
@@ -69,13 +69,14 @@ class RedisAdmission:
             await self.start()
         grant = RedisGrant(self, shared, options, need, ask)
         try:
-            # The line's own future: each coroutine in between would be passed again when it is done.
+            link, asked = self.line.link, asked_of(need, NEW, options)
             try:
-                reply = await self.line.ask(ask.script, ask.words(need, "", options))
+                # The link's own future: each coroutine in between would be passed again when it is done.
+                reply = NOT_RUN if link is None else await link.send(ask.script.by_sha(asked))
             except RedisRefused:
                 reply = NOT_RUN  # perhaps it only doesn't know the script
             if reply[0] == UNSEEDED:
-                reply = await self.reply(ask, need, "", options)
+                reply = await self.reply(ask, need, NEW, options)
             grant.hold(reply)
         except RedisAway as away:
             self.record(ask.all_held().ended(need.id, 0))
@@ -125,11 +126,11 @@ class RedisAdmission:
         if record is not None:
             self._ledger.add(record)
 
-    async def reply(self, ask: Ask, need: Need, bucket: int | str, options: Sequence[Option]) -> list[int]:
+    async def reply(self, ask: Ask, need: Need, bucket: int, options: Sequence[Option]) -> list[int]:
         """Of scripts/admit.lua, once all spending is known. Raises LimitsUnavailable, RedisAway."""
-        words = ask.words(need, bucket, options)
+        asked = asked_of(need, bucket, options)
         for _ in range(SEED_TRIES):
-            reply: list[int] = await self.line.run_packed(ask.script, words)
+            reply: list[int] = await self.line.run_packed(ask.script, asked)
             if reply[0] != UNSEEDED:
                 return reply
             await self._seed_all([ask.owners[position - 1].claim for position in reply[1:]], need)

@@ -12,31 +12,43 @@ from proxy.admission.redis_owners import RedisOwner, RedisOwners
 from routing.table import Limits
 
 NO_LIMITS = Limits()
+NEW = UNKNOWN = -1
 MOST_KEPT = 4096  # about a kilobyte each
 
 
 class PackedScript:
-    """A call of a script whose first words are packed once; `more` words follow with each call.
+    """A call of a script whose words are packed once, but for the last one.
 
     Source of the format: the Redis serialization protocol, RESP.
     """
 
-    __slots__ = ("_fixed", "_more", "_script", "by_sha")
+    __slots__ = ("_by_sha", "_fixed", "_script")
 
-    def __init__(self, script: Script, keys: list[str], word: bytes, more: int) -> None:
+    def __init__(self, script: Script, keys: list[str], word: bytes) -> None:
         self._script = script
         self._fixed = (len(keys), *keys, word)
-        self._more = more
-        self.by_sha = self._packed("EVALSHA", script.sha)
+        self._by_sha = self._packed("EVALSHA", script.sha)
 
-    def whole(self) -> bytes:
+    def by_sha(self, last: bytes) -> bytes:
+        return b"%b$%d\r\n%b\r\n" % (self._by_sha, len(last), last)
+
+    def whole(self, last: bytes) -> bytes:
         """For a Redis that doesn't know the script."""
-        return self._packed("EVAL", self._script.text)
+        return b"%b$%d\r\n%b\r\n" % (self._packed("EVAL", self._script.text), len(last), last)
 
     def _packed(self, *command: str) -> bytes:
         words = (*command, *self._fixed)
         found = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub says one word
-        return b"*%d\r\n" % (len(words) + self._more) + found.partition(b"\r\n")[2]
+        return b"*%d\r\n" % (len(words) + 1) + found.partition(b"\r\n")[2]
+
+
+def asked_of(need: Need, bucket: int, options: Iterable[Option]) -> bytes:
+    """The last word, of one call. `bucket`: where tokens of the old option were counted; NEW for a new call."""
+    words: list[str | int] = [need.id, need.tokens, bucket]
+    for option in options:
+        cost = option.cost_nano
+        words.append(UNKNOWN if cost is None else cost)
+    return packed(words)
 
 
 class Ask:
@@ -44,7 +56,6 @@ class Ask:
 
     __slots__ = (
         "_all",
-        "_head",
         "_held",
         "kept",
         "options",
@@ -80,18 +91,7 @@ class Ask:
             "options": [len(option) for option in options],
             "limits": [owner.limits for owner in self.owners],
         }
-        more = 3 + len(options)
-        self._head = len(b"*%d\r\n" % more)
-        self.script = PackedScript(ADMIT, [owner.base for owner in self.owners], packed(fixed), more)
-
-    def words(self, need: Need, bucket: int | str, options: Iterable[Option]) -> bytes:
-        """The rest, of one call. `bucket`: where tokens of `old` were counted; blank for a new call."""
-        words: list[int | str] = [need.id, need.tokens, bucket]
-        for option in options:
-            cost = option.cost_nano
-            words.append("" if cost is None else cost)
-        # Its stub says one word.
-        return hiredis.pack_command(tuple(words))[self._head :]  # type: ignore[arg-type]
+        self.script = PackedScript(ADMIT, [owner.base for owner in self.owners], packed(fixed))
 
     def held(self, option: int) -> Held:
         found = self._held[option]

@@ -22,6 +22,7 @@ from proxy.admission.redis_line import GRANTED
 from proxy.admission.redis_link import RedisAway
 from proxy.admission.redis_owners import RedisOwner
 from proxy.admission.refusals import refused
+from proxy.errors import RateLimited
 from routing.table import Limits
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class RedisGrant:
             self._held = Held(ask.shared, [])  # unless one of them has room
             self._headrooms = headrooms_of(ask.rates, reply)
             self.skipped += refusals(reply, wider, self.need)
-            check_granted(reply, wider, self.need)
+            if reply[0] != GRANTED:
+                raise refusal(reply, wider, self.need)
             self._hold(first + reply[1] - 1)
             self._own_bucket = reply[2]
             return
@@ -121,7 +123,8 @@ class RedisGrant:
 
     def hold(self, reply: list[int]) -> None:
         """What Redis has granted to a new call. Raises RateLimited where it has refused."""
-        check_granted(reply, self._ask, self.need)
+        if reply[0] != GRANTED:
+            raise refusal(reply, self._ask, self.need)
         rates = self._ask.rates
         if rates.rpm is not None or rates.tpm is not None:
             self._headrooms = headrooms_of(rates, reply)
@@ -157,7 +160,7 @@ class RedisGrant:
         difference = 0 if tokens is None else tokens - self.need.tokens
         if self.recent is not None:
             self.recent.tokens += difference
-        cost = self.cost(cost_nano)
+        cost = (self.reserved_nano or 0) if cost_nano is None else cost_nano
         record = self._held.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
         self._admission.settled(self, record, cost)
 
@@ -172,18 +175,13 @@ class RedisGrant:
                 found.append((owner.base, owner.period, cost))
         return found
 
-    def cost(self, cost_nano: int | None) -> int:
-        return (self.reserved_nano or 0) if cost_nano is None else cost_nano
-
     def _let_go_record(self, own: list[RedisOwner]) -> Record | None:
         let_go = Held([], own)
         return let_go.ended(self.need.id, 0, own_bucket=self._own_bucket, difference=-self.need.tokens)
 
 
-def check_granted(reply: list[int], ask: Ask, need: Need) -> None:
-    """Raises RateLimited where none of the options has room."""
-    if reply[0] != GRANTED:
-        raise refused(refusals(reply, ask, need), need, headrooms_of(ask.rates, reply))
+def refusal(reply: list[int], ask: Ask, need: Need) -> RateLimited:
+    return refused(refusals(reply, ask, need), need, headrooms_of(ask.rates, reply))
 
 
 def headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:

@@ -79,24 +79,18 @@ class RedisLine:
         except RedisRefused:
             return await self._run_whole(link, script, keys, *arguments)
 
-    def ask(self, script: "PackedScript", words: bytes) -> "asyncio.Future[Any]":
-        """As run_packed(), but RedisRefused comes as it is."""
-        if self.link is None:
-            raise RedisAway(self.problem)
-        return self.link.send(script.by_sha + words)
-
-    async def run_packed(self, script: "PackedScript", words: bytes) -> Any:
+    async def run_packed(self, script: "PackedScript", last: bytes) -> Any:
         """As run()."""
         if self.link is None:
             raise RedisAway(self.problem)
         link = self.link
         try:
-            return await link.send(script.by_sha + words)
+            return await link.send(script.by_sha(last))
         except RedisRefused as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise self._useless(link, error) from error
         try:
-            return await link.send(script.whole() + words)
+            return await link.send(script.whole(last))
         except RedisRefused as error:
             raise self._useless(link, error) from error
 

@@ -2,15 +2,16 @@
 -- KEYS: the bases of the shared owners, of the option to let go (move only), then of each option's owners.
 -- ARGV[1], MessagePack of what is the same for many calls: lease (ms), shared (owners), old (owners to let go),
 --       options (of each its owners), limits (of each key: rpm, tpm, parallel, budget, period, ends).
--- ARGV from 2: call, tokens, bucket to correct there (blank: a new call), for each option its cost (blank: unknown).
+-- ARGV[2], MessagePack: call, tokens, bucket to correct there (-1: a new call), for each option its cost (-1: unknown).
 -- Replies: {1, option, bucket, headroom x4, skipped x4 ...}, {0, 0, 0, headroom x4, reasons x4 ...}
 --          or {-1, key ...} for budgets whose spending is not known.
 -- A reason is: key, kind (1 rpm, 2 tpm, 3 parallel, 4 budget, 5 price unknown), wait ms, nano-USD left.
 local asked = cmsgpack.unpack(ARGV[1])
 local limits, options, shared, lease = asked.limits, asked.options, asked.shared, asked.lease
 local first_new = shared + asked.old + 1
-local id, tokens, old_bucket = ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local moving = old_bucket ~= ''
+local of_call = cmsgpack.unpack(ARGV[2])
+local id, tokens, old_bucket = of_call[1], of_call[2], of_call[3]
+local moving = old_bucket >= 0
 local now = clock()
 local bucket = whole(math.floor(now / BUCKET))
 local windows, budgets = {}, {} -- by name: as they were read, and as this script leaves them
@@ -86,19 +87,18 @@ end
 
 local function full_budget(key, cost)
   if not limits[key].budget then return end
-  if cost == '' then return {key, 5, 0, 0} end
-  local needed = tonumber(cost)
-  if needed == 0 or needed <= left_of(key) then return end
+  if cost < 0 then return {key, 5, 0, 0} end
+  if cost == 0 or cost <= left_of(key) then return end
   local name = budget_of(key).name
   if reclaim(name, now) then budgets[name] = nil end
-  if needed > left_of(key) then return {key, 4, 0, left_of(key)} end
+  if cost > left_of(key) then return {key, 4, 0, left_of(key)} end
 end
 
 local function hold_budget(key, cost)
   local budget = budget_of(key)
   local before = budget.reserved
-  budget.reserved, budget.held = before - budget.held + tonumber(cost), tonumber(cost)
-  call('HSET', budget.name, 'h:' .. id, cost, 'r', whole(budget.reserved))
+  budget.reserved, budget.held = before - budget.held + cost, cost
+  call('HSET', budget.name, 'h:' .. id, whole(cost), 'r', whole(budget.reserved))
   call('ZADD', budget.name .. ':x', now + lease, id)
   if before == 0 then keep_until(budget.name .. ':x', limits[key].ends) end -- else others hold: it is there
 end
@@ -148,7 +148,7 @@ if moving then
   for key = shared + 1, first_new - 1 do
     call('ZREM', KEYS[key] .. ':p', id)
     if limits[key].budget then let_go(KEYS[key] .. ':b:' .. limits[key].period, {id}) end
-    if limits[key].tpm then correct(KEYS[key] .. ':t', old_bucket, -tokens) end
+    if limits[key].tpm then correct(KEYS[key] .. ':t', whole(old_bucket), -tokens) end
   end
   budgets = {} -- the same may be among the options
 else
@@ -160,7 +160,7 @@ end
 
 local reasons, first = {}, first_new
 for option, owners in ipairs(options) do
-  local cost, last, reason = ARGV[4 + option], first + owners - 1, nil
+  local cost, last, reason = of_call[3 + option], first + owners - 1, nil
   for key = 1, shared do reason = reason or full_budget(key, cost) end
   for key = first, last do reason = reason or full_rates(key) or full_budget(key, cost) end
   if not reason then
