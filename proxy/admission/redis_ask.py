@@ -43,7 +43,7 @@ class PackedScript:
 
 
 def asked_of(need: Need, bucket: int, options: Iterable[Option]) -> bytes:
-    """The last word, of one call. `bucket`: where tokens of the old option were counted; NEW for a new call."""
+    """The last word, of one call. `bucket`: where the old option's tokens were counted, or NEW."""
     words: list[str | int] = [need.id, need.tokens, bucket]
     for option in options:
         cost = option.cost_nano

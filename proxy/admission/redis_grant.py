@@ -38,11 +38,11 @@ class RedisGrant:
         "_ask",
         "_bucket",
         "_headrooms",
-        "_held",
         "_options",
         "_own_bucket",
         "_settled",
         "_shared",
+        "held",
         "local",
         "need",
         "option",
@@ -65,7 +65,7 @@ class RedisGrant:
         self._options = options
         self.need = need
         self._ask = ask
-        self._held: Held
+        self.held: Held  # from hold() or hold_locally() on
         self._bucket = self._own_bucket = 0  # where tokens of shared, of the option were counted
         self._headrooms: Headrooms = NO_HEADROOMS
         self._settled = False
@@ -92,7 +92,7 @@ class RedisGrant:
         if not self._anything_changes(first, last):
             self.option = first
             return
-        old, ask = self._held.own, self._ask
+        old, ask = self.held.own, self._ask
         options = self._options[first:last]
         wider = self._admission.asks.made(self._shared, old, options, self.need)
         try:
@@ -100,11 +100,11 @@ class RedisGrant:
         except RedisAway as away:
             self._admission.check_open(away)
         else:
-            self._held = Held(ask.shared, [])  # unless one of them has room
-            self._headrooms = headrooms_of(ask.rates, reply)
-            self.skipped += refusals(reply, wider, self.need)
+            self.held = Held(ask.shared, [])  # unless one of them has room
+            self._headrooms = _headrooms_of(ask.rates, reply)
+            self.skipped += _reasons(reply, wider, self.need)
             if reply[0] != GRANTED:
-                raise refusal(reply, wider, self.need)
+                raise _refusal(reply, wider, self.need)
             self._hold(first + reply[1] - 1)
             self._own_bucket = reply[2]
             return
@@ -124,14 +124,14 @@ class RedisGrant:
     def hold(self, reply: list[int]) -> None:
         """What Redis has granted to a new call. Raises RateLimited where it has refused."""
         if reply[0] != GRANTED:
-            raise refusal(reply, self._ask, self.need)
+            raise _refusal(reply, self._ask, self.need)
         rates = self._ask.rates
         if rates.rpm is not None or rates.tpm is not None:
-            self._headrooms = headrooms_of(rates, reply)
+            self._headrooms = _headrooms_of(rates, reply)
         if len(reply) > NOT_FULL:
-            self.skipped = refusals(reply, self._ask, self.need)
+            self.skipped = _reasons(reply, self._ask, self.need)
         self.option = option = reply[1] - 1
-        self._held = self._ask.held(option)
+        self.held = self._ask.held(option)
         self._bucket = self._own_bucket = reply[2]
 
     def hold_locally(self, local: Grant) -> None:
@@ -142,14 +142,10 @@ class RedisGrant:
     def _hold(self, option: int) -> None:
         self.option = option
         if option < len(self._ask.options):
-            self._held = self._ask.held(option)
+            self.held = self._ask.held(option)
         else:  # of a fallback route, which came later
             own = self._admission.owners.all_of(self._options[option].claims, self.need)
-            self._held = Held(self._ask.shared, own)
-
-    @property
-    def held(self) -> Held:
-        return self._held
+            self.held = Held(self._ask.shared, own)
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
         if self._settled:
@@ -161,16 +157,16 @@ class RedisGrant:
         if self.recent is not None:
             self.recent.tokens += difference
         cost = (self.reserved_nano or 0) if cost_nano is None else cost_nano
-        record = self._held.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
+        record = self.held.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
         self._admission.settled(self, record, cost)
 
     def hold_record(self) -> Record | None:
-        return self._held.goes_on(self.need.id, self._options[self.option].cost_nano or 0)
+        return self.held.goes_on(self.need.id, self._options[self.option].cost_nano or 0)
 
     def charges(self, cost: int) -> list[tuple[str, str, int]]:
         """(owner, period, nano-USD) for each budget."""
         found = []
-        for owner in self._held.owners:
+        for owner in self.held.owners:
             if owner.period is not None:
                 found.append((owner.base, owner.period, cost))
         return found
@@ -180,11 +176,11 @@ class RedisGrant:
         return let_go.ended(self.need.id, 0, own_bucket=self._own_bucket, difference=-self.need.tokens)
 
 
-def refusal(reply: list[int], ask: Ask, need: Need) -> RateLimited:
-    return refused(refusals(reply, ask, need), need, headrooms_of(ask.rates, reply))
+def _refusal(reply: list[int], ask: Ask, need: Need) -> RateLimited:
+    return refused(_reasons(reply, ask, need), need, _headrooms_of(ask.rates, reply))
 
 
-def headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
+def _headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
     rpm, tpm = rates.rpm, rates.tpm
     return (
         None if rpm is None else Headroom(rpm, reply[3], reply[4] / 1000),
@@ -192,12 +188,12 @@ def headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
     )
 
 
-def refusals(reply: list[int], ask: Ask, need: Need) -> tuple[NoRoom, ...]:
+def _reasons(reply: list[int], ask: Ask, need: Need) -> tuple[NoRoom, ...]:
     places = range(NOT_FULL, len(reply), 4)
-    return tuple(_refusal(need, ask.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
+    return tuple(_reason(need, ask.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
 
 
-def _refusal(need: Need, owner: RedisOwner, kind: int, wait_ms: int, left: int) -> NoRoom:
+def _reason(need: Need, owner: RedisOwner, kind: int, wait_ms: int, left: int) -> NoRoom:
     limit, wait = KINDS[kind], wait_ms / 1000
     if limit == "price":
         wait = NEVER

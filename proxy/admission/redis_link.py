@@ -97,9 +97,8 @@ class RedisLink(asyncio.Protocol):
 
     def _send(self) -> None:
         parts, self._unsent = self._unsent, []
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._transport.write(b"".join(parts))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
         self._forget_answered()
         self._turns.append((self._answered + len(self._waiting), self._loop.time()))
         if self._timer is None:

@@ -9,6 +9,7 @@
 --   :b:PERIOD:p  hash, what calls cost that ended before s was known
 local MINUTE, BUCKET, KEEP = 60000, 250, 120000
 local MOST_RECLAIMED = 1000
+local MANY = 64 -- buckets
 local call = redis.call
 
 local function clock()
@@ -18,11 +19,18 @@ end
 
 -- Lua's own text of a number loses digits above 10^14, and Redis 7.2 writes 100000000 as 1e+8.
 local function whole(number)
+  if number < 1e9 and number > -1e9 then return string.format('%d', number) end -- quicker, and fits any build
   return string.format('%.0f', number)
 end
 
 local function keep_until(key, ends)
   if ends then call('PEXPIREAT', key, ends) end
+end
+
+-- From then on Redis looks fields up: a short hash of short values is searched from its start for each.
+-- (A value above hash-max-listpack-value, 64 bytes, makes it so; it is overwritten by the same command.)
+local function set_indexed(key, field, value)
+  call('HSET', key, field, string.rep(' ', 65), field, value)
 end
 
 -- A bucket counts until the youngest of what is in it is a minute old, so no minute ever has more than the limit.
@@ -56,18 +64,14 @@ local function read_window(name, bucket, now)
   return window
 end
 
--- A past bucket goes to its place, so that the oldest stays first.
+-- A past bucket goes to its place, so that the oldest stays first. Replies how many there are.
 local function list_bucket(window, bucket)
-  local list = window.name .. 'l'
-  local last, index = call('LINDEX', list, -1), 0
-  if not last or tonumber(last) < tonumber(bucket) then
-    call('RPUSH', list, bucket)
-    window.oldest = window.oldest or call('LINDEX', list, 0)
-    return
-  end
+  local list, index = window.name .. 'l', 0
+  local last = call('LINDEX', list, -1)
+  if not last or tonumber(last) < tonumber(bucket) then return call('RPUSH', list, bucket) end
   while tonumber(call('LINDEX', list, index)) < tonumber(bucket) do index = index + 1 end
-  call('LINSERT', list, 'BEFORE', call('LINDEX', list, index), bucket)
-  window.oldest = call('LINDEX', list, 0)
+  window.oldest = index > 0 and window.oldest
+  return call('LINSERT', list, 'BEFORE', call('LINDEX', list, index), bucket)
 end
 
 -- To the bucket that the window was read with.
@@ -78,7 +82,8 @@ local function add(window, bucket, amount)
     call('HSET', name, 't', whole(window.sum), bucket, whole(window.bucket))
     return
   end
-  list_bucket(window, bucket)
+  if list_bucket(window, bucket) == MANY then set_indexed(name, 't', whole(window.sum)) end
+  window.oldest = window.oldest or call('LINDEX', name .. 'l', 0)
   call('HSET', name, 't', whole(window.sum), bucket, whole(window.bucket), 'o', window.oldest)
   call('PEXPIRE', name, KEEP) -- what is in a bucket counts for little longer than a minute
   call('PEXPIRE', name .. 'l', KEEP)
