@@ -13,7 +13,7 @@ from routing.table import Limits
 
 NO_LIMITS = Limits()
 NEW = UNKNOWN = -1
-MOST_KEPT = 4096  # about a kilobyte each
+MOST_KEPT = 4096  # a few kilobytes each
 
 
 class PackedScript:

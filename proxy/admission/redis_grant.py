@@ -82,7 +82,8 @@ class RedisGrant:
 
     @property
     def reserved_nano(self) -> int | None:
-        return reservation(self._shared, self._options[self.option])
+        option = self._options[self.option]
+        return option.cost_nano if self.held.budgeted else reservation(self._shared, option)
 
     @property
     def headrooms(self) -> Headrooms:

@@ -26,12 +26,13 @@ class Recent:
 class Held:
     """The shared owners, and those of one option."""
 
-    __slots__ = ("counted", "leased", "own", "owners", "recent", "text")
+    __slots__ = ("budgeted", "counted", "leased", "own", "owners", "recent", "text")
 
     def __init__(self, shared: list[RedisOwner], own: list[RedisOwner]) -> None:
         self.own = own
         self.owners = shared + own
         self.counted = [owner for owner in self.owners if owner.counted]  # per minute
+        self.budgeted = any(owner.period is not None for owner in self.owners)
         self.recent: Recent | None = None  # the newest
         told = [owner.told(SHARED) for owner in shared] + [owner.told(OWN) for owner in own]
         rows = [row for row in told if row is not None]
