@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from proxy.admission.base import (
     NEVER,
     NO_HEADROOMS,
@@ -16,7 +18,7 @@ from proxy.admission.base import (
     reservation,
 )
 from proxy.admission.redis_ask import Ask
-from proxy.admission.redis_held import Held, Recent
+from proxy.admission.redis_held import NOTHING, Held, Recent
 from proxy.admission.redis_ledger import Record
 from proxy.admission.redis_line import GRANTED
 from proxy.admission.redis_link import RedisAway
@@ -32,49 +34,23 @@ KINDS = ("", "rpm", "tpm", "parallel", "budget", "price")
 NOT_FULL = 7  # numbers in an answer of scripts/admit.lua that tells of nothing that was full
 
 
-class RedisGrant:
-    __slots__ = (
-        "_admission",
-        "_ask",
-        "_bucket",
-        "_headrooms",
-        "_options",
-        "_own_bucket",
-        "_settled",
-        "_shared",
-        "held",
-        "local",
-        "need",
-        "option",
-        "recent",
-        "renew_at",
-        "skipped",
-        "told",
-    )
-
-    def __init__(
-        self,
-        admission: "RedisAdmission",
-        shared: Sequence[Claim],
-        options: Sequence[Option],
-        need: Need,
-        ask: Ask,
-    ) -> None:
-        self._admission = admission
-        self._shared = shared
-        self._options = options
-        self.need = need
-        self._ask = ask
-        self.held: Held  # from hold() or hold_locally() on
-        self._bucket = self._own_bucket = 0  # where tokens of shared, of the option were counted
-        self._headrooms: Headrooms = NO_HEADROOMS
-        self._settled = False
-        self.local: Grant | None = None  # of the in-process limits, while Redis is away
-        self.told = True  # whether Redis knows what is held, or will by the ledger
-        self.recent: Recent | None = None
-        self.renew_at = 0.0
-        self.option = 0
-        self.skipped: tuple[NoRoom, ...] = ()
+class RedisGrant(msgspec.Struct, eq=False):
+    _admission: "RedisAdmission"
+    _shared: Sequence[Claim]
+    _options: Sequence[Option]
+    need: Need
+    _ask: Ask
+    held: Held = NOTHING
+    _bucket: int = 0  # where tokens of shared were counted
+    _own_bucket: int = 0  # where those of the option were
+    _headrooms: Headrooms = NO_HEADROOMS
+    _settled: bool = False
+    local: Grant | None = None  # of the in-process limits, while Redis is away
+    told: bool = True  # whether Redis knows what is held, or will by the ledger
+    recent: Recent | None = None
+    renew_at: float = 0.0
+    option: int = 0
+    skipped: tuple[NoRoom, ...] = ()
 
     @property
     def call(self) -> str:

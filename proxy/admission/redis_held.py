@@ -48,3 +48,6 @@ class Held:
     def goes_on(self, call: str, amount: int) -> Record | None:
         """Renews the lease of what is held; also tells a Redis that has forgotten it."""
         return ("H", call, self.text, amount) if self.leased else None
+
+
+NOTHING = Held([], [])
