@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from proxy.admission import redis as redis_admission
 from proxy.admission import redis_owed
-from proxy.admission.redis_ledger import Ledger
+from proxy.admission.redis_held import Held
+from proxy.admission.redis_ledger import Ledger, packed
 from proxy.admission.redis_line import HELLO, SETTLE, run
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 from proxy.admission.redis_owed import Owed
 from proxy.admission.redis_owners import base_of
 from proxy.errors import LimitsUnavailable, RateLimited
-from routing.table import Claim, Limits
+from routing.table import Budget, Claim, Limits
 from tests.live import free_port
 from tests.optional import needs
 from tests.test_admission import NOON, Store, key, target, test_clock  # noqa: F401 the clock of both suites
@@ -100,10 +101,139 @@ async def test_a_living_calls_lease_is_renewed(store):
 async def test_a_batch_that_is_sent_twice_counts_once(store):
     grant = await store.admit(key(budget=100), cost=50)
     link = store.admission.line.link
-    words = grant.settle_record(1, 30)
+    record = grant.held.ended(grant.call, 30)
     for _ in range(2):
-        await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, *words)
+        await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
     assert await store.left(key(budget=100)) == 70
+
+
+async def test_one_batch_settles_many_calls_of_many_owners(store):
+    """It is summed per budget and bucket before it is written; a call may be in it twice."""
+    team = Claim(
+        "team",
+        1,
+        "t",
+        Limits(tpm=10_000, parallel=30),
+        Budget(limit_nano=5000, period="total", time_zone="UTC"),
+    )
+    shared = (key(tpm=1000, parallel=20, budget=3000), team)
+    options = [target(1, cost=40, budget=900, tpm=2000), target(2, cost=20, tpm=500)]
+    grants = [await store.admit(*shared, options=options, tokens=20) for _ in range(10)]
+    for number, grant in enumerate(grants):
+        store.admission.record(Held([], grant.held.own).ended(grant.call, 0))
+        store.advance(0.1)
+        grant.settle(5 + number, 3 * number)
+    await store.settled()
+    found = store.redis.hgetall("{switchstand}:target:1:b:total")
+    assert (int(found[b"s"]), int(found[b"r"])) == (3 * 45, 0)
+    assert not any(name.startswith(b"h:") for name in found)
+    assert store.redis.exists("{switchstand}:key:1:p", "{switchstand}:target:1:b:total:x") == 0
+    for base in ("key:1", "team:1", "target:1"):
+        assert int(store.redis.hget(f"{{switchstand}}:{base}:t", "t")) == 50 + 45
+    assert await store.left(shared[0]) == 3000 - 3 * 45
+
+
+async def test_records_of_one_batch_count_in_the_order_in_which_they_came(store):
+    limited = key(budget=100, parallel=1)
+    grant = await store.admit(limited, cost=60)
+    link, held = store.admission.line.link, grant.held
+    records = [held.ended(grant.call, 7), held.goes_on(grant.call, 50), held.goes_on(grant.call, 40)]
+    await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 30_000, packed(records))
+    found = store.redis.hgetall("{switchstand}:key:1:b:total")
+    assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.call}".encode()])) == (7, 40, 40)
+    records = [held.goes_on(grant.call, 30), held.ended(grant.call, 5)]
+    await run(link, SETTLE, ["{switchstand}:batch:test"], 2, 30_000, packed(records))
+    found = store.redis.hgetall("{switchstand}:key:1:b:total")
+    assert found == {b"s": b"12", b"r": b"0"}
+    await store.admit(limited, cost=88)
+
+
+async def test_what_a_dead_process_held_comes_back_though_there_is_room_without_it(store):
+    dead, limited = await store.second(), key(budget=1000)
+    for _ in range(3):
+        await dead.admit(limited, cost=10)
+    await dead.admission.line.stop()
+    store.advance(31)
+    (await store.admit(limited, cost=5)).settle(1, 5)
+    await store.settled()
+    assert store.redis.hgetall("{switchstand}:key:1:b:total") == {b"s": b"5", b"r": b"0"}
+    assert not store.redis.exists("{switchstand}:key:1:b:total:x")
+
+
+async def test_holds_end_with_their_period_in_redis_too(store):
+    limited = key(budget=100, period="day")
+    first = await store.admit(limited, cost=10)
+    (held,) = store.redis.keys("{switchstand}:key:1:b:*:x")
+    counter = held.removesuffix(b":x")
+    ends = store.redis.pexpiretime(held)
+    assert ends > NOON * 1000
+    first.settle(1, 1)
+    await store.settled()
+    assert not store.redis.exists(held)
+    await store.admit(limited, cost=0)
+    await store.admit(limited, cost=10)
+    assert store.redis.pexpiretime(held) == store.redis.pexpiretime(counter) == ends
+
+
+WINDOW = "{switchstand}:key:1:r"
+
+
+@pytest.mark.parametrize("left_by", ["one that knows no oldest bucket", "one that left it as it was"])
+async def test_a_window_of_an_older_gateway_is_counted_on(store, left_by):
+    """While processes are replaced one by one, both write to it."""
+    for _ in range(3):
+        await store.admit(key(rpm=5))
+        store.advance(10)
+    if left_by == "one that knows no oldest bucket":
+        store.redis.hdel(WINDOW, "o")
+    else:
+        store.redis.hset(WINDOW, "o", int(NOON - 100) * 4)
+    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 1
+    assert store.redis.hget(WINDOW, "o") == store.redis.lindex(f"{WINDOW}l", 0)
+    await store.admit(key(rpm=5))
+    await store.refused(key(rpm=5))
+    store.advance(30.26)
+    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 0
+    await store.refused(key(rpm=5))
+    store.advance(61)
+    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 4
+
+
+async def test_a_window_of_many_buckets_is_indexed_and_counts_the_same(store):
+    for number in range(80):
+        assert (await store.admit(key(rpm=100))).headrooms[0].remaining == 99 - number
+        store.advance(0.5)
+    assert store.redis.object("encoding", WINDOW) == b"hashtable"
+    assert int(store.redis.hget(WINDOW, "t")) == 80
+    store.advance(20.3)
+    assert (await store.admit(key(rpm=100))).headrooms[0].remaining > 99 - 80
+
+
+@pytest.mark.parametrize("lost", ["", "l"])
+async def test_a_window_of_which_redis_lost_a_part_starts_empty_and_counts(store, lost):
+    """It may evict either key, where it is told to."""
+    for _ in range(3):
+        await store.admit(key(rpm=3))
+        store.advance(1)
+    store.redis.delete(WINDOW + lost)
+    store.advance(60)
+    for _ in range(3):
+        await store.admit(key(rpm=3))
+    await store.refused(key(rpm=3))
+
+
+async def test_amounts_that_lua_would_write_with_an_exponent_are_whole(store):
+    limited = key(budget=9 * 10**15, tpm=10**9)
+    grant = await store.admit(limited, cost=10**15, tokens=10**8)
+    await store.admit(limited, cost=10**8, tokens=2 * 10**8)
+    found = store.redis.hgetall("{switchstand}:key:1:b:total")
+    assert found[b"r"] == b"1000000100000000"
+    assert store.redis.hget("{switchstand}:key:1:t", "t") == b"300000000"
+    grant.settle(10**8 + 1, 2 * 10**15)
+    await store.settled()
+    found = store.redis.hgetall("{switchstand}:key:1:b:total")
+    assert (found[b"s"], found[b"r"]) == (b"2000000000000000", b"100000000")
+    assert store.redis.hget("{switchstand}:key:1:t", "t") == b"300000001"
 
 
 async def test_scripts_that_redis_forgot_are_sent_again(store):
@@ -211,6 +341,16 @@ async def test_a_call_let_through_while_redis_came_back_counts_there(store):
     assert grant.headrooms[0].remaining == 3
 
 
+async def test_requests_of_one_moment_without_redis_all_count_when_it_is_back(store):
+    limited = key(rpm=10, tpm=1000)
+    await without_redis(store)
+    for _ in range(3):
+        (await store.admit(limited, tokens=20)).settle(15, 0)
+    await with_redis_again(store)
+    requests, tokens = (await store.admit(limited, tokens=20)).headrooms
+    assert (requests.remaining, tokens.remaining) == (10 - 4, 1000 - 3 * 15 - 20)
+
+
 async def test_what_was_told_to_a_redis_that_forgot_it_counts_though_it_is_not_shipped(store):
     limited = key(budget=1000)
     (await store.admit(limited, cost=100)).settle(1, 7)
@@ -276,8 +416,17 @@ async def test_without_redis_open_counts_in_the_process():
     grant.settle(1, 7)
     (told,) = store.admission._owed.take()
     assert told[:2] == ("S", grant.call)
-    assert told[3:] == ("{switchstand}:key:1", "", "", "", "total", 7, "")
+    assert told[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
     await store.admission.line.stop()
+
+
+async def test_a_link_that_was_answered_stays(redis_server):
+    link = await RedisLink.open(redis_server.url, 0.1)
+    for _ in range(3):
+        assert await asyncio.gather(*(link.call("PING") for _ in range(5))) == [b"PONG"] * 5
+        await asyncio.sleep(0.15)
+    assert not link.lost.done()
+    link.close("the test ends")
 
 
 async def test_a_password_and_a_database_of_the_url_are_used(redis_server):

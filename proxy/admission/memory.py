@@ -283,11 +283,11 @@ class MemoryAdmission:
             return NO_HEADROOMS
         return self._counts(claim).headrooms(claim.limits, self.clock())
 
-    def count_past(self, claim: Claim, tokens: int, at: float) -> None:
-        """A request that was let through elsewhere; `at` by this admission's clock, in order."""
+    def count_past(self, claim: Claim, requests: int, tokens: int, at: float) -> None:
+        """What was let through elsewhere; `at` by this admission's clock, in order."""
         counts = self._counts(claim)
         if claim.limits.rpm is not None:
-            counts.requests.add(1, at)
+            counts.requests.add(requests, at)
         if claim.limits.tpm is not None:
             counts.tokens.add(tokens, at)
 

@@ -10,10 +10,11 @@ from functools import partial
 
 from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis_ask import Asks
-from proxy.admission.redis_grant import SEED_TRIES, Recent, RedisGrant
+from proxy.admission.redis_ask import NEW, Ask, Asks, asked_of
+from proxy.admission.redis_grant import RedisGrant
+from proxy.admission.redis_held import Held, Recent
 from proxy.admission.redis_ledger import Ledger, Record
-from proxy.admission.redis_line import SEED, RedisLine
+from proxy.admission.redis_line import SEED, UNSEEDED, RedisLine
 from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 from proxy.admission.redis_owed import LatelySettled, Owed
 from proxy.admission.redis_owners import RedisOwner, RedisOwners
@@ -27,8 +28,10 @@ logger = logging.getLogger(__name__)
 YOUNG_SECONDS = 2.0
 """So long after Redis came back others may still have to tell what they know: they reconnect in that time."""
 
+SEED_TRIES = 5
 CATCH_UPS = 3
 FLUSH_SECONDS = 5.0
+NOT_RUN = [UNSEEDED]  # a reply, where there was none
 
 
 class RedisAdmission:
@@ -40,7 +43,7 @@ class RedisAdmission:
     def __init__(self, url: str, spent: Spent, *, timeout: float, without: str, lease: float) -> None:
         self.line = RedisLine(url, timeout, self._on_up)
         self.lease_ms = int(lease * 1000)
-        self._lease = lease
+        self._renew_after = lease / 3
         self._without = without
         self.owners = RedisOwners()
         self.asks = Asks(self.owners, self.lease_ms)
@@ -59,21 +62,30 @@ class RedisAdmission:
         """Nothing is known without asking."""
 
     async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
-        if not shared and not any(option.claims for option in options):
+        ask = self.asks.of(shared, options, need)
+        if not ask.owners:
             return FreeGrant()
         if self._renewer is None:
             await self.start()
-        grant = RedisGrant(self, shared, options, need)
+        grant = RedisGrant(self, shared, options, need, ask)
         try:
-            await grant.take(range(len(options)), moving=False)
+            link, asked = self.line.link, asked_of(need, NEW, options)
+            try:
+                # The link's own future: each coroutine in between would be passed again when it is done.
+                reply = NOT_RUN if link is None else await link.send(ask.script.by_sha(asked))
+            except RedisRefused:
+                reply = NOT_RUN  # perhaps it only doesn't know the script
+            if reply[0] == UNSEEDED:
+                reply = await self.reply(ask, need, NEW, options)
+            grant.hold(reply)
         except RedisAway as away:
-            self.record(grant.release_record())
+            self.record(ask.all_held().ended(need.id, 0))
             self.check_open(away)
             await self._take_here(grant, shared, options, need)
         except asyncio.CancelledError:
-            self.record(grant.release_record())
+            self.record(ask.all_held().ended(need.id, 0))
             raise
-        self._remember(grant, need)
+        self._remember(grant)
         if not grant.told and self.line.link is not None:
             self._tell()  # Redis came back while this call was let through without it
         return grant
@@ -114,22 +126,31 @@ class RedisAdmission:
         if record is not None:
             self._ledger.add(record)
 
-    def settled(self, grant: RedisGrant, tokens: int | None, cost_nano: int | None) -> None:
-        self._open.pop(grant.call, None)
-        record = grant.settle_record(tokens, cost_nano)
+    async def reply(self, ask: Ask, need: Need, bucket: int, options: Sequence[Option]) -> list[int]:
+        """Of scripts/admit.lua, once all spending is known. Raises LimitsUnavailable, RedisAway."""
+        asked = asked_of(need, bucket, options)
+        for _ in range(SEED_TRIES):
+            reply: list[int] = await self.line.run_packed(ask.script, asked)
+            if reply[0] != UNSEEDED:
+                return reply
+            await self._seed_all([ask.owners[position - 1].claim for position in reply[1:]], need)
+        raise RedisAway("it forgets what it is told")
+
+    def settled(self, grant: RedisGrant, record: Record | None, cost: int) -> None:
+        self._open.pop(grant.need.id, None)
         if record is None:
             return
         if not grant.told:
-            if charges := grant.charges(cost_nano):
+            if charges := grant.charges(cost):
                 self._owed.add(record, charges)
             return
-        self.record(record)
-        if grant.budgeted:
+        self._ledger.add(record)
+        if grant.need.budgeted:
             self._lately.add(record)
 
     # Budgets whose spending Redis does not know
 
-    async def seed(self, claims: list[Claim], need: Need) -> None:
+    async def _seed_all(self, claims: list[Claim], need: Need) -> None:
         """Raises LimitsUnavailable, RedisAway."""
         for claim in claims:
             owner = self.owners.of(claim, need.at)
@@ -138,7 +159,7 @@ class RedisAdmission:
     async def _seed(self, owner: RedisOwner) -> None:
         if (young := YOUNG_SECONDS - self.line.steady_for) > 0:
             await asyncio.sleep(young)
-        keys, ends = [f"{owner.base}:b:{owner.period}"], owner.ends
+        keys, ends = [f"{owner.base}:b:{owner.period}"], owner.ends or ""
         pending: list[bytes] = await self.line.run(SEED, keys, ends, "", "")
         for tries_left in reversed(range(SEED_TRIES)):
             if not pending:
@@ -163,18 +184,30 @@ class RedisAdmission:
             self._local = MemoryAdmission(self._spent)
             for recent in self._recent:
                 for owner in recent.owners:
-                    self._local.count_past(owner.claim, recent.tokens, recent.at)
+                    self._local.count_past(owner.claim, recent.requests, recent.tokens, recent.at)
         grant.hold_locally(await self._local.admit(shared, options, need))
 
-    def _remember(self, grant: RedisGrant, need: Need) -> None:
+    def _remember(self, grant: RedisGrant) -> None:
         now = time.monotonic()
-        grant.renew_at = now + self._lease / 3
-        self._open[grant.call] = grant
+        grant.renew_at = now + self._renew_after
+        self._open[grant.need.id] = grant
+        held = grant.held
+        if not held.counted:
+            return
+        recent = held.recent
+        if recent is None or now >= recent.full_at or recent.told is not grant.told:
+            recent = self._begin_recent(now, held, told=grant.told)
+        recent.at = now
+        recent.requests += 1
+        recent.tokens += grant.need.tokens
+        grant.recent = recent
+
+    def _begin_recent(self, now: float, held: Held, *, told: bool) -> Recent:
         while self._recent and self._recent[0].at < now - MINUTE - BUCKET:
             self._recent.popleft()
-        if counted := grant.counted():
-            grant.recent = Recent(now, counted, need.tokens, told=grant.told)
-            self._recent.append(grant.recent)
+        held.recent = recent = Recent(now, now + BUCKET, held.counted, told=told)
+        self._recent.append(recent)
+        return recent
 
     async def _on_up(self, link: RedisLink, lost_memory: bool) -> None:
         """Tell Redis what it does not know, before it is asked again."""
@@ -213,13 +246,13 @@ class RedisAdmission:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease / 6)
+            await asyncio.sleep(self._renew_after / 2)
             now = time.monotonic()
             if self.line.link is None:
                 continue
             for grant in list(self._open.values()):
                 if grant.renew_at <= now:
-                    grant.renew_at = now + self._lease / 3
+                    grant.renew_at = now + self._renew_after
                     self.record(grant.hold_record())
 
 
@@ -230,7 +263,7 @@ def _window_records(recent: Recent, now: float) -> list[Record]:
             "W",
             owner.base,
             age_ms,
-            int(owner.claim.limits.rpm is not None),
+            recent.requests if owner.claim.limits.rpm is not None else 0,
             recent.tokens if owner.claim.limits.tpm is not None else 0,
         )
         for owner in recent.owners

@@ -1,48 +1,62 @@
 """How a call is put to Redis: all but a few words are the same for every call of the same owners."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import hiredis
 
 from proxy.admission.base import Claim, Need, Option, headroom_claim
+from proxy.admission.redis_held import Held
+from proxy.admission.redis_ledger import packed
 from proxy.admission.redis_line import ADMIT, Script
-from proxy.admission.redis_link import Word
 from proxy.admission.redis_owners import RedisOwner, RedisOwners
 from routing.table import Limits
 
 NO_LIMITS = Limits()
-MOST_KEPT = 4096  # about a kilobyte each
+NEW = UNKNOWN = -1
+MOST_KEPT = 4096  # a few kilobytes each
 
 
 class PackedScript:
-    """A call of a script whose first words are packed once; `more` words follow with each call.
+    """A call of a script whose words are packed once, but for the last one.
 
     Source of the format: the Redis serialization protocol, RESP.
     """
 
-    __slots__ = ("_fixed", "_more", "_script", "by_sha")
+    __slots__ = ("_by_sha", "_fixed", "_script")
 
-    def __init__(self, script: Script, keys: list[str], words: list[Word], more: int) -> None:
+    def __init__(self, script: Script, keys: list[str], word: bytes) -> None:
         self._script = script
-        self._fixed = (len(keys), *keys, *words)
-        self._more = more
-        self.by_sha = self._packed("EVALSHA", script.sha)
+        self._fixed = (len(keys), *keys, word)
+        self._by_sha = self._packed("EVALSHA", script.sha)
 
-    def whole(self) -> bytes:
+    def by_sha(self, last: bytes) -> bytes:
+        return b"%b$%d\r\n%b\r\n" % (self._by_sha, len(last), last)
+
+    def whole(self, last: bytes) -> bytes:
         """For a Redis that doesn't know the script."""
-        return self._packed("EVAL", self._script.text)
+        return b"%b$%d\r\n%b\r\n" % (self._packed("EVAL", self._script.text), len(last), last)
 
     def _packed(self, *command: str) -> bytes:
         words = (*command, *self._fixed)
-        packed = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub says one word
-        return b"*%d\r\n" % (len(words) + self._more) + packed.partition(b"\r\n")[2]
+        found = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub says one word
+        return b"*%d\r\n" % (len(words) + 1) + found.partition(b"\r\n")[2]
+
+
+def asked_of(need: Need, bucket: int, options: Iterable[Option]) -> bytes:
+    """The last word, of one call. `bucket`: where the old option's tokens were counted, or NEW."""
+    words: list[str | int] = [need.id, need.tokens, bucket]
+    for option in options:
+        cost = option.cost_nano
+        words.append(UNKNOWN if cost is None else cost)
+    return packed(words)
 
 
 class Ask:
     """Of the limits of `shared` and of the first of `options` that has room; `old` is let go first."""
 
     __slots__ = (
-        "_counted",
+        "_all",
+        "_held",
         "kept",
         "options",
         "owners",
@@ -67,36 +81,30 @@ class Ask:
         self.until = min((owner.until for owner in self.owners), default=0.0)
         claim = headroom_claim([owner.claim for owner in shared])
         self.rates = NO_LIMITS if claim is None else claim.limits  # that the x-ratelimit headers speak of
-        self._counted: dict[int, list[RedisOwner]] = {}
         self.kept: object = None  # what its place in a cache depends on
-        words: list[Word] = [lease_ms, len(shared), len(old), len(options), *map(len, options)]
-        for owner in self.owners:
-            words += owner.limits
-        self.script = PackedScript(ADMIT, [owner.base for owner in self.owners], words, 3 + len(options))
+        self._held: list[Held | None] = [None] * len(options)
+        self._all: Held | None = None
+        fixed = {
+            "lease": lease_ms,
+            "shared": len(shared),
+            "old": len(old),
+            "options": [len(option) for option in options],
+            "limits": [owner.limits for owner in self.owners],
+        }
+        self.script = PackedScript(ADMIT, [owner.base for owner in self.owners], packed(fixed))
 
-    def words(self, call: str, tokens: int, bucket: Word, costs: Sequence[Option]) -> bytes:
-        """The rest, of one call. `bucket`: where tokens of `old` were counted; blank for a new call."""
-        number, place = b"%d" % tokens, str(bucket).encode()
-        packed = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            len(call),
-            call.encode("ascii"),
-            len(number),
-            number,
-            len(place),
-            place,
-        )
-        for option in costs:
-            cost = b"" if option.cost_nano is None else b"%d" % option.cost_nano
-            packed += b"$%d\r\n%b\r\n" % (len(cost), cost)
-        return packed
-
-    def counted(self, option: int) -> list[RedisOwner]:
-        """The owners whose requests or tokens are counted per minute, where this option is held."""
-        found = self._counted.get(option)
+    def held(self, option: int) -> Held:
+        found = self._held[option]
         if found is None:
-            held = self.shared + self.options[option]
-            found = self._counted[option] = [owner for owner in held if owner.counted]
+            found = self._held[option] = Held(self.shared, self.options[option])
         return found
+
+    def all_held(self) -> Held:
+        """Of all options, each owner once: whatever a call of which nothing was heard may hold."""
+        if self._all is None:
+            own = dict.fromkeys(owner for option in self.options for owner in option)
+            self._all = Held(self.shared, [owner for owner in own if owner not in self.shared])
+        return self._all
 
 
 class Asks:
@@ -108,7 +116,10 @@ class Asks:
         self._known: dict[tuple[int, ...], Ask] = {}
 
     def of(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> Ask:
-        place = (*[id(claim) for claim in shared], *[id(option.claims) for option in options])
+        ids = [*map(id, shared)]
+        for option in options:
+            ids.append(id(option.claims))
+        place = tuple(ids)
         found = self._known.get(place)
         if found is None or not found.since <= need.at < found.until:
             if len(self._known) > MOST_KEPT:

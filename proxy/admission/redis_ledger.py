@@ -5,16 +5,20 @@ import logging
 import secrets
 from collections import deque
 
+import msgspec
+
 from proxy.admission.redis_line import PREFIX, SETTLE, run
-from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused, Word
+from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
 
 logger = logging.getLogger(__name__)
 
-Record = tuple[Word, ...]
+Record = tuple[str | int, ...]
 """As scripts/settle.lua reads it."""
 
 BATCH = 200  # records
 COALESCE_SECONDS = 0.002
+
+packed = msgspec.msgpack.Encoder().encode
 
 
 class Ledger:
@@ -45,8 +49,7 @@ class Ledger:
             if not self._doubtful:
                 size = min(BATCH, len(self._records))
                 self._doubtful = [self._records.popleft() for _ in range(size)]
-            words = [word for record in self._doubtful for word in record]
-            await run(link, SETTLE, [self._key], self._number, self._lease_ms, *words)
+            await run(link, SETTLE, [self._key], self._number, self._lease_ms, packed(self._doubtful))
             self._number += 1
             self._doubtful = []
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.25
+GRANTED, UNSEEDED = 1, -1
+"""How an answer of scripts/admit.lua begins."""
 PREFIX = "{switchstand}"
 """One hash tag for all keys: a script may touch only keys of one slot."""
 
@@ -77,18 +79,18 @@ class RedisLine:
         except RedisRefused:
             return await self._run_whole(link, script, keys, *arguments)
 
-    async def run_packed(self, script: "PackedScript", words: bytes) -> Any:
+    async def run_packed(self, script: "PackedScript", last: bytes) -> Any:
         """As run()."""
         if self.link is None:
             raise RedisAway(self.problem)
         link = self.link
         try:
-            return await link.send(script.by_sha + words)
+            return await link.send(script.by_sha(last))
         except RedisRefused as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise self._useless(link, error) from error
         try:
-            return await link.send(script.whole() + words)
+            return await link.send(script.whole(last))
         except RedisRefused as error:
             raise self._useless(link, error) from error
 

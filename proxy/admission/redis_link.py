@@ -28,7 +28,10 @@ class RedisLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._answers = hiredis.Reader(replyError=RedisRefused)
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._answered = 0
+        self._turns: deque[tuple[int, float]] = deque()
+        """Of each write: how many commands that made in all, and when it was."""
         self._unsent: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -73,12 +76,10 @@ class RedisLink(asyncio.Protocol):
         if self.lost.done():
             future.set_exception(RedisAway(self.lost.result()))
             return future
-        self._waiting.append((future, self._loop.time()))
+        self._waiting.append(future)
         if not self._unsent:
             self._loop.call_soon(self._send)
         self._unsent.append(packed)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout, self._check)
         return future
 
     def close(self, reason: str) -> None:
@@ -90,7 +91,7 @@ class RedisLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
+        for future in waiting:
             if not future.done():
                 future.set_exception(RedisAway(reason))
 
@@ -98,13 +99,22 @@ class RedisLink(asyncio.Protocol):
         parts, self._unsent = self._unsent, []
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
+        self._forget_answered()
+        self._turns.append((self._answered + len(self._waiting), self._loop.time()))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._check)
+
+    def _forget_answered(self) -> None:
+        while self._turns and self._turns[0][0] <= self._answered:
+            self._turns.popleft()
 
     def _check(self, patient: bool = True) -> None:
         """Fail the link where its oldest command got no answer in time."""
         self._timer = None
-        if not self._waiting:
+        self._forget_answered()
+        if not self._turns:
             return
-        left = self._waiting[0][1] + self._timeout - self._loop.time()
+        left = self._turns[0][1] + self._timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check)
         elif patient:
@@ -118,8 +128,10 @@ class RedisLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answers.feed(data)
-        while self._waiting and (reply := self._answers.gets()) is not False:
-            future, _ = self._waiting.popleft()
+        waiting, answer = self._waiting, self._answers.gets
+        while waiting and (reply := answer()) is not False:
+            future = waiting.popleft()
+            self._answered += 1
             if future.done():
                 continue  # its caller has gone
             if isinstance(reply, RedisRefused):

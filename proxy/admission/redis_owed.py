@@ -47,18 +47,29 @@ class Owed:
 
 
 class LatelySettled:
-    """What Redis was told lately: should it lose its memory, the log may not have it yet."""
+    """What Redis was told lately: should it lose its memory, the log may not have it yet.
+
+    Kept by the second, so that a call costs no more than its place in a list.
+    """
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[float, Record]] = deque()
+        self._spans: deque[tuple[float, list[Record]]] = deque()
+        self._newest: list[Record] = []
+        self._full_at = 0.0
 
     def add(self, record: Record) -> None:
         now = time.monotonic()
-        self._calls.append((now, record))
-        while self._calls[0][0] < now - FORGOTTEN_SECONDS:
-            self._calls.popleft()
+        if now >= self._full_at:
+            self._begin(now)
+        self._newest.append(record)
 
     def again(self) -> list[Record]:
         """For a Redis that has lost its memory."""
         earliest = time.monotonic() - FORGOTTEN_SECONDS
-        return [("F", *record[1:]) for at, record in self._calls if at >= earliest]
+        return [("F", *record[1:]) for end, span in self._spans if end >= earliest for record in span]
+
+    def _begin(self, now: float) -> None:
+        self._newest, self._full_at = [], now + 1
+        self._spans.append((self._full_at, self._newest))
+        while self._spans[0][0] < now - FORGOTTEN_SECONDS:
+            self._spans.popleft()

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from proxy.admission.base import Claim, Need
 from proxy.admission.redis_line import PREFIX
-from proxy.admission.redis_link import Word
 from routing.periods import Periods, period_id
 
 KEPT_AFTER_END = 2 * 86400  # seconds that Redis keeps a budget's period after its end
@@ -17,21 +16,9 @@ def base_of(claim: Claim) -> str:
 
 
 class RedisOwner:
-    """One claim in the running period of its budget. Blank words: it has no such limit."""
+    """One claim in the running period of its budget."""
 
-    __slots__ = (
-        "base",
-        "claim",
-        "counted",
-        "end",
-        "ends",
-        "limits",
-        "parallel",
-        "period",
-        "since",
-        "start",
-        "until",
-    )
+    __slots__ = ("base", "claim", "counted", "end", "ends", "limits", "period", "since", "start", "until")
 
     def __init__(self, claim: Claim, start: float | None, end: float | None) -> None:
         limits = claim.limits
@@ -40,13 +27,33 @@ class RedisOwner:
         self.start, self.end = start, end  # Unix seconds, the end excluded; None: it has no period that ends
         self.since = -math.inf if start is None else start
         self.until = math.inf if end is None else end
-        self.parallel = "1" if limits.parallel is not None else ""
         self.counted = limits.rpm is not None or limits.tpm is not None
-        self.period = "" if claim.budget is None else period_id(start)
-        self.ends: Word = "" if end is None else int(end + KEPT_AFTER_END) * 1000
-        budget: Word = "" if claim.budget is None else claim.budget.limit_nano
-        rates = limits.rpm or "", limits.tpm or "", limits.parallel or ""
-        self.limits: tuple[Word, ...] = (*rates, budget, self.period, self.ends)
+        self.period = None if claim.budget is None else period_id(start)
+        # Text, as the scripts hand it on: Redis 7.2 takes 1.79e+12 for it where Lua has a number.
+        self.ends = None if end is None else f"{int(end + KEPT_AFTER_END)}000"
+        self.limits = _given(
+            rpm=limits.rpm,
+            tpm=limits.tpm,
+            parallel=limits.parallel,
+            budget=None if claim.budget is None else claim.budget.limit_nano,
+            period=self.period,
+            ends=self.ends,
+        )
+
+    def told(self, tokens: int) -> dict[str, object] | None:
+        """As scripts/settle.lua reads it; None where it holds nothing that a call gives back."""
+        limits = self.claim.limits
+        found = _given(
+            parallel=True if limits.parallel is not None else None,
+            tokens=tokens if limits.tpm is not None else None,
+            period=self.period,
+            ends=self.ends,
+        )
+        return {"base": self.base, **found} if found else None
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class RedisOwners:

@@ -1,98 +1,143 @@
 -- Counts one request against all shared owners and the first option that has room, or against nothing.
 -- KEYS: the bases of the shared owners, of the option to let go (move only), then of each option's owners.
--- ARGV: lease ms, shared owners, owners to let go, options; for each option its owners; for each key: rpm, tpm,
---       parallel, budget (blank: none), period, end ms; then what differs from call to call:
---       call, tokens, bucket to correct there (blank: a new call), for each option its cost (blank: unknown).
+-- ARGV[1], MessagePack of what is the same for many calls: lease (ms), shared (owners), old (owners to let go),
+--       options (of each its owners), limits (of each key: rpm, tpm, parallel, budget, period, ends).
+-- ARGV[2], MessagePack: call, tokens, bucket to correct there (-1: a new call), for each option its cost (-1: unknown).
 -- Replies: {1, option, bucket, headroom x4, skipped x4 ...}, {0, 0, 0, headroom x4, reasons x4 ...}
 --          or {-1, key ...} for budgets whose spending is not known.
 -- A reason is: key, kind (1 rpm, 2 tpm, 3 parallel, 4 budget, 5 price unknown), wait ms, nano-USD left.
-local lease, shared = tonumber(ARGV[1]), tonumber(ARGV[2])
-local old, options = tonumber(ARGV[3]), tonumber(ARGV[4])
-local claims_at = 4 + options
-local call_at = claims_at + 6 * #KEYS
-local id, tokens, old_bucket = ARGV[call_at + 1], tonumber(ARGV[call_at + 2]), ARGV[call_at + 3]
-local moving = old_bucket ~= ''
+local asked = cmsgpack.unpack(ARGV[1])
+local limits, options, shared, lease = asked.limits, asked.options, asked.shared, asked.lease
+local first_new = shared + asked.old + 1
+local of_call = cmsgpack.unpack(ARGV[2])
+local id, tokens, old_bucket = of_call[1], of_call[2], of_call[3]
+local moving = old_bucket >= 0
 local now = clock()
 local bucket = whole(math.floor(now / BUCKET))
+local windows, budgets = {}, {} -- by name: as they were read, and as this script leaves them
 
-local function limit(key, which)
-  local value = ARGV[claims_at + 6 * (key - 1) + which]
-  return value ~= '' and value or nil
+local function window_of(key, kind)
+  local name = KEYS[key] .. kind
+  local window = windows[name]
+  if not window then
+    window = read_window(name, bucket, now)
+    windows[name] = window
+  end
+  return window
 end
 
 local function budget_of(key)
-  return limit(key, 4) and KEYS[key] .. ':b:' .. limit(key, 5)
+  local name = KEYS[key] .. ':b:' .. limits[key].period
+  local budget = budgets[name]
+  if not budget then
+    local found = call('HMGET', name, 's', 'r', 'h:' .. id)
+    budget = {
+      name = name, spent = tonumber(found[1]), reserved = tonumber(found[2]) or 0, held = tonumber(found[3]) or 0
+    }
+    budgets[name] = budget
+  end
+  return budget
 end
 
 local unseeded = {-1}
 for key = 1, #KEYS do
-  local budget = budget_of(key)
-  if budget and (key <= shared or key > shared + old) and call('HEXISTS', budget, 's') == 0 then
+  if limits[key].budget and (key <= shared or key >= first_new) and not budget_of(key).spent then
     unseeded[#unseeded + 1] = key
   end
 end
 if #unseeded > 1 then return unseeded end
 
+-- Milliseconds until `excess` of a window has become too old to count; a minute if that is never enough.
+local function wait_for(window, excess)
+  local index = 0
+  while true do
+    local oldest = call('LINDEX', window.name .. 'l', index)
+    if not oldest then return MINUTE end
+    excess = excess - (tonumber(call('HGET', window.name, oldest)) or 0)
+    if excess <= 0 then return leaves_at(oldest) - now end
+    index = index + 1
+  end
+end
+
 local function full_rates(key)
-  local base, rpm, tpm, parallel = KEYS[key], limit(key, 1), limit(key, 2), limit(key, 3)
+  local rpm, tpm, parallel = limits[key].rpm, limits[key].tpm, limits[key].parallel
   if parallel then
-    call('ZREMRANGEBYSCORE', base .. ':p', 0, now)
-    if call('ZCARD', base .. ':p') >= tonumber(parallel) then return {key, 3, 0, 0} end
+    local calls = KEYS[key] .. ':p'
+    if call('ZCARD', calls) >= parallel then
+      call('ZREMRANGEBYSCORE', calls, 0, now)
+      if call('ZCARD', calls) >= parallel then return {key, 3, 0, 0} end
+    end
   end
   if rpm then
-    local excess = total(base .. ':r', base .. ':rl', now) + 1 - tonumber(rpm)
-    if excess > 0 then return {key, 1, wait_for(base .. ':r', base .. ':rl', excess, now), 0} end
+    local window = window_of(key, ':r')
+    local excess = window.sum + 1 - rpm
+    if excess > 0 then return {key, 1, wait_for(window, excess), 0} end
   end
   if tpm then
-    local excess = total(base .. ':t', base .. ':tl', now) + tokens - tonumber(tpm)
-    if excess > 0 then return {key, 2, wait_for(base .. ':t', base .. ':tl', excess, now), 0} end
+    local window = window_of(key, ':t')
+    local excess = window.sum + tokens - tpm
+    if excess > 0 then return {key, 2, wait_for(window, excess), 0} end
   end
+end
+
+local function left_of(key)
+  local budget = budget_of(key)
+  return limits[key].budget - budget.spent - budget.reserved + budget.held
 end
 
 local function full_budget(key, cost)
-  local budget = budget_of(key)
-  if not budget then return end
-  if cost == '' then return {key, 5, 0, 0} end
-  reclaim(budget, now)
-  local found = call('HMGET', budget, 's', 'r', 'h:' .. id)
-  local left = tonumber(limit(key, 4)) - tonumber(found[1]) - tonumber(found[2] or '0') + tonumber(found[3] or '0')
-  if tonumber(cost) > 0 and tonumber(cost) > left then return {key, 4, 0, left} end
+  if not limits[key].budget then return end
+  if cost < 0 then return {key, 5, 0, 0} end
+  if cost == 0 or cost <= left_of(key) then return end
+  local name = budget_of(key).name
+  if reclaim(name, now) then budgets[name] = nil end
+  if cost > left_of(key) then return {key, 4, 0, left_of(key)} end
 end
 
-local function take(key, cost, whole_claim)
-  local base = KEYS[key]
-  if budget_of(key) then hold(budget_of(key), id, cost, now + lease, limit(key, 6) or '') end
-  if not whole_claim then return end
-  if limit(key, 1) then add(base .. ':r', base .. ':rl', bucket, 1) end
-  if limit(key, 2) then add(base .. ':t', base .. ':tl', bucket, tokens) end
-  if limit(key, 3) then
+local function hold_budget(key, cost)
+  local budget = budget_of(key)
+  local before = budget.reserved
+  budget.reserved, budget.held = before - budget.held + cost, cost
+  call('HSET', budget.name, 'h:' .. id, whole(cost), 'r', whole(budget.reserved))
+  call('ZADD', budget.name .. ':x', now + lease, id)
+  if before == 0 then keep_until(budget.name .. ':x', limits[key].ends) end -- else others hold: it is there
+end
+
+local function hold_rates(key)
+  local base, limit = KEYS[key], limits[key]
+  if limit.rpm then add(window_of(key, ':r'), bucket, 1) end
+  if limit.tpm then add(window_of(key, ':t'), bucket, tokens) end
+  if limit.parallel then
     call('ZADD', base .. ':p', now + lease, id)
     call('PEXPIRE', base .. ':p', 2 * lease)
   end
 end
 
-local function headroom()
+-- Milliseconds until nothing of a window counts any more.
+local function clears_in(window)
+  local last = window.bucket and bucket or call('LINDEX', window.name .. 'l', -1)
+  return last and math.max(leaves_at(last) - now, 0) or 0
+end
+
+-- Of the first shared owner that has a rate.
+local function add_headroom(answer)
   for key = 1, shared do
-    local base, rpm, tpm = KEYS[key], limit(key, 1), limit(key, 2)
-    if rpm or tpm then
-      local left = {-1, 0, -1, 0}
-      if rpm then
-        left[1] = math.max(tonumber(rpm) - (sums[base .. ':r'] or total(base .. ':r', base .. ':rl', now)), 0)
-        left[2] = clears_in(base .. ':rl', now)
-      end
-      if tpm then
-        left[3] = math.max(tonumber(tpm) - (sums[base .. ':t'] or total(base .. ':t', base .. ':tl', now)), 0)
-        left[4] = clears_in(base .. ':tl', now)
-      end
-      return left
+    local rpm, tpm = limits[key].rpm, limits[key].tpm
+    if rpm then
+      local window = window_of(key, ':r')
+      answer[4], answer[5] = math.max(rpm - window.sum, 0), clears_in(window)
     end
+    if tpm then
+      local window = window_of(key, ':t')
+      answer[6], answer[7] = math.max(tpm - window.sum, 0), clears_in(window)
+    end
+    if rpm or tpm then return end
   end
-  return {-1, 0, -1, 0}
 end
 
 local function reply(code, option, reasons)
-  local answer = {code, option, tonumber(bucket)}
-  for _, value in ipairs(headroom()) do answer[#answer + 1] = value end
+  local answer = {code, option, tonumber(bucket), -1, 0, -1, 0}
+  add_headroom(answer)
   for _, reason in ipairs(reasons) do
     for _, value in ipairs(reason) do answer[#answer + 1] = value end
   end
@@ -100,11 +145,12 @@ local function reply(code, option, reasons)
 end
 
 if moving then
-  for key = shared + 1, shared + old do
+  for key = shared + 1, first_new - 1 do
     call('ZREM', KEYS[key] .. ':p', id)
-    if budget_of(key) then let_go(budget_of(key), id) end
-    if limit(key, 2) then correct(KEYS[key] .. ':t', old_bucket, minus(ARGV[call_at + 2])) end
+    if limits[key].budget then let_go(KEYS[key] .. ':b:' .. limits[key].period, {id}) end
+    if limits[key].tpm then correct(KEYS[key] .. ':t', whole(old_bucket), -tokens) end
   end
+  budgets = {} -- the same may be among the options
 else
   for key = 1, shared do
     local reason = full_rates(key)
@@ -112,18 +158,21 @@ else
   end
 end
 
-local reasons, first = {}, shared + old + 1
-for option = 1, options do
-  local cost, owners = ARGV[call_at + 3 + option], tonumber(ARGV[4 + option])
-  local reason
+local reasons, first = {}, first_new
+for option, owners in ipairs(options) do
+  local cost, last, reason = of_call[3 + option], first + owners - 1, nil
   for key = 1, shared do reason = reason or full_budget(key, cost) end
-  for key = first, first + owners - 1 do reason = reason or full_rates(key) or full_budget(key, cost) end
+  for key = first, last do reason = reason or full_rates(key) or full_budget(key, cost) end
   if not reason then
-    for key = 1, shared do take(key, cost, not moving) end
-    for key = first, first + owners - 1 do take(key, cost, true) end
+    for key = 1, last do
+      if key <= shared or key >= first then
+        if limits[key].budget then hold_budget(key, cost) end
+        if key > shared or not moving then hold_rates(key) end
+      end
+    end
     return reply(1, option, reasons)
   end
   reasons[#reasons + 1] = reason
-  first = first + owners
+  first = last + 1
 end
 return reply(0, 0, reasons)

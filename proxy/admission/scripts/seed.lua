@@ -15,7 +15,7 @@ if missing and ARGV[3] ~= '1' then
   ids[#ids + 1] = '' -- not empty: it is not set yet
   return ids
 end
-call('HSET', KEYS[1], 's', whole(sum))
+set_indexed(KEYS[1], 's', whole(sum)) -- there may be hundreds of holds
 call('DEL', KEYS[1] .. ':p')
-keep_until(KEYS[1], ARGV[1])
+if ARGV[1] ~= '' then keep_until(KEYS[1], ARGV[1]) end
 return {}
