@@ -8,13 +8,11 @@ from proxy.admission.base import Grant
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
-from proxy.journal.records import SAME, Closed, Opened
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
-from proxy.usage import NO_MORE, More, cost
-from routing.table import TargetEntry
+from proxy.rows import Rows
+from proxy.usage import cost
 
-CLIENT_INFO_LENGTH = 200
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +26,7 @@ class Accounting:
     ) -> None:
         self._contents = contents
         self._journal = journal
+        self._rows = Rows()
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
         self._ended: list[Call] = []
@@ -39,8 +38,8 @@ class Accounting:
         """
         if self._serves_unwritten:
             # All of one turn of the event loop in one write; a transport sends nothing before it.
-            self._journal.gather(_opened(call))
-        elif not self._journal.write(_opened(call), keep=False):
+            self._journal.gather(self._rows.opened(call))
+        elif not self._journal.write(self._rows.opened(call), keep=False):
             raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)
         call.opened = True
 
@@ -72,7 +71,7 @@ class Accounting:
         try:
             if call.price_cost is None:  # else priced for the answer's headers already
                 price_call(call)
-            row = _closed(call)
+            row = self._rows.closed(call, _fate(call))
             self._journal.gather(row)
             self._counters.count(call, row)
             if call.content is not None and self._contents is not None:
@@ -93,29 +92,9 @@ def _settle(call: Call, grant: Grant) -> None:
         grant.settle(0, 0)
 
 
-def _opened(call: Call) -> Opened:
-    key, ask, route = call.key, call.ask, call.route
-    assert ask is not None
-    assert route is not None
-    row = Opened(
-        id=call.id,
-        received_at_ns=call.received_at_ns,
-        request_id=SAME if call.request_id is call.id else call.request_id,
-        endpoint=call.incoming.endpoint,
-        stream=ask.stream,
-        model=_text(ask.model, 200),
-        key_id=key.id if key else None,
-        key_name=key.name if key else "",
-        team=key.team.slug if key and key.team else "",
-        route=route.route.name,
-        reserved_nano_usd=call.grant.reserved_nano if call.grant is not None else None,
-        shadow=call.shadow,
-    )
-    target = call.target or (call.order[call.grant.option] if call.order and call.grant else None)
-    if target is not None:
-        row.target_id, row.provider = target.id, target.provider.slug
-        row.upstream_model = _text(target.model_for(route.wildcard_part), 200)
-    return row
+def _fate(call: Call) -> str:
+    """What became of the provider's answer where nobody waited for it any more."""
+    return call.abandoned or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else "")
 
 
 def _abandoned(call: Call) -> bool:
@@ -148,106 +127,3 @@ def _cost_of_parts(call: Call) -> int | None:
         total += cost(part, target.price)
         rest = rest - part
     return None if call.target.price is None else total + cost(rest, call.target.price)
-
-
-def _closed(call: Call) -> Closed:
-    incoming = call.incoming
-    total_ms = call.elapsed_ms
-    ttft_ms = (call.first_byte - incoming.received) * 1000 if call.first_byte else None
-    overhead_ms = (total_ms if ttft_ms is None else ttft_ms) - call.upstream_ms
-    row = Closed(
-        id=call.id,
-        received_at_ns=call.received_at_ns,
-        request_id=SAME if call.request_id is call.id else call.request_id,
-        outcome=call.outcome,
-        endpoint=incoming.endpoint,
-        status=call.status,
-        error_code=_text(call.error.code, 64) if call.error else "",
-        attempts=len(call.attempts),
-        attempt_trail=trail_of(call),
-        shadow=call.shadow,
-        cost_nano_usd=call.price_cost,
-        total_ms=int(total_ms * 1000) / 1000,
-        overhead_ms=int(overhead_ms * 1000) / 1000 if overhead_ms > 0 else 0.0,
-        ttft_ms=None if ttft_ms is None else int(ttft_ms * 1000) / 1000,
-        abandoned=call.abandoned
-        or ("cancelled" if call.outcome == "client_gone" and _abandoned(call) else ""),
-    )
-    if incoming.has_options:
-        row.tags = call.tags
-        row.client_info = (incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH]
-    _add_usage(row, call)
-    _add_route(row, call)
-    return row
-
-
-def _text(value: str, longest: int) -> str:
-    """What a column takes: Postgres stores no NUL."""
-    if len(value) <= longest and "\0" not in value:
-        return value
-    return value.replace("\0", "")[:longest]
-
-
-def _add_usage(row: Closed, call: Call) -> None:
-    usage = call.usage
-    if usage is None:
-        row.tokens_estimated = call.price_cost is not None
-        return
-    row.input_tokens, row.output_tokens = usage.input, usage.output
-    row.tokens_estimated = usage.estimated
-    if not usage.estimated:
-        row.cached_tokens, row.reasoning_tokens = usage.cached, usage.reasoning
-    if usage.more is not NO_MORE:
-        add_more(row, usage.more)
-    if call.price_cost is not None and call.target is not None and call.target.price is not None:
-        price = call.target.price
-        row.price = price.at(usage.input).text if price.tiers else price.text
-
-
-def add_more(row: Closed, more: More) -> None:
-    """Those that there are: the others stay NULL, as in nearly all rows."""
-    row.cache_write_tokens, row.cache_write_1h_tokens = more.cache_write or None, more.cache_write_1h or None
-    row.audio_input_tokens, row.audio_output_tokens = more.audio_input or None, more.audio_output or None
-    row.image_input_tokens, row.image_output_tokens = more.image_input or None, more.image_output or None
-
-
-def _add_route(row: Closed, call: Call) -> None:
-    if (key := call.key) is not None:
-        row.key_id, row.key_name = key.id, key.name
-        row.team = key.team.slug if key.team else ""
-    if call.ask is not None:
-        row.model, row.stream = _text(call.ask.model, 200), call.ask.stream
-    if call.route is not None:
-        row.route = call.route.route.name
-    if attempt := call.served_by():
-        row.target_id, row.provider = attempt.target.id, attempt.target.provider.slug
-        row.upstream_model = _text(attempt.upstream_model, 200)
-
-
-TrailEntry = dict[str, str | int | float]
-
-
-def trail_of(call: Call) -> list[TrailEntry]:
-    """What became of each target: the attempts in time, then what was left out, then what wasn't needed."""
-    trail: list[TrailEntry] = []
-    tried: list[TargetEntry] = []
-    for attempt in call.attempts:
-        tried.append(attempt.target)
-        trail.append(
-            {
-                "target": attempt.target.id,
-                "provider": attempt.target.provider.slug,
-                "model": _text(attempt.upstream_model, 200),
-                "result": _text(attempt.result, 200),
-                "at_ms": int((attempt.started - call.incoming.received) * 1e6) / 1000,
-                "ms": int(attempt.ms * 1000) / 1000,
-            }
-        )
-    for target, why in call.skipped:
-        tried.append(target)
-        trail.append(target.unneeded | {"result": _text(f"skipped: {why}", 200)})
-    if len(call.order) > 1:
-        for target in call.order:
-            if target not in tried:
-                trail.append(target.unneeded)
-    return trail

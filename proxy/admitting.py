@@ -2,12 +2,13 @@
 
 from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
 from proxy.admission.refusals import message
+from proxy.ask import ChatAsk
 from proxy.call import Call
 from proxy.errors import GatewayError, RateLimited
 from proxy.ids import uuid7
 from proxy.resolve import targets_of
 from proxy.usage import worst_cost
-from routing.table import Claim, Resolved, TargetEntry
+from routing.table import Claim, Resolved, RouteEntry, TargetEntry
 
 
 async def admit(call: Call, admission: Admission) -> Grant:
@@ -25,7 +26,7 @@ async def admit(call: Call, admission: Admission) -> Grant:
     shared = key.claims + route.claims
     budgeted = key.budgeted or route.budgeted
     assert call.ask is not None
-    given, answer, order = call.ask.prompt_tokens, _answer_tokens(call), call.order
+    given, answer, order = call.ask.prompt_tokens, _answer_tokens(call.ask, route), call.order
     call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
     call.options = options = _options(order[:1], given, answer, budgeted)
     call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(order))
@@ -47,7 +48,8 @@ async def admit(call: Call, admission: Admission) -> Grant:
 async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> Grant:
     """Against the target's and its provider's limits only. Raises RateLimited or LimitsUnavailable."""
     assert call.ask is not None
-    given, answer = call.ask.prompt_tokens, _answer_tokens(call)
+    assert call.route is not None
+    given, answer = call.ask.prompt_tokens, _answer_tokens(call.ask, call.route.route)
     # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
     need = Need(uuid7(), given + answer, call.received_at_ns / 1e9)
     return await admission.admit((), _options([target], given, answer, True), need)
@@ -97,8 +99,10 @@ def _of_any_budget(targets: list[TargetEntry]) -> bool:
 def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
     """Of targets of the call's present route; `also` are claims that all of them have."""
     assert call.ask is not None
+    assert call.route is not None
     budgeted = call.need is None or call.need.budgeted
-    return _options(targets, call.ask.prompt_tokens, _answer_tokens(call), budgeted, also)
+    answer = _answer_tokens(call.ask, call.route.route)
+    return _options(targets, call.ask.prompt_tokens, answer, budgeted, also)
 
 
 def _options(
@@ -112,11 +116,8 @@ def _options(
     return options
 
 
-def _answer_tokens(call: Call) -> int:
-    assert call.route is not None
-    assert call.ask is not None
-    ask, given = call.ask, call.ask.answer_limit
-    tokens = call.route.route.answer_tokens if given is None else given
+def _answer_tokens(ask: ChatAsk, route: RouteEntry) -> int:
+    tokens = route.answer_tokens if ask.answer_limit is None else ask.answer_limit
     return tokens * ask.choices if "n" in ask.fields else tokens
 
 

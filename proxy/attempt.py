@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from proxy import stream_usage
 from proxy.call import Attempt, Call
@@ -22,8 +23,7 @@ from routing.table import ProviderEntry, RouteEntry, TargetEntry
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """What a target sent: the whole body, or a stream from its first chunk on."""
 
     target: TargetEntry

@@ -113,7 +113,7 @@ class Attempts:
         kind = detours.ERROR
         while True:
             position = call.grant.option
-            if position == len(call.order) - 1 or not self._lost(call, position):
+            if position == len(call.order) - 1 or not self._chooser.lost(position, call):
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:
@@ -126,6 +126,8 @@ class Attempts:
                     failures.append(failure)
                     if type(failure) is RateLimited:
                         call.skip(call.order[position], failure.message)
+            else:
+                call.skip(call.order[position], LOST)
             await self._go_on(call, position + 1, failures, kind)
 
     async def _go_on(self, call: Call, position: int, failures: list[GatewayError], kind: str) -> None:

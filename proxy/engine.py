@@ -75,7 +75,7 @@ class Engine:
 
     async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
-        call = Call(incoming, table=self._keeper.table)
+        call = Call.of(incoming, self._keeper.table)
         if self._tracing is not None:
             call.trace = self._tracing.begin(incoming.headers)
         answer: Answer | None = None
@@ -115,7 +115,8 @@ class Engine:
         price_call(call)
         if call.content is not None:
             call.content.add(answer.body)
-        return Whole(call, answer, self._headers.of_answer(call, answer.content_type), self.accounting.close)
+        headers = self._headers.of_answer(call, answer.content_type)
+        return Whole(answer.response.status, headers, answer.body, call, self.accounting.close)
 
     def _relayed(self, call: Call, answer: Answer) -> Relay:
         relay = Relay if call.content is None else RecordedRelay
@@ -134,7 +135,7 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        call = Call(incoming, table=self._keeper.table)
+        call = Call.of(incoming, self._keeper.table)
         if self._tracing is not None:
             call.trace = self._tracing.begin(incoming.headers)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id

@@ -91,7 +91,7 @@ class Shadows:
     async def _drain(self, call: Call, answer: Answer) -> None:
         call.usage = answer.usage
         if not answer.stream:
-            return Whole(call, answer, b"", self._accounting.close).close()
+            return Whole(answer.response.status, b"", answer.body, call, self._accounting.close).close()
         relay = Relay(call, answer, b"", self._accounting.close, _not_continued)
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
@@ -119,7 +119,7 @@ async def _not_continued(call: Call, prefix: Prefix) -> None:
 def _shadow_of(call: Call) -> Call:
     """The same question without its key."""
     incoming = Incoming(call.incoming.endpoint, call.incoming.headers, b"", time.perf_counter())
-    shadow = Call(incoming, call.table)
+    shadow = Call.of(incoming, call.table)
     shadow.shadow = True
     shadow.request_id = call.request_id
     shadow.ask, shadow.route = call.ask, call.route

@@ -3,22 +3,20 @@
 import time
 from collections.abc import Callable
 
-from proxy.attempt import Answer
+import msgspec
+
 from proxy.call import Call
 from proxy.usage import estimate
 
 
-class Whole:
+class Whole(msgspec.Struct, eq=False):
     """The door sends `body` and then calls close(), however that went."""
 
-    __slots__ = ("_account", "_call", "body", "headers", "status")
-
-    def __init__(self, call: Call, answer: Answer, headers: bytes, account: Callable[[Call], None]) -> None:
-        self.status = answer.response.status
-        self.headers = headers
-        self.body = answer.body
-        self._call = call
-        self._account = account
+    status: int
+    headers: bytes  # lines, each with CR LF
+    body: bytes
+    _call: Call
+    _account: Callable[[Call], None]
 
     def close(self, *, hung_up: bool = False) -> None:
         """Account for the call. `hung_up`: the client left before it had the answer."""

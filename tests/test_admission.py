@@ -72,7 +72,10 @@ class Store:
 
     async def admit(self, *shared: Claim, options: Any = None, tokens: int = 10, cost: int = 0) -> Any:
         options = [Option((), cost)] if options is None else options
-        return await self.admission.admit(shared, options, Need(uuid7(), tokens, self.now))
+        need = Need(uuid7(), tokens, self.now)
+        # As callers do: the quick look, and the whole way where that tells nothing.
+        quick = self.admission.at_once(shared, options, need) if options else None
+        return quick or await self.admission.admit(shared, options, need)
 
     async def refused(self, *shared: Claim, **asked: Any) -> RateLimited:
         with pytest.raises(RateLimited) as caught:
@@ -220,6 +223,17 @@ async def test_a_refused_request_counts_nowhere(store):
         assert "Team search" in (await store.refused(key(rpm=10), team)).message
     grant = await store.admit(key(rpm=10))
     assert grant.headrooms[0].remaining == 10 - 3
+
+
+async def test_a_full_target_leaves_nothing_of_the_requests_it_kept_out(store):
+    limited, full = key(rpm=5, tpm=100, parallel=2, budget=100), [target(1, rpm=1)]
+    (await store.admit(limited, options=full, tokens=10)).settle(10, 0)
+    for _ in range(8):
+        await store.refused(limited, options=full, tokens=10)
+    await store.settled()
+    grant = await store.admit(limited, options=[target(2, cost=100, budget=100)], tokens=90)
+    assert [headroom.remaining for headroom in grant.headrooms] == [3, 0]
+    assert grant.reserved_nano == 100
 
 
 async def test_a_budget_is_reserved_before_and_settled_after(store):

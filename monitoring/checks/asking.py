@@ -8,11 +8,11 @@ from datetime import datetime
 import httpx
 import msgspec
 
-from proxy.accounting import add_more
 from proxy.dialects import dialect_of
 from proxy.dialects.base import MalformedAnswer
 from proxy.ids import uuid7
 from proxy.journal.records import Closed
+from proxy.rows import add_more
 from proxy.usage import cost
 from routing.compiler import provider_entry
 from routing.credentials import CredentialUnreadable

@@ -68,10 +68,9 @@ class _Counts:
         return None
 
     def headrooms(self, limits: Limits, now: float) -> Headrooms:
-        rpm, tpm = limits.rpm, limits.tpm
         return (
-            None if rpm is None else self.requests.headroom(rpm, now),
-            None if tpm is None else self.tokens.headroom(tpm, now),
+            None if limits.rpm is None else self.requests.headroom(limits.rpm, now),
+            None if limits.tpm is None else self.tokens.headroom(limits.tpm, now),
         )
 
 
@@ -120,16 +119,9 @@ class MemoryGrant(msgspec.Struct):
     shared_holds: list[_Hold] = []
     own_holds: list[_Hold] = []
     reserved_nano: int | None = None
+    headrooms: Headrooms = NO_HEADROOMS
     option: int = 0
     skipped: tuple[NoRoom, ...] = ()
-
-    @property
-    def headrooms(self) -> Headrooms:
-        for hold in self.shared_holds:
-            limits = hold.claim.limits
-            if limits.rpm is not None or limits.tpm is not None:
-                return hold.counts.headrooms(limits, self.admission.clock())
-        return NO_HEADROOMS
 
     async def move(self, first: int, last: int) -> None:
         held, self.own_holds = self.own_holds, []
@@ -156,13 +148,29 @@ class MemoryGrant(msgspec.Struct):
             for hold in shared:
                 hold.take(call, tokens, cost, now)
                 budgeted = budgeted or hold.spend is not None
-            self.shared_holds = shared
+            self.shared_holds, self.headrooms = shared, _headrooms(shared, now)
         for hold in own:
             hold.take(call, tokens, cost, now)
             budgeted = budgeted or hold.spend is not None
         self.own_holds = own
         self.option = index
         self.reserved_nano = option.cost_nano if budgeted else None
+
+
+def _headrooms(shared: list[_Hold], now: float) -> Headrooms:
+    for hold in shared:
+        limits = hold.claim.limits
+        if limits.rpm is not None or limits.tpm is not None:
+            return hold.counts.headrooms(limits, now)
+    return NO_HEADROOMS
+
+
+def _take_back(holds: list[_Hold], need: Need, now: float) -> None:
+    """As if they had never been held: a claim behind them has no room, or must be looked at closer."""
+    for hold in holds:
+        hold.settle(need, 0, 0, now)
+        if hold.claim.limits.rpm is not None:
+            hold.counts.requests.add(-1, now)
 
 
 class MemoryAdmission:
@@ -195,28 +203,36 @@ class MemoryAdmission:
 
         What has left a window since they were made would only make more room.
         """
-        tokens, cost = need.tokens, options[0].cost_nano
+        call, tokens, cost, now = need.id, need.tokens, options[0].cost_nano, self.clock()
         known, holds, reserved = self._owners.get, [], None
         for claim in shared + options[0].claims:
-            counts, budget, spend = known(claim.owner), claim.budget, None
+            counts, budget, bucket, spend, held = known(claim.owner), claim.budget, None, None, 0
             if counts is None:
-                return None
+                break
             rpm, tpm, parallel = claim.ceilings
             if counts.requests.total >= rpm or counts.tokens.total + tokens > tpm or counts.open >= parallel:
-                return None
+                break
             if budget is not None:
                 asked, spend = counts.latest
                 if asked is not budget or not spend.since <= need.at < spend.until:
-                    return None
+                    break
                 if cost is None or cost > budget.limit_nano - spend.spent - spend.reserved:
-                    return None
-                reserved = cost
-            holds.append(_Hold(claim, counts, spend))
-        call, now = need.id, self.clock()
-        for hold in holds:
-            hold.take(call, tokens, cost or 0, now)
-        first = len(shared)
-        return MemoryGrant(self, shared, options, need, holds[:first], holds[first:], reserved)
+                    break
+                spend.calls.add(call)
+                spend.reserved += cost
+                reserved = held = cost
+            counts.open += 1
+            if rpm != math.inf:
+                counts.requests.add(1, now)
+            if tpm != math.inf:
+                bucket = counts.tokens.add(tokens, now)
+            holds.append(_Hold(claim, counts, spend, bucket, held))
+        else:
+            own = len(shared)
+            headrooms = _headrooms(holds[:own], now)
+            return MemoryGrant(self, shared, options, need, holds[:own], holds[own:], reserved, headrooms)
+        _take_back(holds, need, now)
+        return None
 
     async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
         if not shared and not any(option.claims for option in options):
