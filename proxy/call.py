@@ -74,56 +74,97 @@ class Attempt(msgspec.Struct, eq=False):
     ms: float = 0.0
 
 
-class Call(msgspec.Struct, eq=False):
+class Call:
     """State of one request; written by the engine's steps in order."""
 
-    incoming: Incoming
-    table: RoutingTable  # one snapshot: an edit half-way can't mix two tables
-    received_at_ns: int  # Unix time
-    id: str
-    request_id: str
-    key: KeyEntry | None = None
-    caller_credential: str = ""
-    content: "Capture | None" = None  # where it is kept
-    ask: "ChatAsk | None" = None
-    route: Resolved | None = None
-    need: "Need | None" = None
-    grant: "Grant | None" = None
-    trial: "Trial | None" = None  # of the last attempt
-    headrooms: "Headrooms" = NO_HEADROOMS
-    bounds_answer: bool = False  # whether the reserved answer tokens are sent to the provider
-    opened: bool = False
-    common: "Common | None" = None  # what its rows share with others
-    trace: "Trace | None" = None  # where OpenTelemetry is on
-    attempts: list[Attempt] = []
-    order: list[TargetEntry] = []  # in which targets are tried
-    options: "list[Option]" = []  # of the same targets, where limits apply; the grant reads it
-    detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
-    detours: tuple[int, ...] = ()  # fallback routes that were looked at
-    hedged: TargetEntry | None = None  # asked beside another one, and failed
-    available: int = 0  # so many of them had no open circuit; the rest are last resorts
-    skipped: tuple[tuple[TargetEntry, str], ...] = ()  # and why
-    shadow: bool = False
-    target: TargetEntry | None = None
-    usage: "Usage | None" = None
-    answered_before: "tuple[tuple[TargetEntry, Usage], ...]" = ()  # the parts of a stream that were cut
-    answer_bytes: int = 0
-    abandoned: str = ""  # what became of the provider's answer when the client was gone
-    ended_at: float | None = None  # perf_counter
-    left_at: float | None = None  # perf_counter; when that was, if the answer was read on
-    price_cost: int | None = None
-    upstream_ms: float = 0.0
-    deadline_at: float = math.inf  # perf_counter
-    first_byte: float | None = None  # perf_counter
-    status: int | None = None
-    outcome: str = ""
-    error: GatewayError | None = None
+    __slots__ = (
+        "abandoned",
+        "answer_bytes",
+        "answered_before",
+        "ask",
+        "attempts",
+        "available",
+        "bounds_answer",
+        "caller_credential",
+        "common",
+        "content",
+        "deadline_at",
+        "detoured_from",
+        "detours",
+        "ended_at",
+        "error",
+        "first_byte",
+        "grant",
+        "headrooms",
+        "hedged",
+        "id",
+        "incoming",
+        "key",
+        "left_at",
+        "need",
+        "opened",
+        "options",
+        "order",
+        "outcome",
+        "price_cost",
+        "received_at_ns",
+        "request_id",
+        "route",
+        "shadow",
+        "skipped",
+        "status",
+        "table",
+        "target",
+        "trace",
+        "trial",
+        "upstream_ms",
+        "usage",
+    )
 
-    @classmethod
-    def of(cls, incoming: Incoming, table: RoutingTable) -> "Call":
-        received_at_ns = time.time_ns()
-        id = uuid7(received_at_ns)  # the log finds a day's rows by their ids
-        return cls(incoming, table, received_at_ns, id, id)
+    def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
+        self.incoming = incoming
+        self.table = table  # one snapshot: an edit half-way can't mix two tables
+        self.received_at_ns = time.time_ns()
+        self.id = uuid7(self.received_at_ns)  # the log finds a day's rows by their ids
+        self.request_id = self.id
+        self.key: KeyEntry | None = None
+        self.caller_credential = ""
+        self.content: Capture | None = None  # where it is kept
+        self.ask: ChatAsk | None = None
+        self.route: Resolved | None = None
+        self.need: Need | None = None
+        self.grant: Grant | None = None
+        self.trial: Trial | None = None  # of the last attempt
+        self.headrooms: Headrooms = NO_HEADROOMS
+        self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
+        self.opened = False
+        self.common: Common | None = None  # what its rows share with others
+        self.trace: Trace | None = None  # where OpenTelemetry is on
+        self.attempts: list[Attempt] = []
+        self.order: list[TargetEntry] = []  # in which targets are tried
+        self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
+        self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
+        self.detours: tuple[int, ...] = ()  # fallback routes that were looked at
+        self.hedged: TargetEntry | None = None  # asked beside another one, and failed
+        self.available = 0  # so many of them had no open circuit; the rest are last resorts
+        self.skipped: tuple[tuple[TargetEntry, str], ...] = ()  # and why
+        self.shadow = False
+        self.target: TargetEntry | None = None
+        self.usage: Usage | None = None
+        self.answered_before: tuple[
+            tuple[TargetEntry, Usage], ...
+        ] = ()  # the parts of a stream that were cut
+        self.answer_bytes = 0
+        self.abandoned = ""  # what became of the provider's answer when the client was gone
+        self.ended_at: float | None = None  # perf_counter
+        self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on
+        self.price_cost: int | None = None
+        self.upstream_ms = 0.0
+        self.deadline_at = math.inf  # perf_counter
+        self.first_byte: float | None = None  # perf_counter
+        self.status: int | None = None
+        self.outcome = ""
+        self.error: GatewayError | None = None
 
     def take_request_id(self) -> None:
         """Use the caller's x-request-id. Raises InvalidRequest."""

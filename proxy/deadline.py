@@ -3,8 +3,6 @@
 import asyncio
 from types import TracebackType
 
-import msgspec
-
 TICK = 0.2  # seconds between two looks at the long deadlines
 LONG = 10.0  # seconds; from here on a deadline may pass up to a tick late
 
@@ -13,18 +11,21 @@ class DeadlinePassed(Exception):
     pass
 
 
-class Deadline(msgspec.Struct, eq=False):
+class Deadline:
     """`with Deadline(seconds):` around awaits. Raises DeadlinePassed where it ended them.
 
     Exact below LONG seconds; longer ones share one timer, since nearly all of them never pass.
     """
 
-    _seconds: float
-    due: float = 0.0  # by the clock of the event loop
-    _passed: bool = False
-    _task: asyncio.Task[object] | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _clock: "_Clock | None" = None
+    __slots__ = ("_clock", "_passed", "_seconds", "_task", "_timer", "due")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._passed = False
+        self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._clock: _Clock | None = None
+        self.due = 0.0  # by the clock of the event loop
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()

@@ -75,7 +75,7 @@ class Engine:
 
     async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
-        call = Call.of(incoming, self._keeper.table)
+        call = Call(incoming, self._keeper.table)
         if self._tracing is not None:
             call.trace = self._tracing.begin(incoming.headers)
         answer: Answer | None = None
@@ -135,7 +135,7 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        call = Call.of(incoming, self._keeper.table)
+        call = Call(incoming, self._keeper.table)
         if self._tracing is not None:
             call.trace = self._tracing.begin(incoming.headers)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id

@@ -108,7 +108,7 @@ class _Explaining:
         self.headroom = headroom
         self.spent = spent
         self.steps: list[Step] = []
-        self.call = Call.of(_incoming(question), table)
+        self.call = Call(_incoming(question), table)
 
     def run(self, note: str) -> Explanation:
         error: GatewayError | None = None

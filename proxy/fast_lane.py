@@ -8,10 +8,9 @@ import asyncio
 import math
 import time
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
 import httptools
-import msgspec
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -147,10 +146,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         if b"origin" in headers:
             return self._hand_to_django()
         address = self.client[0] if self.client else ""
-        incoming = Incoming(endpoint, headers, b"", self.begun, address)
-        old = self.parser.get_http_version() == "1.0"
-        keep_alive = not old and self.parser.should_keep_alive()
-        return self._begin(Exchange(self, incoming, self.most_body_bytes, old, keep_alive))
+        return self._begin(Exchange(self, Incoming(endpoint, headers, b"", self.begun, address)))
 
     def _hand_to_django(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -226,28 +222,48 @@ class _NoEvent:
         return None
 
 
-class Exchange(msgspec.Struct, eq=False):
+class Exchange:
     """One request and its answer. The attributes without underscore are what the base class looks at."""
 
-    message_event: ClassVar[_NoEvent] = _NoEvent()
+    __slots__ = (
+        "_body",
+        "_incoming",
+        "_limit",
+        "_linger",
+        "_my_turn",
+        "_old",
+        "_protocol",
+        "_refused",
+        "_size",
+        "_size_seen",
+        "_size_seen_at",
+        "_task",
+        "_waits_since",
+        "_whole",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    )
+    message_event = _NoEvent()
 
-    _protocol: FastLaneProtocol
-    _incoming: Incoming
-    _limit: int  # bytes of the body
-    _old: bool  # HTTP/1.0: knows no chunks
-    keep_alive: bool
-    response_complete: bool = False
-    disconnected: bool = False
-    _body: list[bytes] = []
-    _size: int = 0
-    _size_seen: int = -1  # when it was last looked at; before that, never
-    _size_seen_at: float = 0.0  # perf_counter
-    _waits_since: float = 0.0  # perf_counter
-    _whole: bool = False
-    _my_turn: bool = False
-    _refused: bool = False
-    _linger: asyncio.TimerHandle | None = None
-    _task: asyncio.Task[None] | None = None
+    def __init__(self, protocol: FastLaneProtocol, incoming: Incoming) -> None:
+        self.response_complete = False
+        self.disconnected = False
+        self._old = protocol.parser.get_http_version() == "1.0"  # knows no chunks
+        self.keep_alive = not self._old and protocol.parser.should_keep_alive()
+        self._protocol = protocol
+        self._incoming = incoming
+        self._limit = protocol.most_body_bytes
+        self._body: list[bytes] = []
+        self._size = 0
+        self._size_seen = -1  # when it was last looked at; before that, never
+        self._whole = False
+        self._my_turn = False
+        self._refused = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def take_turn(self) -> None:
         """All earlier answers of this connection are sent."""

@@ -119,7 +119,7 @@ async def _not_continued(call: Call, prefix: Prefix) -> None:
 def _shadow_of(call: Call) -> Call:
     """The same question without its key."""
     incoming = Incoming(call.incoming.endpoint, call.incoming.headers, b"", time.perf_counter())
-    shadow = Call.of(incoming, call.table)
+    shadow = Call(incoming, call.table)
     shadow.shadow = True
     shadow.request_id = call.request_id
     shadow.ask, shadow.route = call.ask, call.route

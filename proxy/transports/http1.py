@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
-import msgspec
 
 from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
 
@@ -14,19 +13,33 @@ LONGEST_ANSWER = 512 * 1024 * 1024  # bytes of an answer that is collected whole
 LONGEST_HEAD = 256 * 1024  # bytes of status line and headers
 
 
-class Http1Response(msgspec.Struct, eq=False):
+class Http1Response:
     """Status, headers and body as they arrive. One task reads; the connection writes."""
 
-    _connection: "Http1Connection"
-    stream: bool
-    status: int = 0
-    started: bool = False  # status and headers are here
-    complete: bool = False
-    headers: list[tuple[bytes, bytes]] = []
-    _chunks: list[bytes] = []
-    _size: int = 0
-    _fault: TransportFault | None = None
-    _waiter: "asyncio.Future[None] | None" = None
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_fault",
+        "_size",
+        "_waiter",
+        "complete",
+        "headers",
+        "started",
+        "status",
+        "stream",
+    )
+
+    def __init__(self, connection: "Http1Connection", stream: bool) -> None:
+        self.status = 0
+        self.stream = stream
+        self.started = False  # status and headers are here
+        self.complete = False
+        self._connection = connection
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._fault: TransportFault | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
         wanted, values = name.encode("ascii"), []
