@@ -101,7 +101,7 @@ async def test_a_living_calls_lease_is_renewed(store):
 async def test_a_batch_that_is_sent_twice_counts_once(store):
     grant = await store.admit(key(budget=100), cost=50)
     link = store.admission.line.link
-    record = grant.held.ended(grant.call, 30)
+    record = grant.held.ended(grant.need.id, 30)
     for _ in range(2):
         await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
     assert await store.left(key(budget=100)) == 70
@@ -120,7 +120,7 @@ async def test_one_batch_settles_many_calls_of_many_owners(store):
     options = [target(1, cost=40, budget=900, tpm=2000), target(2, cost=20, tpm=500)]
     grants = [await store.admit(*shared, options=options, tokens=20) for _ in range(10)]
     for number, grant in enumerate(grants):
-        store.admission.record(Held([], grant.held.own).ended(grant.call, 0))
+        store.admission.record(Held([], grant.held.own).ended(grant.need.id, 0))
         store.advance(0.1)
         grant.settle(5 + number, 3 * number)
     await store.settled()
@@ -137,11 +137,11 @@ async def test_records_of_one_batch_count_in_the_order_in_which_they_came(store)
     limited = key(budget=100, parallel=1)
     grant = await store.admit(limited, cost=60)
     link, held = store.admission.line.link, grant.held
-    records = [held.ended(grant.call, 7), held.goes_on(grant.call, 50), held.goes_on(grant.call, 40)]
+    records = [held.ended(grant.need.id, 7), held.goes_on(grant.need.id, 50), held.goes_on(grant.need.id, 40)]
     await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
-    assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.call}".encode()])) == (7, 40, 40)
-    records = [held.goes_on(grant.call, 30), held.ended(grant.call, 5)]
+    assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.need.id}".encode()])) == (7, 40, 40)
+    records = [held.goes_on(grant.need.id, 30), held.ended(grant.need.id, 5)]
     await run(link, SETTLE, ["{switchstand}:batch:test"], 2, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
     assert found == {b"s": b"12", b"r": b"0"}
@@ -251,12 +251,12 @@ async def test_what_ends_before_spending_is_known_is_neither_lost_nor_counted_tw
     grants[0].settle(1, 10)
     grants[1].settle(1, 20)
     await store.settled()
-    store.log.append((limited, NOON, 10, grants[0].call))  # shipped before the counter is read
+    store.log.append((limited, NOON, 10, grants[0].need.id))  # shipped before the counter is read
     late = store.admission._seeding._spent
 
     def and_then_one_more(*asked: Any) -> int:
         found = late(*asked)
-        store.log.append((limited, NOON, 20, grants[1].call))  # shipped right after
+        store.log.append((limited, NOON, 20, grants[1].need.id))  # shipped right after
         return found
 
     store.admission._seeding._spent = and_then_one_more
@@ -293,7 +293,7 @@ async def test_what_one_process_spent_without_redis_counts_where_another_reads_t
     for grant in grants:
         grant.settle(1, 7)
     if shipped == "before":
-        store.log.extend((limited, NOON, 7, grant.call) for grant in grants)
+        store.log.extend((limited, NOON, 7, grant.need.id) for grant in grants)
     await with_redis_again(other)
     await store.admit(limited, cost=1)
     assert spent_in_redis(store) == 21
@@ -307,7 +307,7 @@ async def test_the_log_is_read_only_when_all_have_found_redis_again(store, monke
     await without_redis(store)
     grant = await other.admit(limited, cost=100)
     grant.settle(1, 7)
-    store.log.append((limited, NOON, 7, grant.call))
+    store.log.append((limited, NOON, 7, grant.need.id))
     await with_redis_again(store)
     waits = asyncio.create_task(store.admit(limited, cost=1))
     await asyncio.sleep(0.2)
@@ -415,7 +415,7 @@ async def test_without_redis_open_counts_in_the_process():
     assert error.headrooms[0].remaining == 0
     grant.settle(1, 7)
     (told,) = store.admission._owed.take()
-    assert told[:2] == ("S", grant.call)
+    assert told[:2] == ("S", grant.need.id)
     assert told[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
     await store.admission.line.stop()
 

@@ -53,10 +53,6 @@ class RedisGrant(msgspec.Struct, eq=False):
     skipped: tuple[NoRoom, ...] = ()
 
     @property
-    def call(self) -> str:
-        return self.need.id
-
-    @property
     def reserved_nano(self) -> int | None:
         option = self._options[self.option]
         return option.cost_nano if self.held.budgeted else reservation(self._shared, option)
