@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import peers, soak
+from benchmarks import peers, soak, turns
 from benchmarks.cells import CELLS, GROUPS, PEERS, SUBJECTS, Cell, chosen
 from benchmarks.measuring import CellFailed, Measuring
 from benchmarks.rig import Rig, Subject, nginx_program
@@ -72,6 +72,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=at_least_1, default=2, help="length of one run (2)")
     parser.add_argument("--repeats", type=at_least_1, default=3, help="runs per cell, for the median (3)")
+    parser.add_argument(
+        "--turns",
+        action="store_true",
+        help="rates only, all subjects by turns of less than a second: for a machine that others use too",
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -144,11 +149,30 @@ def measure(options: argparse.Namespace, rig: Rig, table: Table) -> None:
         if not warm and cell.kind in WARMED:
             warm_up(measuring, everyone)
             warm = True
-        # All subjects take turns, so that a noisy minute of the machine hits each of them.
         for _ in range(min(options.repeats, cell.most_repeats)):
-            for subject in everyone:
-                if subject.name in cell.subjects and (cell.name, subject.name) not in table.failed:
-                    one_run(measuring, table, cell, subject)
+            # All subjects take turns, so that a noisy minute of the machine hits each of them.
+            mine = [
+                subject
+                for subject in everyone
+                if subject.name in cell.subjects and (cell.name, subject.name) not in table.failed
+            ]
+            if options.turns and cell.kind in turns.KINDS:
+                several_runs(options, rig, table, cell, mine)
+                mine = [subject for subject in mine if subject.name in turns.TOO_SLOW]
+            for subject in mine:
+                one_run(measuring, table, cell, subject)
+
+
+def several_runs(
+    options: argparse.Namespace, rig: Rig, table: Table, cell: Cell, subjects: list[Subject]
+) -> None:
+    quick = [subject for subject in subjects if subject.name not in turns.TOO_SLOW]
+    print(f"{cell.name}, by turns: {', '.join(subject.name for subject in quick)}", file=sys.stderr)
+    for name, run in turns.take(cell, quick, options.seconds, rig.load_core).items():
+        if isinstance(run, CellFailed):
+            table.fail(cell, name, f"{run}.")
+        else:
+            table.add(cell, name, run)
 
 
 def one_run(measuring: Measuring, table: Table, cell: Cell, subject: Subject) -> None:

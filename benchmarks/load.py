@@ -97,23 +97,46 @@ def _listed(bad: dict[str, int], good: int) -> str:
     return ", ".join(f"{name} {count}" for name, count in bad.items()) + f" beside {good} answers"
 
 
-def send(target: Target, *, connections: int, seconds: int, core: int) -> Measured:
-    """Keeps `connections` requests in flight for `seconds`."""
+@dataclass(frozen=True, slots=True)
+class Wrk:
+    """At work."""
+
+    process: subprocess.Popen[str]
+    seconds: int
+
+    def report(self) -> Measured:
+        """Waits for its end."""
+        output, _ = self.process.communicate(timeout=self.seconds + 60)
+        if self.process.returncode:
+            raise subprocess.CalledProcessError(self.process.returncode, self.process.args)
+        return Measured(**json.loads(output.rpartition("REPORT ")[2]))
+
+
+@contextmanager
+def wrk(target: Target, connections: int, seconds: int, core: int) -> Iterator[Wrk]:
+    """Keeps `connections` requests in flight for `seconds`; killed where the block ends before."""
     url = f"http://127.0.0.1:{target.port}{target.path}"
     options = ["--threads=1", f"--connections={connections}", f"--duration={seconds}s", "--timeout=30s"]
     headers = "".join(f"{name}: {value}\n" for name, value in target.headers.items())
     with tempfile.NamedTemporaryFile(prefix="switchstand-bench-") as body:
         body.write(target.body)
         body.flush()
-        output = subprocess.run(
+        process = subprocess.Popen(
             ["taskset", "--cpu-list", str(core), "wrk", *options, f"--script={SCRIPT}", url],
             env={**os.environ, "BENCH_BODY": body.name, "BENCH_HEADERS": headers},
             stdout=subprocess.PIPE,
             text=True,
-            timeout=seconds + 60,
-            check=True,
-        ).stdout
-    return Measured(**json.loads(output.rpartition("REPORT ")[2]))
+        )
+        try:
+            yield Wrk(process, seconds)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def send(target: Target, *, connections: int, seconds: int, core: int) -> Measured:
+    with wrk(target, connections, seconds, core) as at_work:
+        return at_work.report()
 
 
 @contextmanager

@@ -23,17 +23,17 @@ async def admit(call: Call, admission: Admission) -> Grant:
         return FreeGrant()
     if call.table.recounted > admission.recounted:
         admission.recount(call.table.recounted)
-    shared = key.claims + route.claims
-    budgeted = key.budgeted or route.budgeted
-    assert call.ask is not None
-    given, answer, order = call.ask.prompt_tokens, _answer_tokens(call.ask, route), call.order
+    ask, order = call.ask, call.order
+    assert ask is not None
+    shared, budgeted = key.claims + route.claims, key.budgeted or route.budgeted
+    given, answer = ask.prompt_tokens, _answer_tokens(ask, route)
     call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
-    call.options = options = _options(order[:1], given, answer, budgeted)
-    call.bounds_answer = budgeted and (_any_budget(shared) or _of_any_budget(order))
+    call.options = options = [_option(order[0], given, answer, budgeted)]
+    call.bounds_answer = key.budgeted or (budgeted and _bounds_answers(route, order))
     try:
         grant = admission.at_once(shared, options, need)
         if grant is None:
-            options += _options(order[1:], given, answer, budgeted)
+            options += [_option(target, given, answer, budgeted) for target in order[1:]]
             grant = await admission.admit(shared, options, need)
     except RateLimited as error:
         call.headrooms = error.headrooms
@@ -52,7 +52,7 @@ async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> 
     given, answer = call.ask.prompt_tokens, _answer_tokens(call.ask, call.route.route)
     # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
     need = Need(uuid7(), given + answer, call.received_at_ns / 1e9)
-    return await admission.admit((), _options([target], given, answer, True), need)
+    return await admission.admit((), [_option(target, given, answer, True)], need)
 
 
 async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
@@ -86,14 +86,11 @@ def complete_options(call: Call) -> None:
 
 
 def _any_budget(claims: tuple[Claim, ...]) -> bool:
-    for claim in claims:  # noqa: SIM110 any() costs three times as much, and this is per request
-        if claim.budget is not None:
-            return True
-    return False
+    return any(claim.budget is not None for claim in claims)
 
 
-def _of_any_budget(targets: list[TargetEntry]) -> bool:
-    return any(_any_budget(target.claims) for target in targets)
+def _bounds_answers(route: RouteEntry, targets: list[TargetEntry]) -> bool:
+    return _any_budget(route.claims) or any(_any_budget(target.claims) for target in targets)
 
 
 def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
@@ -102,18 +99,15 @@ def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] =
     assert call.route is not None
     budgeted = call.need is None or call.need.budgeted
     answer = _answer_tokens(call.ask, call.route.route)
-    return _options(targets, call.ask.prompt_tokens, answer, budgeted, also)
+    given = call.ask.prompt_tokens
+    return [_option(target, given, answer, budgeted, also) for target in targets]
 
 
-def _options(
-    targets: list[TargetEntry], given: int, answer: int, budgeted: bool, also: tuple[Claim, ...] = ()
-) -> list[Option]:
-    """What they cost in the worst case is worked out only where a budget asks for it."""
-    options = []
-    for target in targets:
-        claims = also + target.claims if also else target.claims
-        options.append(Option(claims, worst_cost(given, answer, target.price) if budgeted else 0))
-    return options
+def _option(
+    target: TargetEntry, given: int, answer: int, budgeted: bool, also: tuple[Claim, ...] = ()
+) -> Option:
+    """What it costs in the worst case is worked out only where a budget asks for it."""
+    return Option(also + target.claims, worst_cost(given, answer, target.price) if budgeted else 0)
 
 
 def _answer_tokens(ask: ChatAsk, route: RouteEntry) -> int:

@@ -35,13 +35,13 @@ class FailedAuth:
             if len(self._failures) >= MOST_ADDRESSES:
                 self._forget(now)
             window = self._failures[address] = SlidingWindow()
-        if wait := window.wait_for(1, self._per_minute, now):
+        if wait := window.wait_for_request(self._per_minute, now):
             return RateLimited(
                 f"Too many failed authentications from this address: try again in {wait:.0f} s, "
                 "or with a valid API key.",
                 retry_after=wait,
             )
-        window.add(1, now)
+        window.add(1, 0, now)
         return error
 
     def _forget(self, now: float) -> None:

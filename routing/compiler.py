@@ -295,7 +295,6 @@ MASTER = KeyEntry(
     team=None,
     route_ids=None,
     claims=(),
-    budgeted=False,
     expires_at=None,
     enabled=True,
 )
@@ -314,7 +313,6 @@ def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> 
         team=teams[team.pk] if team is not None else None,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
         claims=claims,
-        budgeted=any(claim.budget is not None for claim in claims),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (team is None or team.enabled),
         tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),

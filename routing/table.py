@@ -45,10 +45,12 @@ class Claim:
     path: str = field(init=False, compare=False)
     ceilings: tuple[float, float, float] = field(init=False, compare=False)
     """Requests and tokens per minute, calls in parallel; infinite where there is no limit."""
+    rated: bool = field(init=False, compare=False)  # whether there is one per minute
 
     def __post_init__(self) -> None:
         limits = self.limits.rpm, self.limits.tpm, self.limits.parallel
         object.__setattr__(self, "ceilings", tuple(math.inf if most is None else most for most in limits))
+        object.__setattr__(self, "rated", limits[:2] != (None, None))
         object.__setattr__(self, "owner", (self.kind, self.id))
         object.__setattr__(self, "path", f"{self.kind}:{self.id}")
 
@@ -185,11 +187,14 @@ class KeyEntry:
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
     claims: tuple[Claim, ...]  # the key's and its team's
-    budgeted: bool = True  # whether one of them may be a budget
+    budgeted: bool = field(init=False)  # whether one of them is a budget
     expires_at: float | None  # Unix seconds
     enabled: bool
     tags: frozenset[str] = frozenset()  # its own and its team's
     content: int = CONTENT_OFF
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgeted", any(claim.budget is not None for claim in self.claims))
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids

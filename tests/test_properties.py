@@ -115,14 +115,27 @@ def test_no_minute_has_more_than_the_limit(steps, limit):
     admitted = []
     for pause, amount in steps:
         now += pause
-        wait = window.wait_for(amount, limit, now)
+        wait = window.wait_for_tokens(amount, limit, now)
         assert 0 <= wait <= MINUTE + BUCKET + 1e-9
         if wait:
             continue
-        window.add(amount, now)
+        window.add(1, amount, now)
         admitted.append((now, amount))
         assert sum(size for moment, size in admitted if moment > now - MINUTE) <= limit
-    assert window.total <= limit
+    assert window.tokens <= limit
+
+
+@EXAMPLES
+@given(moments, st.integers(1, 20))
+def test_requests_are_limited_as_tokens_of_one_each(steps, limit):
+    window, now = SlidingWindow(), 1000.0
+    for pause, amount in steps:
+        now += pause
+        wait = window.wait_for_request(limit, now)
+        assert wait == window.wait_for_tokens(1, limit, now)
+        if not wait:
+            window.correct(window.add(1, amount, now), 1 - amount, now)
+        assert window.requests == window.tokens <= limit
 
 
 @EXAMPLES
@@ -133,7 +146,7 @@ def test_the_wait_is_long_enough_and_never_needlessly_long(steps, limit):
     admitted = []
     for pause, amount in steps:
         now += pause
-        wait = window.wait_for(amount, limit, now)
+        wait = window.wait_for_tokens(amount, limit, now)
         if wait and amount <= limit:
             # So long the minute really is full, but for the one bucket that may count too long ...
             then = now + wait - 2 * BUCKET - 1e-6
@@ -142,9 +155,9 @@ def test_the_wait_is_long_enough_and_never_needlessly_long(steps, limit):
                 assert full + amount > limit
             # ... and afterwards it isn't.
             now += wait + 1e-6
-            assert window.wait_for(amount, limit, now) == 0
+            assert window.wait_for_tokens(amount, limit, now) == 0
         if amount <= limit:
-            window.add(amount, now)
+            window.add(1, amount, now)
             admitted.append((now, amount))
 
 
@@ -155,18 +168,18 @@ def test_corrected_amounts_count_as_corrected(steps, data):
     live = []
     for pause, amount in steps:
         now += pause
-        bucket = window.add(amount, now)
+        bucket = window.add(1, amount, now)
         real = data.draw(st.integers(0, 8))
         later = now + data.draw(st.floats(0, 100))
         window.correct(bucket, real - amount, later)
         now = later
         live.append((bucket, bucket.start, real))
         window.advance(now)
-        assert window.total >= 0
-        expected = sum(real for _, start, real in live if start + BUCKET + MINUTE > now)
-        assert window.total == expected
+        assert window.tokens >= 0
+        kept = [real for _, start, real in live if start + BUCKET + MINUTE > now]
+        assert (window.requests, window.tokens) == (len(kept), sum(kept))
     window.advance(now + 2 * MINUTE)
-    assert window.total == 0
+    assert window.requests == window.tokens == 0
 
 
 # Money

@@ -24,7 +24,7 @@ from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import Bucket, SlidingWindow
 from routing.periods import Periods
-from routing.table import Budget, Claim, Limits
+from routing.table import Budget, Claim
 
 FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 
@@ -46,11 +46,10 @@ NOTHING_ASKED: tuple[Budget | None, _Spend] = (None, _Spend(None, None))
 
 
 class _Counts:
-    __slots__ = ("latest", "open", "recounting", "requests", "spends", "tokens")
+    __slots__ = ("latest", "open", "recounting", "spends", "window")
 
     def __init__(self) -> None:
-        self.requests = SlidingWindow()
-        self.tokens = SlidingWindow()
+        self.window = SlidingWindow()
         self.open = 0
         self.spends: dict[float | None, _Spend] = {}  # by the start of the period
         self.latest: tuple[Budget | None, _Spend] = NOTHING_ASKED  # the budget asked for last, and its spend
@@ -58,20 +57,14 @@ class _Counts:
 
     def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
         """Which of the claim's rates has no room for one request more."""
-        limits = claim.limits
+        limits, window = claim.limits, self.window
         if limits.parallel is not None and self.open >= limits.parallel:
             return NoRoom(claim, "parallel")
-        if limits.rpm is not None and (wait := self.requests.wait_for(1, limits.rpm, now)):
+        if limits.rpm is not None and (wait := window.wait_for_request(limits.rpm, now)):
             return NoRoom(claim, "rpm", wait)
-        if limits.tpm is not None and (wait := self.tokens.wait_for(tokens, limits.tpm, now)):
+        if limits.tpm is not None and (wait := window.wait_for_tokens(tokens, limits.tpm, now)):
             return NoRoom(claim, "tpm", wait)
         return None
-
-    def headrooms(self, limits: Limits, now: float) -> Headrooms:
-        return (
-            None if limits.rpm is None else self.requests.headroom(limits.rpm, now),
-            None if limits.tpm is None else self.tokens.headroom(limits.tpm, now),
-        )
 
 
 class _Hold(msgspec.Struct):
@@ -83,15 +76,13 @@ class _Hold(msgspec.Struct):
     bucket: Bucket | None = None
     cost: int = 0  # nano-USD held against the budget
 
-    def take(self, call: str, tokens: int, cost: int, now: float) -> None:
-        counts, limits, spend = self.counts, self.claim.limits, self.spend
+    def take(self, need: Need, cost: int, now: float) -> None:
+        counts, spend = self.counts, self.spend
         counts.open += 1
-        if limits.rpm is not None:
-            counts.requests.add(1, now)
-        if limits.tpm is not None:
-            self.bucket = counts.tokens.add(tokens, now)
+        if self.claim.rated:
+            self.bucket = counts.window.add(1, need.tokens, now)
         if spend is not None:
-            spend.calls.add(call)
+            spend.calls.add(need.id)
             spend.reserved += cost
             self.cost = cost
 
@@ -100,15 +91,26 @@ class _Hold(msgspec.Struct):
             self.spend.reserved += cost - self.cost
             self.cost = cost
 
-    def settle(self, need: Need, tokens: int | None, cost: int | None, now: float) -> None:
-        counts, bucket, spend = self.counts, self.bucket, self.spend
+
+def _let_go(holds: list[_Hold], need: Need, tokens: int | None, cost: int | None, now: float) -> None:
+    """`tokens` and `cost` are what came of it; None: not known, so what was held counts."""
+    for hold in holds:
+        counts, bucket, spend = hold.counts, hold.bucket, hold.spend
         counts.open -= 1
         if bucket is not None and tokens is not None:
-            counts.tokens.correct(bucket, tokens - need.tokens, now)
+            counts.window.correct(bucket, tokens - need.tokens, now)
         if spend is not None:
             spend.calls.discard(need.id)
-            spend.reserved -= self.cost
-            spend.spent += self.cost if cost is None else cost
+            spend.reserved -= hold.cost
+            spend.spent += hold.cost if cost is None else cost
+
+
+def _take_back(holds: list[_Hold], need: Need, now: float) -> None:
+    """As if they had never been held: a claim behind them has no room, or must be looked at closer."""
+    _let_go(holds, need, 0, 0, now)
+    for hold in holds:
+        if hold.claim.rated:
+            hold.counts.window.add(-1, 0, now)
 
 
 class MemoryGrant(msgspec.Struct):
@@ -116,61 +118,47 @@ class MemoryGrant(msgspec.Struct):
     shared: tuple[Claim, ...]
     options: Sequence[Option]
     need: Need
-    shared_holds: list[_Hold] = []
-    own_holds: list[_Hold] = []
+    holds: list[_Hold] = []  # of the shared limits, then of the option's own
+    own_from: int = 0  # where in `holds` these begin
     reserved_nano: int | None = None
     headrooms: Headrooms = NO_HEADROOMS
     option: int = 0
     skipped: tuple[NoRoom, ...] = ()
 
     async def move(self, first: int, last: int) -> None:
-        held, self.own_holds = self.own_holds, []
-        now = self.admission.clock()
-        for hold in held:
-            hold.settle(self.need, 0, 0, now)
+        _let_go(self.holds[self.own_from :], self.need, 0, 0, self.admission.clock())
+        del self.holds[self.own_from :]
         await self.admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        now, need = self.admission.clock(), self.need
-        for hold in self.shared_holds + self.own_holds:
-            hold.settle(need, tokens, cost_nano, now)
-        self.shared_holds = self.own_holds = []
+        _let_go(self.holds, self.need, tokens, cost_nano, self.admission.clock())
+        self.holds.clear()
 
     def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
         """Take an option that was found to have room."""
-        option, tokens, call = self.options[index], self.need.tokens, self.need.id
-        cost, budgeted = option.cost_nano or 0, False
-        if shared is self.shared_holds:
+        option, need = self.options[index], self.need
+        cost = option.cost_nano or 0
+        if shared is self.holds:
             for hold in shared:
                 hold.take_cost(cost)
-                budgeted = budgeted or hold.spend is not None
         else:
             for hold in shared:
-                hold.take(call, tokens, cost, now)
-                budgeted = budgeted or hold.spend is not None
-            self.shared_holds, self.headrooms = shared, _headrooms(shared, now)
+                hold.take(need, cost, now)
+            self.holds, self.own_from = shared, len(shared)
+            self.headrooms = _headrooms(shared, now)
         for hold in own:
-            hold.take(call, tokens, cost, now)
-            budgeted = budgeted or hold.spend is not None
-        self.own_holds = own
+            hold.take(need, cost, now)
+        self.holds += own
         self.option = index
+        budgeted = any(hold.spend is not None for hold in self.holds)
         self.reserved_nano = option.cost_nano if budgeted else None
 
 
 def _headrooms(shared: list[_Hold], now: float) -> Headrooms:
     for hold in shared:
-        limits = hold.claim.limits
-        if limits.rpm is not None or limits.tpm is not None:
-            return hold.counts.headrooms(limits, now)
+        if hold.claim.rated:
+            return hold.counts.window.headrooms(hold.claim.limits, now)
     return NO_HEADROOMS
-
-
-def _take_back(holds: list[_Hold], need: Need, now: float) -> None:
-    """As if they had never been held: a claim behind them has no room, or must be looked at closer."""
-    for hold in holds:
-        hold.settle(need, 0, 0, now)
-        if hold.claim.limits.rpm is not None:
-            hold.counts.requests.add(-1, now)
 
 
 class MemoryAdmission:
@@ -203,14 +191,16 @@ class MemoryAdmission:
 
         What has left a window since they were made would only make more room.
         """
-        call, tokens, cost, now = need.id, need.tokens, options[0].cost_nano, self.clock()
+        tokens, cost, now = need.tokens, options[0].cost_nano, self.clock()
         known, holds, reserved = self._owners.get, [], None
         for claim in shared + options[0].claims:
-            counts, budget, bucket, spend, held = known(claim.owner), claim.budget, None, None, 0
+            counts, budget = known(claim.owner), claim.budget
+            bucket, spend, held = None, None, 0
             if counts is None:
                 break
+            window = counts.window
             rpm, tpm, parallel = claim.ceilings
-            if counts.requests.total >= rpm or counts.tokens.total + tokens > tpm or counts.open >= parallel:
+            if window.requests >= rpm or window.tokens + tokens > tpm or counts.open >= parallel:
                 break
             if budget is not None:
                 asked, spend = counts.latest
@@ -218,19 +208,17 @@ class MemoryAdmission:
                     break
                 if cost is None or cost > budget.limit_nano - spend.spent - spend.reserved:
                     break
-                spend.calls.add(call)
+                spend.calls.add(need.id)
                 spend.reserved += cost
                 reserved = held = cost
             counts.open += 1
-            if rpm != math.inf:
-                counts.requests.add(1, now)
-            if tpm != math.inf:
-                bucket = counts.tokens.add(tokens, now)
+            if claim.rated:
+                bucket = window.add(1, tokens, now)
             holds.append(_Hold(claim, counts, spend, bucket, held))
         else:
-            own = len(shared)
-            headrooms = _headrooms(holds[:own], now)
-            return MemoryGrant(self, shared, options, need, holds[:own], holds[own:], reserved, headrooms)
+            own_from = len(shared)
+            headrooms = _headrooms(holds[:own_from], now)
+            return MemoryGrant(self, shared, options, need, holds, own_from, reserved, headrooms)
         _take_back(holds, need, now)
         return None
 
@@ -254,7 +242,7 @@ class MemoryAdmission:
     def _take(self, grant: MemoryGrant, tried: range) -> list[Claim]:
         """Budgets whose spending must be known first; nothing is held then. Raises RateLimited."""
         now, need = self.clock(), grant.need
-        shared = grant.shared_holds or self._shared(grant, now)
+        shared = grant.holds or self._shared(grant, now)
         if need.budgeted:
             for hold in shared:
                 if hold.claim.budget is not None and not self._knows_spend(hold, need):
@@ -297,15 +285,12 @@ class MemoryAdmission:
         claim = headroom_claim(shared)
         if claim is None:
             return NO_HEADROOMS
-        return self._counts(claim).headrooms(claim.limits, self.clock())
+        return self._counts(claim).window.headrooms(claim.limits, self.clock())
 
     def count_past(self, claim: Claim, requests: int, tokens: int, at: float) -> None:
         """What was let through elsewhere; `at` by this admission's clock, in order."""
-        counts = self._counts(claim)
-        if claim.limits.rpm is not None:
-            counts.requests.add(requests, at)
-        if claim.limits.tpm is not None:
-            counts.tokens.add(tokens, at)
+        if claim.rated:
+            self._counts(claim).window.add(requests, tokens, at)
 
     def open_calls(self, kind: str, owner: int) -> int:
         """Calls of one owner that are not settled yet."""
@@ -404,7 +389,6 @@ class MemoryAdmission:
 
     def _forget_idle(self, now: float) -> None:
         for owner, counts in list(self._owners.items()):
-            idle = not counts.requests.clears_in(now) and not counts.tokens.clears_in(now)
-            if idle and not counts.open and not counts.spends:
+            if not counts.window.clears_in(now) and not counts.open and not counts.spends:
                 del self._owners[owner]
         self._forget_at = 2 * len(self._owners) + FORGET_AFTER

@@ -81,10 +81,9 @@ class Chooser:
 
     def _are_fine(self, targets: list[TargetEntry]) -> bool:
         """The usual case, looked at first because it is cheap."""
-        states = self.board.states
+        state_of = self.board.of
         for target in targets:
-            state = states.get(target.id)
-            if target.provider.unhealthy or (state is not None and state.troubled):
+            if target.provider.unhealthy or state_of(target.id).troubled:
                 return False
         return True
 
