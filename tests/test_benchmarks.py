@@ -1,15 +1,17 @@
 """The benchmark's own parts: a driver that miscounts would measure nothing."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks import load
+from benchmarks import load, turns
 from benchmarks.answers import SCENARIOS, mark_in
 from benchmarks.cells import CELLS, SUBJECTS, chosen
 from benchmarks.load import PROJECT, Target
 from benchmarks.packages import PACKAGES
+from benchmarks.rig import Subject
 from benchmarks.servers import problem_with
 from benchmarks.table import COLUMNS, WIDTH, Table
 from tests.live import free_port, until
@@ -71,6 +73,16 @@ def test_the_driver_counts_connections_that_are_refused():
     report = load.drive(target(free_port(), "json").plan(2, 1, once=True), core=0)
     assert (report.whole, report.broken) == (0, 2)
     assert load.problem_of(report)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_turns_give_each_subject_its_own_rate(provider):
+    """The slow one never answers within a turn, and what it answers in the rests doesn't count."""
+    quick = Subject(name="nginx", targets={"json": target(provider, "json")})
+    slow = Subject(name="fast", targets={"json": target(provider, "slow")})
+    found = turns.take(CELLS["json-64"], [quick, slow], 2, core=0)
+    assert found["nginx"]["rate"] > 1000
+    assert found["fast"]["rate"] < 64
 
 
 def test_each_scenario_is_found_again_in_its_request():
