@@ -122,6 +122,18 @@ class Server:
                 if int(fields[3]) == self.process.pid:
                     yield int(entry.name), fields
 
+    def pause(self) -> None:
+        """Nothing of it runs until resume(): a shipper has a process group of its own."""
+        self._signal_each(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_each(signal.SIGCONT)
+
+    def _signal_each(self, number: signal.Signals) -> None:
+        for process, _ in self._stats():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)

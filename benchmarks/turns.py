@@ -1,7 +1,8 @@
 """Rates of several subjects on one load, measured by turns of less than a second: `--turns`.
 
 On a machine that others use too, speed changes from second to second. Here each subject has a wrk of its
-own, all of them are stopped but one, and which one runs changes all the time: what disturbs hits all alike.
+own; all wrks and servers are stopped but one, and which one runs changes all the time. So what disturbs
+hits all alike, and no gateway ships its journal in another one's turn.
 """
 
 import signal
@@ -19,7 +20,7 @@ from benchmarks.servers import Server
 
 TURN_SECONDS = 0.8
 REST_SECONDS = 0.2  # after a turn: what its wrk had asked for is answered, before the next one's begins
-END_SECONDS = 1.0  # longer than all turns together, so that no wrk ends within one
+WRK_SECONDS = 3600  # longer than all turns together: each wrk is told to end
 KINDS = ("json", "stream")  # of cells
 TOO_SLOW = ("portkey", "litellm")  # to answer what is left over within REST_SECONDS
 
@@ -36,11 +37,12 @@ class Taker:
     active: float = 0.0  # seconds
     cpu: float = 0.0  # seconds of its server
 
-    def turn(self, connections: int, core: int, ends_at: float, stack: ExitStack) -> None:
+    def turn(self, connections: int, core: int, stack: ExitStack) -> None:
+        if self.server is not None:
+            self.server.resume()
         cpu, begun = self._cpu_seconds(), time.monotonic()
         if self.wrk is None:
-            seconds = int(ends_at - begun) + 1
-            self.wrk = stack.enter_context(load.wrk(self.target, connections, seconds, core))
+            self.wrk = stack.enter_context(load.wrk(self.target, connections, WRK_SECONDS, core))
         else:
             self.wrk.process.send_signal(signal.SIGCONT)
         time.sleep(TURN_SECONDS)
@@ -49,6 +51,8 @@ class Taker:
         time.sleep(REST_SECONDS)
         self.cpu += self._cpu_seconds() - cpu
         self.turns += 1
+        if self.server is not None:
+            self.server.pause()
 
     def _cpu_seconds(self) -> float:
         return self.server.cpu_seconds() if self.server else 0.0
@@ -56,6 +60,7 @@ class Taker:
     def run(self, connections: int, cell: Cell) -> Run:
         """Raises CellFailed."""
         assert self.wrk is not None
+        self.wrk.process.send_signal(signal.SIGINT)
         self.wrk.process.send_signal(signal.SIGCONT)
         measured = self.wrk.report()
         if problem := measured.problem(self.target):
@@ -73,22 +78,23 @@ def take(cell: Cell, subjects: Sequence[Subject], seconds: int, core: int) -> di
         for subject in subjects
     ]
     rounds = max(2, round(seconds / TURN_SECONDS))
-    ends_at = (
-        time.monotonic() + rounds * len(takers) * (TURN_SECONDS + REST_SECONDS) + END_SECONDS + len(takers)
-    )
     found: dict[str, Run | CellFailed] = {}
+    servers = [taker.server for taker in takers if taker.server is not None]
     with ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.resume)
+            server.pause()
         for number in range(rounds):
             # To and fro: none always follows the same other one.
             for taker in takers if number % 2 == 0 else takers[::-1]:
-                taker.turn(cell.connections, core, ends_at, stack)
-        time.sleep(max(ends_at + END_SECONDS - time.monotonic(), 0))
+                taker.turn(cell.connections, core, stack)
+        for server in servers:
+            server.resume()
         for taker in takers:
             try:
                 found[taker.subject.name] = taker.run(cell.connections, cell)
             except CellFailed as failure:
                 found[taker.subject.name] = failure
-    for taker in takers:
-        if taker.server is not None:
-            taker.server.wait_until_quiet()
+    for server in servers:
+        server.wait_until_quiet()
     return found
