@@ -1,7 +1,5 @@
 """Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
-from msgspec.structs import astuple
-
 from proxy.admission.base import NO_HEADROOMS
 from proxy.call import Call
 from proxy.errors import GatewayError
@@ -10,7 +8,7 @@ from routing.table import RouteEntry, RoutingTable, TargetEntry
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\n"
 _REQUESTS, _TOKENS = (
-    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%bs\r\n"
     % (kind, kind, kind)
     for kind in (b"requests", b"tokens")
 )
@@ -92,10 +90,15 @@ def _rate_limits(call: Call) -> bytes:
     """Of the key, or of its team or the route where the key itself has no limit."""
     requests, tokens = call.headrooms
     if requests is not None and tokens is not None:
-        return _BOTH % (*astuple(requests), *astuple(tokens))
+        reset = b"%.3f" % requests.reset
+        same = requests.reset == tokens.reset
+        return _BOTH % (
+            *(requests.limit, requests.remaining, reset),
+            *(tokens.limit, tokens.remaining, reset if same else b"%.3f" % tokens.reset),
+        )
     if requests is not None:
-        return _REQUESTS % astuple(requests)
-    return b"" if tokens is None else _TOKENS % astuple(tokens)
+        return _REQUESTS % (requests.limit, requests.remaining, b"%.3f" % requests.reset)
+    return b"" if tokens is None else _TOKENS % (tokens.limit, tokens.remaining, b"%.3f" % tokens.reset)
 
 
 def _ascii(text: str) -> bytes:

@@ -103,7 +103,10 @@ class SlidingWindow:
         return self._newest.leaves - now if self._buckets else 0.0
 
     def headrooms(self, limits: Limits, now: float) -> Headrooms:
-        rpm, tpm, reset = limits.rpm, limits.tpm, self.clears_in(now)
+        if now >= self._leaves:
+            self.advance(now)
+        reset = self._newest.leaves - now if self._buckets else 0.0
+        rpm, tpm = limits.rpm, limits.tpm
         requests = tokens = None
         if rpm is not None:
             requests = Headroom(rpm, rpm - self.requests if rpm > self.requests else 0, reset)
