@@ -191,6 +191,30 @@ def test_lowest_latency_sends_one_request_to_an_unmeasured_target_not_a_herd():
     assert Counter(rig.first(targets) for _ in range(200))[1] >= 175
 
 
+def test_lowest_latency_explores_a_few_times_a_second_however_many_requests_come():
+    rig = Rig("lowest_latency")
+    targets = [target(1), target(2)]
+    for number, total in ((1, 10), (2, 500)):
+        rig.loads.of(number).measured(total, 1.0, stream=False)
+    explored = 0
+    for _ in range(10_000):  # in 1 s
+        rig.loads.now += 0.0001
+        explored += rig.first(targets) == 2
+    assert 2 <= explored <= 30
+
+
+def test_lowest_latency_notices_within_milliseconds_under_load():
+    rig = Rig("lowest_latency")
+    targets = [target(1), target(2)]
+    for number, total in ((1, 10), (2, 500)):
+        rig.loads.of(number).measured(total, rig.loads.now, stream=False)
+    rig.first(targets)
+    for _ in range(20):
+        rig.loads.of(1).measured(5000, rig.loads.now, stream=False)
+    rig.loads.now += 0.006
+    assert Counter(rig.first(targets) for _ in range(100))[2] >= 90
+
+
 def test_lowest_latency_keeps_streams_and_whole_answers_apart():
     rig = Rig("lowest_latency")
     targets = [target(1), target(2)]
