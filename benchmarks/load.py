@@ -102,11 +102,10 @@ class Wrk:
     """At work."""
 
     process: subprocess.Popen[str]
-    seconds: int
 
-    def report(self) -> Measured:
-        """Waits for its end."""
-        output, _ = self.process.communicate(timeout=self.seconds + 60)
+    def report(self, seconds: float) -> Measured:
+        """Waits so long for its end. Raises SubprocessError."""
+        output, _ = self.process.communicate(timeout=seconds)
         if self.process.returncode:
             raise subprocess.CalledProcessError(self.process.returncode, self.process.args)
         return Measured(**json.loads(output.rpartition("REPORT ")[2]))
@@ -128,7 +127,7 @@ def wrk(target: Target, connections: int, seconds: int, core: int) -> Iterator[W
             text=True,
         )
         try:
-            yield Wrk(process, seconds)
+            yield Wrk(process)
         finally:
             process.kill()
             process.wait()
@@ -136,7 +135,7 @@ def wrk(target: Target, connections: int, seconds: int, core: int) -> Iterator[W
 
 def send(target: Target, *, connections: int, seconds: int, core: int) -> Measured:
     with wrk(target, connections, seconds, core) as at_work:
-        return at_work.report()
+        return at_work.report(seconds + 60)
 
 
 @contextmanager
