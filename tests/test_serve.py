@@ -27,6 +27,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     gateway = Served(tmp_path_factory.mktemp("serve")).start()
     yield gateway
     gateway.kill()
+    print(gateway.output)  # shown where a test has failed: one that ended by itself says why
 
 
 def shell(command: str) -> str:
