@@ -92,8 +92,7 @@ def take(cell: Cell, subjects: Sequence[Subject], seconds: int, core: int) -> di
             # To and fro: none always follows the same other one.
             for taker in takers if number % 2 == 0 else takers[::-1]:
                 taker.turn(cell.connections, core, stack)
-        for server in servers:
-            server.resume()
+        # Servers stay paused: a wrk that comes to its end must get no more answers.
         for taker in takers:
             try:
                 found[taker.subject.name] = taker.run(cell.connections, cell)
