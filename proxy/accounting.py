@@ -1,16 +1,15 @@
 """Step 7: what a call was and cost, to the journal; its limits are settled."""
 
-import asyncio
 import logging
 import time
 
-from proxy.admission.base import Grant
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.rows import Rows
+from proxy.together import Together, step_by_step
 from proxy.usage import cost
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class Accounting:
         self._rows = Rows()
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
-        self._ended: list[Call] = []
+        self._ended = Together(self._close_all)
 
     def open(self, call: Call) -> None:
         """Before a provider is called: from here on the call leaves a row, whatever happens.
@@ -49,41 +48,44 @@ class Accounting:
             call.content = self._contents.begin(call)
 
     def close(self, call: Call) -> None:
-        """Once per call. Not awaited, so it can't be cancelled half-way.
-
-        What ended in one turn of the event loop is accounted for together, before any request that
-        comes later is looked at: the processor then has the same code at hand for all of it.
-        """
+        """Once per call. Not awaited, so it can't be cancelled half-way."""
         call.ended_at = time.perf_counter()
-        self._ended.append(call)
-        if len(self._ended) == 1:
-            asyncio.get_running_loop().call_soon(self.close_ended)
+        self._ended.add(call)
 
     def close_ended(self) -> None:
-        ended, self._ended = self._ended, []
-        for call in ended:
-            try:
-                self._close(call)
-            except Exception:
-                logger.exception("call %s could not be accounted for", call.id)
+        """Those that would have their turn in the event loop's next one."""
+        self._ended.handle_now()
 
-    def _close(self, call: Call) -> None:
-        try:
-            if call.price_cost is None:  # else priced for the answer's headers already
-                price_call(call)
-            row = self._rows.closed(call, _fate(call))
-            self._journal.gather(row)
-            self._counters.count(call, row)
-            if call.content is not None and self._contents is not None:
-                self._contents.write(call)
-            if call.trace is not None:
-                call.trace.end(call, row)
-        finally:
-            if call.grant is not None:
-                _settle(call, call.grant)
+    def _close_all(self, ended: list[Call]) -> None:
+        step_by_step((self._make_row, self._write, self._count), ended, _not_accounted)
+        step_by_step((_settle,), ended, _not_accounted)
+
+    def _make_row(self, call: Call) -> None:
+        if call.price_cost is None:  # else priced for the answer's headers already
+            price_call(call)
+        call.row = self._rows.closed(call, _fate(call))
+
+    def _write(self, call: Call) -> None:
+        assert call.row is not None
+        self._journal.gather(call.row)
+
+    def _count(self, call: Call) -> None:
+        assert call.row is not None
+        self._counters.count(call, call.row)
+        if call.content is not None and self._contents is not None:
+            self._contents.write(call)
+        if call.trace is not None:
+            call.trace.end(call, call.row)
 
 
-def _settle(call: Call, grant: Grant) -> None:
+def _not_accounted(call: Call, error: Exception) -> None:
+    logger.error("call %s could not be accounted for", call.id, exc_info=error)
+
+
+def _settle(call: Call) -> None:
+    grant = call.grant
+    if grant is None:
+        return
     if call.target is not None:
         grant.settle(call.usage.total if call.usage is not None else None, call.price_cost)
     elif _abandoned(call):

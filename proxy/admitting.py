@@ -16,6 +16,11 @@ async def admit(call: Call, admission: Admission) -> Grant:
 
     Raises RateLimited or LimitsUnavailable.
     """
+    return admit_at_once(call, admission) or await admit_closely(call, admission)
+
+
+def admit_at_once(call: Call, admission: Admission) -> Grant | None:
+    """What admit() would return, where that is known without waiting and plain to see."""
     assert call.key is not None
     assert call.route is not None
     key, route = call.key, call.route.route
@@ -25,23 +30,32 @@ async def admit(call: Call, admission: Admission) -> Grant:
         admission.recount(call.table.recounted)
     ask, order = call.ask, call.order
     assert ask is not None
-    shared, budgeted = key.claims + route.claims, key.budgeted or route.budgeted
+    budgeted = key.budgeted or route.budgeted
     given, answer = ask.prompt_tokens, _answer_tokens(ask, route)
     call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
-    call.options = options = [_option(order[0], given, answer, budgeted)]
+    call.options = [_option(order[0], given, answer, budgeted)]
     call.bounds_answer = key.budgeted or (budgeted and _bounds_answers(route, order))
+    grant = admission.at_once(key.claims + route.claims, call.options, need)
+    if grant is not None:
+        call.headrooms = grant.headrooms
+    return grant
+
+
+async def admit_closely(call: Call, admission: Admission) -> Grant:
+    """admit() where admit_at_once() returned None."""
+    assert call.key is not None
+    assert call.route is not None
+    assert call.need is not None
+    complete_options(call)
     try:
-        grant = admission.at_once(shared, options, need)
-        if grant is None:
-            options += [_option(target, given, answer, budgeted) for target in order[1:]]
-            grant = await admission.admit(shared, options, need)
+        grant = await admission.admit(call.key.claims + call.route.route.claims, call.options, call.need)
     except RateLimited as error:
         call.headrooms = error.headrooms
         raise
     call.headrooms = grant.headrooms
     if grant.skipped:
         for target, reason in zip(call.order, grant.skipped, strict=False):
-            call.skip(target, message(reason, need))
+            call.skip(target, message(reason, call.need))
     return grant
 
 

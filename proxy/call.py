@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
     from proxy.content.capture import Capture
+    from proxy.journal.records import Closed
     from proxy.rows import Common
     from proxy.targets.board import Trial
     from proxy.tracing.trace import Trace
@@ -93,6 +94,7 @@ class Call:
         "detours",
         "ended_at",
         "error",
+        "fault",
         "first_byte",
         "grant",
         "headrooms",
@@ -110,6 +112,7 @@ class Call:
         "received_at_ns",
         "request_id",
         "route",
+        "row",
         "shadow",
         "skipped",
         "status",
@@ -137,6 +140,7 @@ class Call:
         self.trial: Trial | None = None  # of the last attempt
         self.headrooms: Headrooms = NO_HEADROOMS
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
+        self.fault: Exception | None = None  # what kept its first steps from their end
         self.opened = False
         self.common: Common | None = None  # what its rows share with others
         self.trace: Trace | None = None  # where OpenTelemetry is on
@@ -165,6 +169,7 @@ class Call:
         self.status: int | None = None
         self.outcome = ""
         self.error: GatewayError | None = None
+        self.row: Closed | None = None  # once it is over
 
     def take_request_id(self) -> None:
         """Use the caller's x-request-id. Raises InvalidRequest."""
@@ -178,6 +183,12 @@ class Call:
                 param="x-request-id",
             )
         self.request_id = request_id
+
+    def take_fault(self) -> Exception:
+        """To be raised; the call forgets it, or the two would know each other."""
+        fault, self.fault = self.fault, None
+        assert fault is not None
+        return fault
 
     def skip(self, target: TargetEntry, why: str) -> None:
         self.skipped += ((target, why),)

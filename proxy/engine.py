@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from proxy import detours
 from proxy.abandoned import Abandoned, Bounds
 from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
-from proxy.admitting import admit, over_limit_route
+from proxy.admitting import admit, admit_at_once, admit_closely, over_limit_route
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import decode_chat
 from proxy.attempt import Answer
@@ -21,6 +21,7 @@ from proxy.errors import (
     InvalidApiKey,
     NoHealthyUpstream,
     RateLimited,
+    Refusal,
     UpstreamError,
     UpstreamRateLimited,
 )
@@ -30,6 +31,7 @@ from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
+from proxy.together import step_by_step
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
@@ -38,16 +40,6 @@ from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
 logger = logging.getLogger(__name__)
-
-
-class Refusal(Exception):
-    """The request is over: a door renders this as a JSON error."""
-
-    def __init__(self, status: int, headers: bytes, body: bytes) -> None:
-        super().__init__(status)
-        self.status = status
-        self.headers = headers
-        self.body = body
 
 
 class Engine:
@@ -75,54 +67,109 @@ class Engine:
 
     async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
-        call = Call(incoming, self._keeper.table)
-        if self._tracing is not None:
-            call.trace = self._tracing.begin(incoming.headers)
+        (call,) = self.begin([incoming])
+        answer = await self.go_on(call)
+        if isinstance(answer, Whole):
+            self.finish([answer])
+        return answer
+
+    def begin(self, arrived: Sequence[Incoming]) -> list[Call]:
+        """Steps 1 to 4 of requests that came together: go_on() must be called for each, or give_up()."""
+        calls = [self._call(incoming) for incoming in arrived]
+        step_by_step((self._identify, self._decode, self._resolve, self._admit), calls, _note)
+        return calls
+
+    async def go_on(self, call: Call) -> Whole | Relay:
+        """Steps 5 and 6; first what of 1 to 4 has to wait or to be refused. A whole answer needs finish()."""
         answer: Answer | None = None
         try:
-            call.take_request_id()
-            call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
-            call.ask = decode_chat(incoming.body, incoming.option(b"x-litellm-model"))
-            call.route, targets = resolve(call)
-            self._choose(call, targets)
-            try:
-                call.grant = await admit(call, self._admission)
-            except RateLimited as full:
-                await self._admit_elsewhere(call, full)
-            self.accounting.open(call)
-            if call.key.content or call.route.route.content:
-                self.accounting.keep_content(call)
-            if call.route.route.shadows:
-                self.shadows.start(call)
+            if call.fault is not None:
+                raise call.take_fault()
+            if call.grant is None:
+                await self._admit_later(call)
             answer = await self._attempts.first_answer(call)
             call.usage = answer.usage
-            return self._whole(call, answer) if not answer.stream else self._relayed(call, answer)
+            if answer.stream:
+                return self._relayed(call, answer)
+            if call.content is not None:
+                call.content.add(answer.body)
+            return Whole(
+                answer.response.status, answer.body, answer.content_type, call, self.accounting.close
+            )
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:
-            call.outcome = "client_gone"
-            self.accounting.close(call)
+            self.give_up(call)
             raise
         except Exception as error:
-            ids = {"request_id": call.request_id, "call_id": call.id}
-            logger.exception("call %s failed in the gateway", call.id, extra=ids)
+            _log_failure(call)
             if answer is not None and answer.stream:
                 await answer.aclose()
-                call.usage = estimate(len(incoming.body), len(answer.body))  # the provider had begun
+                call.usage = estimate(len(call.incoming.body), len(answer.body))  # the provider had begun
             raise self._refused(call, GatewayError()) from error
 
-    def _whole(self, call: Call, answer: Answer) -> Whole:
-        price_call(call)
-        if call.content is not None:
-            call.content.add(answer.body)
-        headers = self._headers.of_answer(call, answer.content_type)
-        return Whole(answer.response.status, headers, answer.body, call, self.accounting.close)
+    def finish(self, answers: list[Whole]) -> None:
+        """Step 6 of whole answers that came together: price and headers."""
+        step_by_step((self._complete,), answers, self._fail)
+
+    def give_up(self, call: Call) -> None:
+        """The caller has left before there was an answer."""
+        call.outcome = "client_gone"
+        self.accounting.close(call)
+
+    def _call(self, incoming: Incoming) -> Call:
+        call = Call(incoming, self._keeper.table)
+        if self._tracing is not None:
+            call.trace = self._tracing.begin(incoming.headers)
+        return call
+
+    def _identify(self, call: Call) -> None:
+        call.take_request_id()
+        incoming = call.incoming
+        call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
+
+    def _decode(self, call: Call) -> None:
+        call.ask = decode_chat(call.incoming.body, call.incoming.option(b"x-litellm-model"))
+
+    def _resolve(self, call: Call) -> None:
+        call.route, targets = resolve(call)
+        self._choose(call, targets)
+
+    def _admit(self, call: Call) -> None:
+        call.grant = admit_at_once(call, self._admission)
+        if call.grant is not None:
+            self._open(call)
+
+    async def _admit_later(self, call: Call) -> None:
+        """Where limits must be asked for elsewhere, or are looked at closer."""
+        try:
+            call.grant = await admit_closely(call, self._admission)
+        except RateLimited as full:
+            await self._admit_elsewhere(call, full)
+        self._open(call)
+
+    def _open(self, call: Call) -> None:
+        assert call.key is not None
+        assert call.route is not None
+        self.accounting.open(call)
+        if call.key.content or call.route.route.content:
+            self.accounting.keep_content(call)
+        if call.route.route.shadows:
+            self.shadows.start(call)
 
     def _relayed(self, call: Call, answer: Answer) -> Relay:
         relay = Relay if call.content is None else RecordedRelay
         headers = self._headers.of_answer(call, answer.content_type)
         resume = self._attempts.continued_answer
         return relay(call, answer, headers, self.accounting.close, resume, self.abandoned)
+
+    def _complete(self, answer: Whole) -> None:
+        price_call(answer.call)
+        answer.headers = self._headers.of_answer(answer.call, answer.content_type)
+
+    def _fail(self, answer: Whole, error: Exception) -> None:
+        _log_failure(answer.call, error)
+        answer.replace(self._refusal(answer.call, GatewayError()))
 
     def identify(
         self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
@@ -135,9 +182,7 @@ class Engine:
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
-        call = Call(incoming, self._keeper.table)
-        if self._tracing is not None:
-            call.trace = self._tracing.begin(incoming.headers)
+        call = self._call(incoming)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
         return self._refused(call, error)
 
@@ -160,11 +205,26 @@ class Engine:
                 raise
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
+        refusal = self._refusal(call, error)
+        self.accounting.close(call)
+        return refusal
+
+    def _refusal(self, call: Call, error: GatewayError) -> Refusal:
         call.error, call.status = error, error.status
         if type(error) is GatewayError:
             call.outcome = "failed"
         else:
             call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
-        headers = self._headers.of_error(error, call)
-        self.accounting.close(call)
-        return Refusal(error.status, headers, error.body(call.request_id))
+        return Refusal(error.status, self._headers.of_error(error, call), error.body(call.request_id))
+
+
+def _note(call: Call, fault: Exception) -> None:
+    if isinstance(fault, GatewayError):
+        fault.__traceback__ = None  # it knows the calls of all that came together
+    call.fault = fault
+
+
+def _log_failure(call: Call, error: Exception | None = None) -> None:
+    """`error`: where it is not being handled right now."""
+    ids = {"request_id": call.request_id, "call_id": call.id}
+    logger.error("call %s failed in the gateway", call.id, extra=ids, exc_info=error or True)

@@ -191,3 +191,13 @@ def with_gateway_code(error: UpstreamError, gateway_code: str) -> UpstreamError:
     """The same error under a dialect's own gateway code."""
     error.gateway_code = gateway_code
     return error
+
+
+class Refusal(Exception):
+    """The request is over: a door renders this as a JSON error."""
+
+    def __init__(self, status: int, headers: bytes, body: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = headers
+        self.body = body

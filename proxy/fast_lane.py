@@ -5,6 +5,7 @@ and serves everything else (browsers, admin, REST, docs) through Django as ever.
 """
 
 import asyncio
+import logging
 import math
 import time
 from http import HTTPStatus
@@ -16,14 +17,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxy.asgi import SLOWEST_BODY
-from proxy.call import Incoming
+from proxy.call import Call, Incoming
 from proxy.endpoints import POST_URLS
-from proxy.engine import Engine, Refusal
-from proxy.errors import GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
+from proxy.engine import Engine
+from proxy.errors import GatewayError, InvalidRequest, Refusal, RequestTimeout, RequestTooLarge
 from proxy.gateway import running_gateway
 from proxy.ids import uuid7
 from proxy.relay import Relay
+from proxy.together import Together, step_by_step
 from proxy.whole import Whole
+
+logger = logging.getLogger(__name__)
 
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
@@ -237,7 +241,9 @@ class Exchange:
         "_size",
         "_size_seen",
         "_size_seen_at",
+        "_started",
         "_task",
+        "_unbegun",
         "_waits_since",
         "_whole",
         "body",
@@ -262,6 +268,8 @@ class Exchange:
         self._whole = False
         self._my_turn = False
         self._refused = False
+        self._started = False
+        self._unbegun: Call | None = None  # until the task has begun with it
         self._linger: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -295,16 +303,22 @@ class Exchange:
     @property
     def begun(self) -> bool:
         """Whether an answer is on its way, or has been sent in part."""
-        return self._task is not None or self._refused
+        return self._started or self._refused
 
     def hang_up(self) -> None:
         """The client is gone: nobody waits for the answer any more."""
         self.disconnected = True
         if self._linger is not None:
             self._linger.cancel()
-        if self._task is not None:
-            self._task.add_done_callback(self._protocol.tasks.discard)  # one that never began has no end
+        if self._task is not None and not self._task.done():
+            self._task.add_done_callback(self._gone)
             self._task.cancel()
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._protocol.tasks.discard(task)
+        if self._unbegun is not None:  # cancelled before its first step: it knows of no end
+            running_gateway().engine.give_up(self._unbegun)
+            self._unbegun = None
 
     def _start(self) -> None:
         if self._size > self._limit:
@@ -313,8 +327,18 @@ class Exchange:
             return
         parts, self._body = self._body, []
         self._incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._task = task = self._protocol.loop.create_task(self._serve(running_gateway().engine))
+        self._started = True
+        _arrived.add(self)
+
+    @property
+    def incoming(self) -> Incoming:
+        return self._incoming
+
+    def go_on(self, engine: Engine, call: Call) -> None:
+        """The engine has begun with the call."""
+        self._task = task = self._protocol.loop.create_task(self._serve(engine, call))
         self._protocol.tasks.add(task)  # the server waits for these when it drains
+        self._unbegun = call
 
     def _refuse_body(self) -> None:
         """Answer before the body is whole; close once it is, or after LINGER_SECONDS.
@@ -350,27 +374,27 @@ class Exchange:
             self._refuse(RequestTimeout("The body did not arrive in time."))
             self._complete()
 
-    async def _serve(self, engine: Engine) -> None:
-        answer: Whole | Relay | None = None
+    async def _serve(self, engine: Engine, call: Call) -> None:
+        self._unbegun = None
         try:
-            answer = await engine.serve(self._incoming)
+            answer = await engine.go_on(call)
             if isinstance(answer, Whole):
-                self._respond(answer.status, answer.headers, answer.body)
+                _answered.add((self, answer))
             else:
-                await self._stream(answer)
+                await self._relay(answer)
         except Refusal as refusal:
-            self._respond(refusal.status, refusal.headers, refusal.body)
+            self.respond(refusal.status, refusal.headers, refusal.body)
         except asyncio.CancelledError:
             if not self.disconnected:
                 raise
         finally:
-            try:
-                if isinstance(answer, Whole):
-                    answer.close(hung_up=self.disconnected)
-                elif answer is not None:
-                    await answer.aclose()
-            finally:
-                self._protocol.tasks.discard(self._task)
+            self._protocol.tasks.discard(self._task)
+
+    async def _relay(self, relay: Relay) -> None:
+        try:
+            await self._stream(relay)
+        finally:
+            await relay.aclose()
 
     async def _stream(self, relay: Relay) -> None:
         write, flow = self._protocol.transport.write, self._protocol.flow
@@ -392,7 +416,7 @@ class Exchange:
     def _framed(self, chunk: bytes) -> bytes:
         return chunk if self._old or not chunk else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
-    def _respond(self, status: int, headers: bytes, body: bytes) -> None:
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
         if not self.disconnected:
             self._write(status, headers, body)
             self._complete()
@@ -412,3 +436,31 @@ class Exchange:
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
+
+
+def _begin_all(exchanges: list[Exchange]) -> None:
+    exchanges = [exchange for exchange in exchanges if not exchange.disconnected]
+    engine = running_gateway().engine
+    calls = engine.begin([exchange.incoming for exchange in exchanges])
+    for exchange, call in zip(exchanges, calls, strict=True):
+        exchange.go_on(engine, call)
+
+
+def _respond_all(answered: list[tuple[Exchange, Whole]]) -> None:
+    running_gateway().engine.finish([answer for _, answer in answered])
+    step_by_step((_respond,), answered, _not_sent)
+    for exchange, answer in answered:
+        answer.close(hung_up=exchange.disconnected)
+
+
+def _respond(answered: tuple[Exchange, Whole]) -> None:
+    exchange, answer = answered
+    exchange.respond(answer.status, answer.headers, answer.body)
+
+
+def _not_sent(answered: tuple[Exchange, Whole], error: Exception) -> None:
+    logger.error("the answer to call %s could not be sent", answered[1].call.id, exc_info=error)
+
+
+_arrived = Together(_begin_all)
+_answered = Together(_respond_all)

@@ -91,7 +91,9 @@ class Shadows:
     async def _drain(self, call: Call, answer: Answer) -> None:
         call.usage = answer.usage
         if not answer.stream:
-            return Whole(answer.response.status, b"", answer.body, call, self._accounting.close).close()
+            return Whole(
+                answer.response.status, answer.body, answer.content_type, call, self._accounting.close
+            ).close()
         relay = Relay(call, answer, b"", self._accounting.close, _not_continued)
         try:
             async with asyncio.timeout(LONGEST_SECONDS):

@@ -20,7 +20,6 @@ from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming, given_request_id
 from proxy.endpoints import CHAT_COMPLETIONS
-from proxy.engine import Refusal
 from proxy.errors import (
     EndpointNotFound,
     GatewayError,
@@ -28,6 +27,7 @@ from proxy.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
+    Refusal,
     RequestTimeout,
     RequestTooLarge,
 )

@@ -13,7 +13,8 @@ from typing import Any
 
 from proxy.accounting import Accounting
 from proxy.call import Incoming
-from proxy.engine import Engine, Refusal
+from proxy.engine import Engine
+from proxy.errors import Refusal
 from proxy.failed_auth import FailedAuth
 from proxy.journal.records import Closed
 from proxy.metrics.counters import Counters

@@ -1,0 +1,51 @@
+"""What comes in one turn of the event loop is handled together.
+
+A processor's first cache for instructions holds less than a request needs from end to end. One step done for
+all requests, then the next one, finds its code there; requests done one by one evict it for each other.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+Thing = TypeVar("Thing")
+
+
+class Together(Generic[Thing]):
+    """Collects things; `handle` gets all of one turn of the event loop, and must not raise."""
+
+    __slots__ = ("_handle", "_things")
+
+    def __init__(self, handle: Callable[[list[Thing]], None]) -> None:
+        self._handle = handle
+        self._things: list[Thing] = []
+
+    def add(self, thing: Thing) -> None:
+        self._things.append(thing)
+        if len(self._things) == 1:
+            asyncio.get_running_loop().call_soon(self.handle_now)
+
+    def handle_now(self) -> None:
+        things, self._things = self._things, []
+        self._handle(things)
+
+
+def step_by_step(
+    steps: Iterable[Callable[[Thing], None]],
+    things: list[Thing],
+    failed: Callable[[Thing, Exception], None],
+) -> None:
+    """Each step for all things before the next one.
+
+    What raises takes no further step; `failed` hears of it.
+    """
+    for step in steps:
+        out: list[Thing] = []
+        for thing in things:
+            try:
+                step(thing)
+            except Exception as error:  # noqa: BLE001 whoever asks is told
+                failed(thing, error)
+                out.append(thing)
+        if out:
+            things = [thing for thing in things if thing not in out]
