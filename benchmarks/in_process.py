@@ -5,7 +5,7 @@ depend on sockets or on other processes. One request is under way at a time.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, cast
 
@@ -100,12 +100,21 @@ class InProcess:
         requests: int,
         on_end: Callable[[], None] | None = None,
         on_begin: Callable[[], None] | None = None,
+        connections: int = 1,
     ) -> None:
-        """One after the other on one connection; `on_end` is called when an answer's last byte was written.
+        """So many on each connection, one after the other.
+
+        `on_end` is called when an answer's last byte was written.
 
         Raises TimeoutError where an answer doesn't come to its end, AssertionError where it is an error.
         """
-        self._runner.run(self._run(scenario, requests, on_end or _nothing, on_begin or _nothing))
+        each = (scenario, requests, on_end or _nothing, on_begin or _nothing)
+        self._runner.run(self._run_all([self._run(*each) for _ in range(connections)]))
+
+    async def _run_all(self, connections: list[Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await asyncio.gather(*connections)
+        await asyncio.sleep(0)  # the journal writes behind the answers
 
     async def _run(
         self,
@@ -140,10 +149,8 @@ class InProcess:
         transport = MemoryTransport(write)
         protocol.connection_made(transport)
         loop.call_soon(ask)
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await done
+        await done
         transport.end(protocol)
-        await asyncio.sleep(0)  # the journal writes behind the answer
 
     def _request(self, scenario: Scenario) -> bytes:
         body = scenario.ask(self._model)

@@ -80,7 +80,6 @@ class Call:
 
     __slots__ = (
         "abandoned",
-        "answer_bytes",
         "answered_before",
         "ask",
         "attempts",
@@ -158,7 +157,6 @@ class Call:
         self.answered_before: tuple[
             tuple[TargetEntry, Usage], ...
         ] = ()  # the parts of a stream that were cut
-        self.answer_bytes = 0
         self.abandoned = ""  # what became of the provider's answer when the client was gone
         self.ended_at: float | None = None  # perf_counter
         self.left_at: float | None = None  # perf_counter; when that was, if the answer was read on

@@ -35,7 +35,7 @@ from proxy.together import step_by_step
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
-from proxy.whole import Whole
+from proxy.whole import Whole, usage_of
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -88,9 +88,10 @@ class Engine:
             if call.grant is None:
                 await self._admit_later(call)
             answer = await self._attempts.first_answer(call)
-            call.usage = answer.usage
             if answer.stream:
                 return self._relayed(call, answer)
+            assert call.ask is not None
+            call.usage = usage_of(answer, call.ask)
             if call.content is not None:
                 call.content.add(answer.body)
             return Whole(

@@ -266,7 +266,6 @@ class Relay:
         call.status = self.status
         together = self._continuation.usage if self._continuation else None
         call.usage = together or self._reader.usage
-        call.answer_bytes = self._reader.size
         unfinished = not self._over and not self._reader.whole
         if unfinished and not call.outcome:
             call.outcome, call.abandoned = "client_gone", "cancelled"
@@ -274,4 +273,4 @@ class Relay:
             call.outcome, call.error = "upstream_broken", GatewayError("", code="upstream_error_event")
         call.outcome = call.outcome or "answered"
         if call.usage is None and call.ask is not None:
-            call.usage = estimate(call.ask.size, call.answer_bytes)
+            call.usage = estimate(call.ask.size, self._reader.size)

@@ -16,7 +16,7 @@ from proxy.errors import GatewayError, UpstreamError
 from proxy.relay import Relay
 from proxy.targets.choosing import Chooser
 from proxy.targets.tags import tags_of
-from proxy.whole import Whole
+from proxy.whole import Whole, usage_of
 from routing.table import TargetEntry
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,9 @@ class Shadows:
             await self._drain(call, answer)
 
     async def _drain(self, call: Call, answer: Answer) -> None:
-        call.usage = answer.usage
         if not answer.stream:
+            assert call.ask is not None
+            call.usage = usage_of(answer, call.ask)
             return Whole(
                 answer.response.status, answer.body, answer.content_type, call, self._accounting.close
             ).close()

@@ -5,9 +5,46 @@ from collections.abc import Callable
 
 import msgspec
 
+from proxy.ask import ChatAsk
+from proxy.attempt import Answer
 from proxy.call import Call
 from proxy.errors import Refusal
-from proxy.usage import estimate
+from proxy.usage import Usage, estimate
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw()
+    reasoning_content: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = msgspec.Raw()
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+
+
+class _Texts(msgspec.Struct):
+    choices: list[_Choice]
+
+
+_texts = msgspec.json.Decoder(_Texts)
+
+
+def usage_of(answer: Answer, ask: ChatAsk) -> Usage:
+    """As the provider reported it, else estimated from what was asked and what was answered."""
+    return answer.usage or estimate(ask.size, _text_bytes(answer.body))
+
+
+def _text_bytes(body: bytes) -> int:
+    try:
+        choices = _texts.decode(body).choices
+    except msgspec.DecodeError:  # not of the usual shape: all of it, rather than nothing
+        return len(body)
+    return sum(
+        len(bytes(text))
+        for choice in choices
+        for text in (choice.message.content, choice.message.reasoning_content, choice.message.tool_calls)
+        if bytes(text) != b"null"
+    )
 
 
 class Whole(msgspec.Struct, eq=False):
@@ -31,6 +68,4 @@ class Whole(msgspec.Struct, eq=False):
             call.first_byte = time.perf_counter()
         call.status = self.status
         call.outcome = "client_gone" if hung_up else call.outcome or "answered"
-        if call.usage is None and call.ask is not None:
-            call.usage = estimate(call.ask.size, call.answer_bytes)
         self.account(call)

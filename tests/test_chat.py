@@ -259,6 +259,34 @@ def test_an_unknown_price_is_logged_as_unknown_never_as_zero(door, gpt, logged):
     assert row.cost_usd is None
 
 
+@pytest.mark.parametrize(
+    ("message", "output_tokens"),
+    [
+        ({"content": "x" * 398}, 100),  # and its quotes
+        ({"content": None, "reasoning_content": "x" * 198, "tool_calls": [1] * 67}, 100),
+    ],
+)
+def test_a_whole_answer_without_usage_is_estimated_by_its_text(
+    door, upstream, published, logged, message, output_tokens
+):
+    provider, prices = (
+        make_provider(slug="p1", base_url=upstream.url("p1")),
+        {"input_price": 1, "output_price": 2},
+    )
+    make_target(route=make_route(name="gpt"), provider=provider, upstream_model="m", **prices)
+    _, key = make_key()
+    published()
+    body = {"choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+    upstream.always("p1", Answer(body=body))
+    answer = door.chat(key)
+    row = logged(answer)
+    assert row.tokens_estimated
+    assert row.output_tokens == output_tokens
+    nano_usd = row.input_tokens * 1000 + row.output_tokens * 2000
+    assert row.cost_nano_usd == nano_usd
+    assert answer.headers["x-litellm-response-cost"] == f"{nano_usd / 10**9:.9f}"
+
+
 def test_a_streams_usage_is_logged(door, upstream, gpt, logged):
     upstream.always("p1", Answer(chunks=events("a", "b", usage=True)))
     with door.stream(gpt, stream_options={"include_usage": True}) as answer:

@@ -1,0 +1,214 @@
+"""What comes in one turn of the event loop goes through each step together."""
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from benchmarks.answers import SCENARIOS
+from benchmarks.in_process import InProcess, MemoryTransport, _protocol
+from monitoring.models import RequestLog
+from monitoring.shipping import Shipper
+from proxy.answer_headers import AnswerHeaders
+from proxy.gateway import build_gateway, running_gateway, stop_gateway
+from proxy.together import Together, step_by_step
+from tests.factories import make_key, make_provider, make_route, make_target
+
+MODEL = "gpt-4o-mini"
+MOST_TURNS = 12  # of the event loop, from a request to the end of its accounting
+
+
+def test_what_is_added_in_one_turn_is_handled_at_once_and_in_order():
+    handled: list[list[int]] = []
+    together = Together(handled.append)
+
+    async def add() -> None:
+        together.add(1)
+        together.add(2)
+        await asyncio.sleep(0)
+        together.add(3)
+        assert handled == [[1, 2]]
+        await asyncio.sleep(0)
+
+    asyncio.run(add())
+    assert handled == [[1, 2], [3]]
+
+
+def test_what_is_added_while_others_are_handled_has_the_next_turn():
+    handled: list[list[int]] = []
+
+    def handle(numbers: list[int]) -> None:
+        handled.append(numbers)
+        if numbers[0] < 3:
+            together.add(numbers[0] + 1)
+
+    together = Together(handle)
+
+    async def add() -> None:
+        together.add(1)
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    asyncio.run(add())
+    assert handled == [[1], [2], [3]]
+
+
+def test_a_step_is_done_for_all_before_the_next_one_and_what_fails_takes_no_further_step():
+    done: list[tuple[str, int]] = []
+    failed: list[tuple[int, str]] = []
+
+    def step(name: str, bad: int) -> Any:
+        def take(number: int) -> None:
+            if number == bad:
+                raise ValueError(name)
+            done.append((name, number))
+
+        return take
+
+    step_by_step(
+        (step("a", 2), step("b", 0), step("c", 1)),
+        [1, 2, 3],
+        lambda number, error: failed.append((number, str(error))),
+    )
+    assert done == [("a", 1), ("a", 3), ("b", 1), ("b", 3), ("c", 3)]
+    assert failed == [(2, "a"), (1, "c")]
+
+
+@pytest.fixture
+def engine(settings, tmp_path, transactional_db):
+    """Everything has limits; the network is in memory."""
+    settings.JOURNAL_DIR, settings.DATA_DIR = tmp_path / "journal", tmp_path
+    settings.LIMITS_FILE, settings.REDIS_URL = tmp_path / "limits.json", ""
+    provider = make_provider(slug="openai", rpm=10_000)
+    route = make_route(name=MODEL, parallel=100)
+    make_target(route=route, provider=provider, upstream_model=MODEL, tpm=10**7)
+    _, key = make_key(rpm=10_000, budget_usd=100)
+    stop_gateway()
+    gateway = build_gateway()
+    gateway.keeper.refresh()
+    with InProcess(gateway, key, MODEL) as running:
+        running.run(SCENARIOS["json"], 1)
+        yield running
+
+
+class Client:
+    """One connection; `told` is what it was answered."""
+
+    def __init__(self, loop: Any, request: bytes) -> None:
+        self.told = b""
+        self._protocol = _protocol(loop)
+        self._transport = MemoryTransport(self._hear)
+        self._protocol.connection_made(cast(Any, self._transport))
+        self._request = request
+
+    def _hear(self, data: bytes) -> None:
+        self.told += data
+
+    def ask(self) -> None:
+        self._protocol.data_received(self._request)
+
+    def leave(self) -> None:
+        self._transport.end(self._protocol)
+
+
+def rows(tmp_path) -> Counter[tuple[str, int | None]]:
+    Shipper(tmp_path / "journal").ship()
+    return Counter(RequestLog.objects.values_list("outcome", "status"))
+
+
+def held() -> list[Any]:
+    admission: Any = running_gateway().admission
+    return [found for found in admission.budgets() if found[4] or found[5]]
+
+
+@pytest.mark.parametrize("scenario", ["json", "s32"])
+def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scenario):
+    """Also when its call is admitted and the task that is to go on with it has not run yet."""
+
+    async def leave_after(turns: int) -> None:
+        client = Client(asyncio.get_running_loop(), engine._request(SCENARIOS[scenario]))
+        client.ask()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.leave()
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    for turns in range(MOST_TURNS):
+        engine._runner.run(leave_after(turns))
+        assert held() == [], f"left after {turns} turns"
+    found = rows(tmp_path)
+    known = {("client_gone", None), ("client_gone", 200), ("answered", 200)}
+    assert set(found) <= known
+    assert found["client_gone", None] >= 2
+    # Who leaves before the gateway has looked at the request leaves no row.
+    assert found.total() == MOST_TURNS  # and the one before: that of engine
+
+
+def test_one_request_that_fails_fails_alone(engine, tmp_path, monkeypatch):
+    """Refused ones, a broken one and good ones in one turn: each gets its own answer."""
+    of_answer, broken = AnswerHeaders.of_answer, []
+
+    def fail_once(self: AnswerHeaders, *arguments: Any) -> bytes:
+        if not broken:
+            broken.append(True)
+            raise RuntimeError("a fault of the gateway's own")
+        return of_answer(self, *arguments)
+
+    good = engine._request(SCENARIOS["json"])
+    requests = {
+        "broken": good,
+        "good": good,
+        "no key": good.replace(b"authorization: Bearer sk-", b"authorization: Bearer no-"),
+        "no model": good.replace(b'"gpt-4o-mini"', b'"gpt-4o-none"'),
+        "also good": good,
+    }
+
+    async def ask_all() -> dict[str, bytes]:
+        loop = asyncio.get_running_loop()
+        clients = {name: Client(loop, request) for name, request in requests.items()}
+        for client in clients.values():
+            client.ask()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        for client in clients.values():
+            client.leave()
+        return {name: client.told[9:12] for name, client in clients.items()}
+
+    monkeypatch.setattr(AnswerHeaders, "of_answer", fail_once)
+    statuses = engine._runner.run(ask_all())
+    wanted = {"broken": b"500", "good": b"200", "no key": b"401", "no model": b"404", "also good": b"200"}
+    assert statuses == wanted
+    assert held() == []
+    found = rows(tmp_path)
+    assert found == {("answered", 200): 3, ("failed", 500): 1, ("refused", 401): 1, ("refused", 404): 1}
+
+
+def test_a_call_that_can_not_be_accounted_for_keeps_no_limit_and_no_other_call_back(engine, tmp_path, caplog):
+    accounting = running_gateway().engine.accounting
+    closed, seen = accounting._rows.closed, []
+
+    def fail_first(call: Any, fate: str) -> Any:
+        seen.append(call.id)
+        if len(seen) == 1:
+            raise RuntimeError("a fault of the gateway's own")
+        return closed(call, fate)
+
+    accounting._rows = SimpleNamespace(closed=fail_first, opened=accounting._rows.opened)
+
+    async def ask_both() -> None:
+        loop = asyncio.get_running_loop()
+        clients = [Client(loop, engine._request(SCENARIOS["json"])) for _ in range(2)]
+        for client in clients:
+            client.ask()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        for client in clients:
+            client.leave()
+
+    engine._runner.run(ask_both())
+    assert held() == []
+    assert [record.args for record in caplog.records if "accounted" in record.msg] == [(seen[0],)]
+    assert len(seen) == 2
