@@ -10,6 +10,7 @@ import math
 import time
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httptools
 from django.conf import settings
@@ -50,6 +51,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.begun = time.perf_counter()
         self.most_body_bytes: int = settings.MAX_BODY_BYTES
+        self.turns = _turns.setdefault(self.loop, Turns())
         if not FastLaneProtocol._looks:
             FastLaneProtocol._looks = True
             self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
@@ -328,7 +330,7 @@ class Exchange:
         parts, self._body = self._body, []
         self._incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._started = True
-        _arrived.add(self)
+        self._protocol.turns.arrived.add(self)
 
     @property
     def incoming(self) -> Incoming:
@@ -379,7 +381,7 @@ class Exchange:
         try:
             answer = await engine.go_on(call)
             if isinstance(answer, Whole):
-                _answered.add((self, answer))
+                self._protocol.turns.answered.add((self, answer))
             else:
                 await self._relay(answer)
         except Refusal as refusal:
@@ -438,6 +440,17 @@ class Exchange:
         self._protocol.on_response_complete()
 
 
+class Turns:
+    """Of one event loop: what arrived in a turn of it, and what was answered."""
+
+    def __init__(self) -> None:
+        self.arrived = Together(_begin_all)
+        self.answered = Together(_respond_all)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
+
+
 def _begin_all(exchanges: list[Exchange]) -> None:
     exchanges = [exchange for exchange in exchanges if not exchange.disconnected]
     engine = running_gateway().engine
@@ -460,7 +473,3 @@ def _respond(answered: tuple[Exchange, Whole]) -> None:
 
 def _not_sent(answered: tuple[Exchange, Whole], error: Exception) -> None:
     logger.error("the answer to call %s could not be sent", answered[1].call.id, exc_info=error)
-
-
-_arrived = Together(_begin_all)
-_answered = Together(_respond_all)
