@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from functools import lru_cache
 
 import msgspec
@@ -180,10 +181,13 @@ async def _read(
     return Answer(target, link, response, content_type or "application/json", body, False, trial, usage)
 
 
-async def next_chunk(response: UpstreamResponse, stall: float | None) -> bytes:
+def next_chunk(response: UpstreamResponse, stall: float | None) -> Awaitable[bytes]:
     """b"" at the end. Raises TransportFault, also where nothing came for `stall` seconds."""
-    if stall is None:
-        return await response.next_chunk()
+    # No coroutine of its own: each one in between would be passed for every chunk.
+    return response.next_chunk() if stall is None else _next_in_time(response, stall)
+
+
+async def _next_in_time(response: UpstreamResponse, stall: float) -> bytes:
     try:
         with Deadline(stall):
             return await response.next_chunk()

@@ -106,7 +106,7 @@ class Relay:
         try:
             while self._answer is not None:
                 try:
-                    chunk = await self._raw_chunk(self._answer)
+                    chunk = self._kept_chunk() if self._first else await self._coming_chunk(self._answer)
                 except TransportFault as fault:
                     return await (self._ended() if self._reader.done else self._cut(fault))
                 if not chunk:
@@ -118,16 +118,17 @@ class Relay:
             logger.exception("call %s failed in the gateway, in the middle of its stream", self._call.id)
             return await self._end_with(GatewayError(), "failed")
 
-    async def _raw_chunk(self, answer: Answer) -> bytes:
+    def _kept_chunk(self) -> bytes:
+        chunk, self._first = self._first, b""
+        if not self._closed:
+            self._call.first_byte = self._call.first_byte or time.perf_counter()
+        return chunk
+
+    def _coming_chunk(self, answer: Answer) -> Awaitable[bytes]:
         """Raises TransportFault where the stream is broken."""
-        if self._first:
-            chunk, self._first = self._first, b""
-            if not self._closed:
-                self._call.first_byte = self._call.first_byte or time.perf_counter()
-            return chunk
         if fault := self._fault():
             raise ConnectionBroken(fault)
-        return await next_chunk(answer.response, self._stall)
+        return next_chunk(answer.response, self._stall)
 
     def _good(self, chunk: bytes) -> bytes:
         """What of the chunk may be passed on; _fault() tells why it isn't all."""

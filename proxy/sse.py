@@ -115,6 +115,8 @@ class StreamReader:
 
     def _read_plain(self, chunk: bytes) -> bool:
         """False, and nothing is noted, where the chunk must be read line by line."""
+        if chunk.count(b"\n") == 2:
+            return self._read_one(chunk[6:-2])
         data = chunk[6:-2].split(b"\n\ndata: ")
         done = data[-1] == b"[DONE]"
         if done:
@@ -125,6 +127,18 @@ class StreamReader:
         for event, its_data in zip(events, data, strict=True):
             self._note(event, its_data)
         self.done = self.done or done
+        return True
+
+    def _read_one(self, data: bytes) -> bool:
+        """The same of one event."""
+        if data == b"[DONE]":
+            self.done = True
+            return True
+        try:
+            event = _event.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        self._note(event, data)
         return True
 
     def _keep_rest(self, rest: bytes) -> None:
