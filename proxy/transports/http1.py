@@ -17,11 +17,11 @@ class Http1Response:
     """Status, headers and body as they arrive. One task reads; the connection writes."""
 
     __slots__ = (
-        "_chunks",
         "_connection",
         "_fault",
         "_size",
         "_waiter",
+        "chunks",
         "complete",
         "headers",
         "started",
@@ -36,7 +36,7 @@ class Http1Response:
         self.complete = False
         self._connection = connection
         self.headers: list[tuple[bytes, bytes]] = []
-        self._chunks: list[bytes] = []
+        self.chunks: list[bytes] = []
         self._size = 0
         self._fault: TransportFault | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -71,7 +71,7 @@ class Http1Response:
         return self._taken()
 
     async def next_chunk(self) -> bytes:
-        while not self._chunks:
+        while not self.chunks:
             if self.complete:
                 return b""
             await self._arrival()
@@ -80,7 +80,7 @@ class Http1Response:
 
     @property
     def over(self) -> bool:
-        return self.complete and not self._chunks
+        return self.complete and not self.chunks
 
     async def aclose(self) -> None:
         self.abandon()
@@ -93,16 +93,13 @@ class Http1Response:
         """They belonged to a 1xx; the answer brings its own."""
         self.headers.clear()
 
-    def take_head(self, size: int) -> None:
-        """So many bytes came, and the head is not whole yet."""
+    def bound(self, size: int) -> None:
+        """So many bytes more came, and there will be others. Raises ConnectionBroken for too many."""
         self._size += size
-        if self._size > LONGEST_HEAD:
-            raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
-
-    def take_body(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > HIGH_WATER:
+        if not self.started:
+            if self._size > LONGEST_HEAD:
+                raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
+        elif self._size > HIGH_WATER:
             if self.stream:
                 self._connection.hold_back()
             elif self._size > LONGEST_ANSWER:
@@ -130,13 +127,13 @@ class Http1Response:
         return waiter
 
     def _check(self) -> None:
-        if self._fault is not None and not self._chunks:
+        if self._fault is not None and not self.chunks:
             raise self._fault
 
     def _taken(self) -> bytes:
-        chunks = self._chunks
+        chunks = self.chunks
         taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
+        self.chunks = []
         if self._size > HIGH_WATER and not self.complete:  # else the connection serves another by now
             self._connection.go_on()
         self._size = 0
@@ -239,8 +236,8 @@ class Http1Connection(asyncio.Protocol):
     def _feed(self, response: Http1Response, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-            if not response.started:
-                response.take_head(len(data))
+            if not response.complete:
+                response.bound(len(data))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             ours = error.__context__  # where a callback of ours put an end to it
             malformed = ConnectionBroken("answered with malformed HTTP")
@@ -289,7 +286,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         if self._response is not None:
-            self._response.take_body(data)
+            self._response.chunks.append(data)
 
     def on_message_complete(self) -> None:
         response = self._response
