@@ -1,7 +1,7 @@
 """The fast lane, the engine and the fast transport as they are, over a network in memory.
 
 For `make profile` and for counting what a request costs: nothing else runs in between, so figures don't
-depend on sockets or on other processes. One request is under way at a time.
+depend on sockets or on other processes. One request is under way at a time on each connection.
 """
 
 import asyncio

@@ -229,11 +229,10 @@ class _NoEvent:
 
 
 class Exchange:
-    """One request and its answer. The attributes without underscore are what the base class looks at."""
+    """One request and its answer. Most attributes without underscore are what the base class looks at."""
 
     __slots__ = (
         "_body",
-        "_incoming",
         "_limit",
         "_linger",
         "_my_turn",
@@ -250,6 +249,7 @@ class Exchange:
         "_whole",
         "body",
         "disconnected",
+        "incoming",
         "keep_alive",
         "more_body",
         "response_complete",
@@ -262,7 +262,7 @@ class Exchange:
         self._old = protocol.parser.get_http_version() == "1.0"  # knows no chunks
         self.keep_alive = not self._old and protocol.parser.should_keep_alive()
         self._protocol = protocol
-        self._incoming = incoming
+        self.incoming = incoming
         self._limit = protocol.most_body_bytes
         self._body: list[bytes] = []
         self._size = 0
@@ -279,7 +279,7 @@ class Exchange:
         """All earlier answers of this connection are sent."""
         self._my_turn = True
         self._protocol.running = self
-        announced = self._incoming.headers.get(b"content-length", b"0")
+        announced = self.incoming.headers.get(b"content-length", b"0")
         if int(announced) > self._limit:
             self._refuse_body()
         elif self._whole:
@@ -328,13 +328,9 @@ class Exchange:
         if self._refused:
             return
         parts, self._body = self._body, []
-        self._incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._started = True
         self._protocol.turns.arrived.add(self)
-
-    @property
-    def incoming(self) -> Incoming:
-        return self._incoming
 
     def go_on(self, engine: Engine, call: Call) -> None:
         """The engine has begun with the call."""
@@ -359,7 +355,7 @@ class Exchange:
     def _refuse(self, error: GatewayError) -> None:
         self._refused = True
         self.keep_alive = False
-        refusal = running_gateway().engine.refuse(self._incoming, error)
+        refusal = running_gateway().engine.refuse(self.incoming, error)
         self._write(refusal.status, refusal.headers, refusal.body)
 
     def end_if_stalled(self, now: float) -> None:

@@ -40,12 +40,12 @@ def step_by_step(
     What raises takes no further step; `failed` hears of it.
     """
     for step in steps:
-        out: list[Thing] = []
+        out: set[int] = set()
         for thing in things:
             try:
                 step(thing)
             except Exception as error:  # noqa: BLE001 whoever asks is told
                 failed(thing, error)
-                out.append(thing)
+                out.add(id(thing))
         if out:
-            things = [thing for thing in things if thing not in out]
+            things = [thing for thing in things if id(thing) not in out]
