@@ -16,7 +16,13 @@ from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, Upstr
 from proxy.retry_after import told_wait
 from proxy.sse import StreamReader
 from proxy.targets.board import Board, Trial
-from proxy.transports.base import TransportFault, TransportTimeout, UpstreamRequest, UpstreamResponse
+from proxy.transports.base import (
+    Sink,
+    TransportFault,
+    TransportTimeout,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
@@ -181,16 +187,24 @@ async def _read(
     return Answer(target, link, response, content_type or "application/json", body, False, trial, usage)
 
 
-def next_chunk(response: UpstreamResponse, stall: float | None) -> Awaitable[bytes]:
-    """b"" at the end. Raises TransportFault, also where nothing came for `stall` seconds."""
-    # No coroutine of its own: each one in between would be passed for every chunk.
-    return response.next_chunk() if stall is None else _next_in_time(response, stall)
+def next_chunk(response: UpstreamResponse, stall: float | None, sink: Sink | None = None) -> Awaitable[bytes]:
+    """b"" at the end; see UpstreamResponse.next_chunk().
+
+    Raises TransportFault, also where nothing came for `stall` seconds.
+    """
+    return response.next_chunk(sink) if stall is None else _next_in_time(response, stall, sink)
 
 
-async def _next_in_time(response: UpstreamResponse, stall: float) -> bytes:
+async def _next_in_time(response: UpstreamResponse, stall: float, sink: Sink | None) -> bytes:
+    deadline = Deadline(stall)
+
+    def take(chunk: bytes) -> bool:
+        deadline.renew()
+        return sink is not None and sink(chunk)
+
     try:
-        with Deadline(stall):
-            return await response.next_chunk()
+        with deadline:
+            return await response.next_chunk(take)
     except DeadlinePassed:
         raise TransportTimeout(f"sent nothing for {stall:g} s") from None
 

@@ -4,6 +4,7 @@ import asyncio
 from types import TracebackType
 
 TICK = 0.2  # seconds between two looks at the long deadlines
+CLOCK_STEP = 0.001  # seconds; a timer may come that much early
 LONG = 10.0  # seconds; from here on a deadline may pass up to a tick late
 
 
@@ -17,7 +18,7 @@ class Deadline:
     Exact below LONG seconds; longer ones share one timer, since nearly all of them never pass.
     """
 
-    __slots__ = ("_clock", "_passed", "_seconds", "_task", "_timer", "due")
+    __slots__ = ("_clock", "_loop", "_passed", "_seconds", "_task", "_timer", "due")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -25,19 +26,20 @@ class Deadline:
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._clock: _Clock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.due = 0.0  # by the clock of the event loop
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(loop)
+        self.due = loop.time() + self._seconds
         if self._seconds >= LONG:
-            self.due = loop.time() + self._seconds
             self._clock = clock = _clock if _clock is not None and _clock.loop is loop else _new_clock(loop)
             clock.open.add(self)
             if not clock.runs:
                 clock.start()
         else:
-            self._timer = loop.call_later(max(self._seconds, 0.0), self.over)
+            self._timer = loop.call_later(max(self._seconds, 0.0), self._look)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -52,10 +54,24 @@ class Deadline:
         if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlinePassed from error
 
+    def renew(self) -> None:
+        """From now on it is the same number of seconds again."""
+        assert self._loop is not None
+        self.due = self._loop.time() + self._seconds
+
     def over(self) -> None:
         assert self._task is not None
         self._passed = True
         self._task.cancel()
+
+    def _look(self) -> None:
+        """What a short one's timer calls."""
+        assert self._loop is not None
+        left = self.due - self._loop.time()
+        if left > CLOCK_STEP:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self.over()
 
 
 class _Clock:

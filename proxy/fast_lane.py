@@ -398,6 +398,7 @@ class Exchange:
         write, flow = self._protocol.transport.write, self._protocol.flow
         unsent = self._head(relay.status, relay.headers) + (b"\r\n" if self._old else CHUNKED + b"\r\n")
         unsent += self._framed(relay.first_chunk())
+        relay.pass_to(self)
         while True:
             if not relay.ends:  # else the end goes out in the same write
                 write(unsent)
@@ -410,6 +411,13 @@ class Exchange:
             unsent += self._framed(chunk)
         write(unsent if self._old else unsent + b"0\r\n\r\n")
         self._complete()
+
+    @property
+    def behind(self) -> bool:
+        return self._protocol.flow.write_paused
+
+    def send(self, chunk: bytes) -> None:
+        self._protocol.transport.write(self._framed(chunk))
 
     def _framed(self, chunk: bytes) -> bytes:
         return chunk if self._old or not chunk else b"%x\r\n%b\r\n" % (len(chunk), chunk)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from proxy.abandoned import Abandoned
 from proxy.attempt import Answer, next_chunk
@@ -12,11 +13,23 @@ from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
-from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
+from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
 from proxy.usage import estimate
 
 FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
 logger = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """Gets a stream's chunks as they arrive."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether it reads more slowly than it is sent to."""
+
+    def send(self, chunk: bytes) -> None:
+        """Does not wait, and does not raise."""
+
 
 Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
@@ -33,6 +46,9 @@ def redacted(error_event: bytes, call: Call) -> bytes:
 class Relay:
     """A stream on its way. The door calls next_chunk() until b"", and aclose() however it ends.
 
+    A client that it was told of (pass_to()) gets most chunks without the door: to wake a task for each
+    costs more than all else that is done for a chunk.
+
     A class, not a generator: closing a generator that never started would skip its `finally`.
     """
 
@@ -41,6 +57,7 @@ class Relay:
         "_account",
         "_answer",
         "_call",
+        "_client",
         "_closed",
         "_continuation",
         "_filter",
@@ -50,6 +67,8 @@ class Relay:
         "_over",
         "_reader",
         "_resume",
+        "_send",
+        "_sink",
         "_stall",
         "headers",
         "status",
@@ -83,6 +102,9 @@ class Relay:
         self._over = False  # whether the stream came to some end of its own
         self._closed = False
         self._left_as = "client_gone"  # the outcome of a stream that was read on
+        self._client: Client | None = None
+        self._send: Callable[[bytes], None] | None = None
+        self._sink: Sink | None = None
 
     def first_chunk(self) -> bytes:
         """What of the stream is here already, to be sent together with its head; may be nothing."""
@@ -100,6 +122,10 @@ class Relay:
     def ends(self) -> bool:
         """Whether the whole stream was handed out: next_chunk() says so without waiting."""
         return self._reader.whole and self._answer is not None and self._answer.response.over
+
+    def pass_to(self, client: Client) -> None:
+        """From the next next_chunk() on: what comes while that waits is the client's at once."""
+        self._client, self._send, self._sink = client, client.send, self._pass
 
     async def next_chunk(self) -> bytes:
         """The next bytes for the client, b"" at the end; a stream that breaks ends with an error event."""
@@ -128,7 +154,19 @@ class Relay:
         """Raises TransportFault where the stream is broken."""
         if fault := self._fault():
             raise ConnectionBroken(fault)
-        return next_chunk(answer.response, self._stall)
+        return next_chunk(answer.response, self._stall, self._sink)
+
+    def _pass(self, chunk: bytes) -> bool:
+        """The sink of next_chunk(). Raises ConnectionBroken, which ends its wait, behind what is good."""
+        assert self._client is not None
+        assert self._send is not None
+        if self._client.behind:
+            return False
+        if good := self._good(chunk):
+            self._send(good)
+        if fault := self._fault():
+            raise ConnectionBroken(fault)
+        return True
 
     def _good(self, chunk: bytes) -> bytes:
         """What of the chunk may be passed on; _fault() tells why it isn't all."""
@@ -227,6 +265,7 @@ class Relay:
         if self._closed:
             return
         self._closed = True
+        self._client = self._send = self._sink = None
         if self._is_read_on():
             return
         self._settle_outcome()

@@ -9,6 +9,7 @@ from proxy.reported_usage import ReportedUsage
 from proxy.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
+NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
 LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
 NULL = msgspec.Raw(b"null")
 EMPTY_DELTA = 2 + len(NULL)  # the quotes of the one text, and the other one that isn't there
@@ -19,16 +20,16 @@ class _Delta(msgspec.Struct, gc=False):
     reasoning_content: msgspec.Raw = NULL
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     delta: _Delta | None = None
 
 
-class _Inner(msgspec.Struct):
+class _Inner(msgspec.Struct, gc=False):
     usage: ReportedUsage | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     """Of chat completions; in those of other APIs the usage may be one step deeper."""
 
     choices: list[_Choice] | None = None
@@ -48,11 +49,11 @@ _event = msgspec.json.Decoder(_Event)
 
 def _decoded(data: list[bytes]) -> list[_Event] | None:
     """What several events carry, decoded together; None where they must be read one by one."""
-    lines = b"\n".join(data)
-    if lines.count(b"\n") != len(data) - 1:
-        return None
+    for line in data:
+        if NEWLINE in line:
+            return None
     try:
-        events = _event.decode_lines(lines)
+        events = _event.decode_lines(b"\n".join(data))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return events if len(events) == len(data) else None  # else one went on in the next
@@ -115,7 +116,7 @@ class StreamReader:
 
     def _read_plain(self, chunk: bytes) -> bool:
         """False, and nothing is noted, where the chunk must be read line by line."""
-        if chunk.count(b"\n") == 2:
+        if chunk.find(b"\n") == len(chunk) - 2:
             return self._read_one(chunk[6:-2])
         data = chunk[6:-2].split(b"\n\ndata: ")
         done = data[-1] == b"[DONE]"

@@ -49,7 +49,7 @@ class UsageFilter:
 
     def take(self, lines: bytes) -> bytes:
         """Whole lines, or what of them came last."""
-        if b'"usage"' not in lines and not self._blank_goes:
+        if lines.find(b'"usage"') < 0 and not self._blank_goes:
             return lines
         lines = lines.replace(b',"usage":null', b"")
         if b'"usage"' not in lines and not self._blank_goes:

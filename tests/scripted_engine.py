@@ -21,7 +21,7 @@ from proxy.metrics.counters import Counters
 from proxy.relay import Relay
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
-from proxy.transports.base import ConnectFailed, ConnectionBroken, UpstreamRequest
+from proxy.transports.base import ConnectFailed, ConnectionBroken, Sink, UpstreamRequest
 from proxy.upstreams import Upstreams
 from proxy.whole import Whole
 from routing.gateway_keys import digest
@@ -67,12 +67,14 @@ class ScriptedResponse:
             parts.append(chunk)
         return b"".join(parts)
 
-    async def next_chunk(self) -> bytes:
+    async def next_chunk(self, sink: Sink | None = None) -> bytes:
         while self._chunks:
             step = self._chunks.popleft()
             if isinstance(step, bytes):
                 await asyncio.sleep(0)
-                return step
+                if sink is None or not sink(step):
+                    return step
+                continue
             if isinstance(step, Exception):
                 raise step
             await asyncio.sleep(step)
@@ -80,6 +82,22 @@ class ScriptedResponse:
 
     async def aclose(self) -> None:
         await asyncio.sleep(0)
+
+
+class ScriptedClient:
+    """Is behind at every third chunk."""
+
+    def __init__(self) -> None:
+        self.told = b""
+        self._chunks = 0
+
+    @property
+    def behind(self) -> bool:
+        return self._chunks % 3 == 2
+
+    def send(self, chunk: bytes) -> None:
+        self.told += chunk
+        self._chunks += 1
 
 
 @dataclass
@@ -194,14 +212,15 @@ class ScriptedEngine:
         return await self._relayed(relay)
 
     async def _relayed(self, relay: Relay) -> str:
-        told = b""
+        client = ScriptedClient()
+        relay.pass_to(client)
         try:
             while chunk := await relay.next_chunk():
-                told += chunk
+                client.send(chunk)
                 await asyncio.sleep(0)
         finally:
             await relay.aclose()
-        return "broken" if b'data: {"error"' in told else ""
+        return "broken" if b'data: {"error"' in client.told else ""
 
     def in_use(self) -> dict[str, int]:
         """What is still held somewhere, though no call is in flight: nothing."""

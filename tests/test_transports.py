@@ -159,6 +159,80 @@ async def test_a_stream_is_handed_on_as_it_arrives(transport):
         assert await response.next_chunk() == b""
 
 
+class Steps:
+    """A stream of five chunks, each of which comes when it is called for."""
+
+    def __init__(self):
+        self.next = asyncio.Semaphore(0)
+
+    async def __call__(self, peer):
+        await peer.request()
+        await peer.send(CHUNKED)
+        for word in (b"one", b"two", b"three", b"four", b"five"):
+            await self.next.acquire()
+            await peer.send(b"%x\r\n%b\r\n" % (len(word), word))
+        await peer.send(b"0\r\n\r\n")
+
+    def come(self, count=1):
+        for _ in range(count):
+            self.next.release()
+
+
+async def test_what_comes_during_a_wait_is_the_sinks_up_to_what_it_does_not_take(transport):
+    steps, taken = Steps(), []
+
+    def sink(chunk):
+        steps.come()
+        if len(taken) == 2:
+            return False
+        taken.append(chunk)
+        return True
+
+    async with serving(steps) as server, transport() as made:
+        response = await made.send(post(server, stream=True))
+        steps.come()
+        assert await response.next_chunk() == b"one"
+        steps.come()
+        assert await response.next_chunk(sink) == b"four"
+        assert await body_of(response, True) == b"five"
+        assert taken == [b"two", b"three"]
+
+
+async def test_what_a_sink_raises_ends_the_wait_for_it(transport):
+    steps = Steps()
+
+    def sink(chunk):
+        raise ConnectionBroken(f"enough of {chunk.decode()}")
+
+    async with serving(steps) as server, transport() as made:
+        response = await made.send(post(server, stream=True))
+        steps.come()
+        with pytest.raises(ConnectionBroken, match="enough of one"):
+            await response.next_chunk(sink)
+        steps.come(4)
+        assert await body_of(response, True) == b"twothreefourfive"
+
+
+async def test_a_sink_gets_nothing_after_its_wait_was_cancelled(transport):
+    steps, taken = Steps(), []
+
+    def sink(chunk):
+        taken.append(chunk)
+        return True
+
+    async with serving(steps) as server, transport() as made:
+        response = await made.send(post(server, stream=True))
+        steps.come()
+        wait = asyncio.ensure_future(response.next_chunk(sink))
+        await eventually(lambda: taken, "the sink has a chunk")
+        wait.cancel()
+        steps.come(4)
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+        assert await body_of(response, True) == b"twothreefourfive"
+        assert taken == [b"one"]
+
+
 async def test_a_redirect_is_handed_on_not_followed(transport):
     answer = whole(b"", b"location: /other", status=b"302 Found")
     seen = []

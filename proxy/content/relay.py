@@ -3,7 +3,7 @@
 from typing import Any
 
 from proxy.call import Call
-from proxy.relay import Relay
+from proxy.relay import Client, Relay
 
 
 class RecordedRelay(Relay):
@@ -18,6 +18,15 @@ class RecordedRelay(Relay):
         chunk = super().first_chunk()
         self._content.add(chunk)
         return chunk
+
+    def pass_to(self, client: Client) -> None:
+        super().pass_to(client)
+        self._send = self._record
+
+    def _record(self, chunk: bytes) -> None:
+        assert self._client is not None
+        self._client.send(chunk)
+        self._content.add(chunk)
 
     async def next_chunk(self) -> Any:
         chunk = await super().next_chunk()

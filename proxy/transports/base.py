@@ -1,8 +1,11 @@
 """The contract of a transport; tests/test_transports.py holds every one to it."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+Sink = Callable[[bytes], bool]
+"""Takes a chunk as soon as it is here. False: it did not take it. What it raises, ends the wait."""
 
 
 class RequestHead:
@@ -58,10 +61,11 @@ class UpstreamResponse(Protocol):
     async def read(self) -> bytes:
         """The whole body. Raises TransportFault."""
 
-    async def next_chunk(self) -> bytes:
+    async def next_chunk(self, sink: Sink | None = None) -> bytes:
         """The next bytes as they arrived; b"" at the end. Raises TransportFault.
 
-        Whoever was cancelled while waiting may ask again: nothing is lost.
+        What comes during the wait goes to `sink`, and the wait goes on, up to a chunk that it doesn't take;
+        the last chunk may pass it by. Whoever was cancelled while waiting may ask again: nothing is lost.
         """
 
     async def aclose(self) -> None:

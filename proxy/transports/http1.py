@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import httptools
 
-from proxy.transports.base import ConnectionBroken, TransportFault, TransportTimeout
+from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
 
 HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back
 LONGEST_ANSWER = 512 * 1024 * 1024  # bytes of an answer that is collected whole
@@ -19,6 +19,7 @@ class Http1Response:
     __slots__ = (
         "_connection",
         "_fault",
+        "_sink",
         "_size",
         "_waiter",
         "chunks",
@@ -39,6 +40,7 @@ class Http1Response:
         self.chunks: list[bytes] = []
         self._size = 0
         self._fault: TransportFault | None = None
+        self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
@@ -70,7 +72,8 @@ class Http1Response:
             self._check()
         return self._taken()
 
-    async def next_chunk(self) -> bytes:
+    async def next_chunk(self, sink: Sink | None = None) -> bytes:
+        self._sink = sink
         while not self.chunks:
             if self.complete:
                 return b""
@@ -116,8 +119,23 @@ class Http1Response:
 
     def wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is not None and not waiter.done() and not self._handed_on(waiter):
             waiter.set_result(None)
+
+    def _handed_on(self, waiter: asyncio.Future[None]) -> bool:
+        """Whether the sink of who waits has taken what came; he waits on then."""
+        if self._sink is None or self.complete or not self.chunks or self._fault is not None:
+            return False
+        chunk = self._taken()
+        try:
+            taken = self._sink(chunk)
+        except Exception as error:  # noqa: BLE001 who waits is told
+            waiter.set_exception(error)
+            return True
+        if not taken:
+            self.chunks.append(chunk)
+            self._size = len(chunk)
+        return taken
 
     def _arrival(self) -> asyncio.Future[None]:
         """Done when more of the answer is here, or nothing will come."""

@@ -9,6 +9,7 @@ import httpx
 from proxy.transports.base import (
     ConnectFailed,
     ConnectionBroken,
+    Sink,
     TransportFault,
     TransportTimeout,
     UpstreamRequest,
@@ -58,13 +59,15 @@ class HttpxResponse:
         with _mapped():
             return await self._response.aread()
 
-    async def next_chunk(self) -> bytes:
-        # In a task of its own: a cancelled read would end httpx's stream for good.
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._next())
-        chunk = await asyncio.shield(self._reading)
-        self._reading = None
-        return chunk
+    async def next_chunk(self, sink: Sink | None = None) -> bytes:
+        while True:
+            # In a task of its own: a cancelled read would end httpx's stream for good.
+            if self._reading is None:
+                self._reading = asyncio.ensure_future(self._next())
+            chunk = await asyncio.shield(self._reading)
+            self._reading = None
+            if not chunk or sink is None or not sink(chunk):
+                return chunk
 
     async def _next(self) -> bytes:
         with _mapped():
