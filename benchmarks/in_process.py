@@ -19,6 +19,7 @@ from benchmarks.upstream import WRITES
 from gateway_project import web
 from gateway_project.lane import FastLaneProtocol
 from proxy.gateway import Gateway
+from proxy.together import Together
 
 LIMIT_SECONDS = 120
 COMMON_HEADERS = [(b"date", b"Thu, 01 Jan 2026 00:00:00 GMT")]  # uvicorn's, of which it makes new ones
@@ -59,16 +60,24 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryLoop(uvloop.Loop):
-    """Whoever opens a connection gets one to a provider in memory; see benchmarks/upstream.py."""
+    """Whoever opens a connection gets one to a provider in memory; see benchmarks/upstream.py.
+
+    What is written during a turn leaves at its end, as with uvloop's own transports.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: Together[tuple[asyncio.Protocol, bytes]] = Together(self.provide)
 
     async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         protocol = protocol_factory()
-        transport = MemoryTransport(lambda data: self.provide(protocol, data))
+        transport = MemoryTransport(lambda data: self._asked.add((protocol, data)))
         protocol.connection_made(transport)
         return transport, protocol
 
-    def provide(self, protocol: asyncio.Protocol, request: bytes) -> None:
-        self.call_soon(self.send, protocol, WRITES[mark_in(request)], 0)
+    def provide(self, asked: list[tuple[asyncio.Protocol, bytes]]) -> None:
+        for protocol, request in asked:
+            self.call_soon(self.send, protocol, WRITES[mark_in(request)], 0)
 
     def send(self, protocol: asyncio.Protocol, writes: list[bytes], index: int) -> None:
         protocol.data_received(writes[index])
@@ -82,6 +91,8 @@ class InProcess:
     def __init__(self, gateway: Gateway, key: str, model: str) -> None:
         self._gateway, self._key, self._model = gateway, key, model
         self._runner = asyncio.Runner(loop_factory=MemoryLoop)
+        self.state = ServerState()
+        self.state.default_headers = list(COMMON_HEADERS)
 
     def __enter__(self) -> "InProcess":
         proxy.gateway._Running.gateway = self._gateway
@@ -125,7 +136,8 @@ class InProcess:
     ) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        ending = b"0\r\n\r\n" if scenario.is_stream else scenario.answer[-40:]
+        chunked = scenario.is_stream and not scenario.at_once
+        ending = b"0\r\n\r\n" if chunked else scenario.answer[-40:]
         request, left = self._request(scenario), requests
         begun = True
 
@@ -145,7 +157,7 @@ class InProcess:
                 left -= 1
                 loop.call_soon(ask) if left else loop.call_soon(done.set_result, None)
 
-        protocol = _protocol(cast(Any, loop))
+        protocol = _protocol(cast(Any, loop), self.state)
         transport = MemoryTransport(write)
         protocol.connection_made(transport)
         loop.call_soon(ask)
@@ -164,11 +176,9 @@ class InProcess:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _protocol(loop: asyncio.AbstractEventLoop) -> FastLaneProtocol:
+def _protocol(loop: asyncio.AbstractEventLoop, state: ServerState) -> FastLaneProtocol:
     config: uvicorn.Config = web.config("127.0.0.1", 4000, workers=1, drain_seconds=1)
     config.load()
-    state = ServerState()
-    state.default_headers = list(COMMON_HEADERS)
     return FastLaneProtocol(config=config, server_state=state, app_state={}, _loop=loop)
 
 

@@ -33,10 +33,11 @@ class Accounting:
     def open(self, call: Call) -> None:
         """Before a provider is called: from here on the call leaves a row, whatever happens.
 
+        The row is written before anything that the event loop is given to do from now on.
         Raises JournalFull where the disk is full and calls must not be made then.
         """
         if self._serves_unwritten:
-            # All of one turn of the event loop in one write; a transport sends nothing before it.
+            # All of one turn of the event loop in one write.
             self._journal.gather(self._rows.opened(call))
         elif not self._journal.write(self._rows.opened(call), keep=False):
             raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)

@@ -44,9 +44,13 @@ class Answer(msgspec.Struct, eq=False):
     hides_usage: bool = False  # the caller did not ask for the usage that comes with the stream
 
     async def aclose(self) -> None:
-        """Close a stream's connection and free its slot; a whole answer holds neither."""
+        """Close a stream's connection and free its slot; a whole answer holds neither.
+
+        May be called twice.
+        """
         if not self.stream:
             return
+        self.stream = False
         try:
             await self.response.aclose()
         finally:

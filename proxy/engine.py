@@ -35,7 +35,7 @@ from proxy.together import step_by_step
 from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
-from proxy.whole import Whole, usage_of
+from proxy.whole import Whole, read_stream, usage_of
 from routing.live import TableKeeper
 from routing.table import KeyEntry, RoutingTable, TargetEntry
 
@@ -68,13 +68,22 @@ class Engine:
     async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         (call,) = self.begin([incoming])
+        try:
+            await asyncio.sleep(0)  # the journal writes the call's row
+        except asyncio.CancelledError:
+            self.give_up(call)
+            raise
         answer = await self.go_on(call)
         if isinstance(answer, Whole):
             self.finish([answer])
         return answer
 
     def begin(self, arrived: Sequence[Incoming]) -> list[Call]:
-        """Steps 1 to 4 of requests that came together: go_on() must be called for each, or give_up()."""
+        """Steps 1 to 4 of requests that came together.
+
+        go_on() must be called for each in a later turn of the event loop, or give_up(): rows that are to be
+        there before a provider is called are written in between.
+        """
         calls = [self._call(incoming) for incoming in arrived]
         step_by_step((self._identify, self._decode, self._resolve, self._admit), calls, _note)
         return calls
@@ -88,15 +97,18 @@ class Engine:
             if call.grant is None:
                 await self._admit_later(call)
             answer = await self._attempts.first_answer(call)
-            if answer.stream:
-                return self._relayed(call, answer)
             assert call.ask is not None
-            call.usage = usage_of(answer, call.ask)
+            body: bytes | None = answer.body
+            if not answer.stream:
+                call.usage = usage_of(answer, call.ask)
+            elif (body := read_stream(answer, call.ask)) is not None:
+                call.usage = answer.usage
+                await answer.aclose()
+            if body is None:
+                return self._relayed(call, answer)
             if call.content is not None:
-                call.content.add(answer.body)
-            return Whole(
-                answer.response.status, answer.body, answer.content_type, call, self.accounting.close
-            )
+                call.content.add(body)
+            return Whole(answer.response.status, body, answer.content_type, call, self.accounting.close)
         except GatewayError as error:
             raise self._refused(call, error) from error
         except asyncio.CancelledError:
@@ -148,7 +160,8 @@ class Engine:
         except RateLimited as full:
             await self._admit_elsewhere(call, full)
         self._open(call)
-        await asyncio.sleep(0)  # all that Redis answered together get here before the first goes on
+        # The journal writes its row, and all that Redis answered together get here before the first goes on.
+        await asyncio.sleep(0)
 
     def _open(self, call: Call) -> None:
         assert call.key is not None

@@ -51,7 +51,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.begun = time.perf_counter()
         self.most_body_bytes: int = settings.MAX_BODY_BYTES
-        self.turns = _turns.setdefault(self.loop, Turns())
+        self.turns = _turns.get(self.server_state) or Turns(self.loop)
+        _turns[self.server_state] = self.turns
         if not FastLaneProtocol._looks:
             FastLaneProtocol._looks = True
             self.loop.call_later(LOOK_SECONDS, _look, self.loop, self.connections)
@@ -330,7 +331,11 @@ class Exchange:
         parts, self._body = self._body, []
         self.incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._started = True
-        self._protocol.turns.arrived.add(self)
+        turns = self._protocol.turns
+        if self._protocol.tasks or turns.arrived.any_waits:
+            turns.arrived.add(self)
+        else:  # alone: there is nobody to wait a turn for
+            _begin_all([self])
 
     def go_on(self, engine: Engine, call: Call) -> None:
         """The engine has begun with the call."""
@@ -377,7 +382,10 @@ class Exchange:
         try:
             answer = await engine.go_on(call)
             if isinstance(answer, Whole):
-                self._protocol.turns.answered.add((self, answer))
+                if len(self._protocol.tasks) > 1:
+                    self._protocol.turns.answered.add((self, answer))
+                else:
+                    _respond_all([(self, answer)])
             else:
                 await self._relay(answer)
         except Refusal as refusal:
@@ -445,14 +453,14 @@ class Exchange:
 
 
 class Turns:
-    """Of one event loop: what arrived in a turn of it, and what was answered."""
+    """Of one server: what arrived in a turn of its event loop, and what was answered."""
 
-    def __init__(self) -> None:
-        self.arrived = Together(_begin_all)
-        self.answered = Together(_respond_all)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.arrived = Together(_begin_all, loop)
+        self.answered = Together(_respond_all, loop)
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[ServerState, Turns] = WeakKeyDictionary()
 
 
 def _begin_all(exchanges: list[Exchange]) -> None:

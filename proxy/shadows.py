@@ -76,6 +76,7 @@ class Shadows:
             call.grant = await admit_alone(call, target, self._admission)
             call.target = target
             self._accounting.open(call)
+            await asyncio.sleep(0)  # the journal writes its row
             answer = await self._attempts.only_answer(call, target)
         except GatewayError as error:
             call.error, call.status = error, error.status

@@ -12,7 +12,7 @@ DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
 LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
 NULL = msgspec.Raw(b"null")
-EMPTY_DELTA = 2 + len(NULL)  # the quotes of the one text, and the other one that isn't there
+EMPTY = 2  # the quotes of a text
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -191,7 +191,9 @@ class StreamReader:
             if choice.finish_reason:  # some providers send "" with each chunk
                 self.finished = True
             if (delta := choice.delta) is not None:
-                text += len(delta.content) + len(delta.reasoning_content) - EMPTY_DELTA
+                text += len(delta.content) - EMPTY
+                if delta.reasoning_content is not NULL:
+                    text += len(delta.reasoning_content) - len(NULL)
         # A delta is at least about one token, which is about four bytes.
         self.size += text if text > 4 else 4
         if event.usage is not None:

@@ -14,16 +14,24 @@ Thing = TypeVar("Thing")
 class Together(Generic[Thing]):
     """Collects things; `handle` gets all of one turn of the event loop, and must not raise."""
 
-    __slots__ = ("_handle", "_things")
+    __slots__ = ("_handle", "_loop", "_things")
 
-    def __init__(self, handle: Callable[[list[Thing]], None]) -> None:
+    def __init__(
+        self, handle: Callable[[list[Thing]], None], loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """`loop`: None for whichever runs; to ask costs a call of the system for each turn."""
         self._handle = handle
+        self._loop = loop
         self._things: list[Thing] = []
 
     def add(self, thing: Thing) -> None:
         self._things.append(thing)
         if len(self._things) == 1:
-            asyncio.get_running_loop().call_soon(self.handle_now)
+            (self._loop or asyncio.get_running_loop()).call_soon(self.handle_now)
+
+    @property
+    def any_waits(self) -> bool:
+        return bool(self._things)
 
     def handle_now(self) -> None:
         things, self._things = self._things, []

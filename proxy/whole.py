@@ -1,4 +1,4 @@
-"""Step 6 for an answer that came in one piece: there is nothing to relay."""
+"""Step 6 for an answer that is here from end to end: there is nothing to relay."""
 
 import time
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from proxy.ask import ChatAsk
 from proxy.attempt import Answer
 from proxy.call import Call
 from proxy.errors import Refusal
+from proxy.sse import StreamReader
+from proxy.stream_usage import UsageFilter
 from proxy.usage import Usage, estimate
 
 
@@ -32,6 +34,20 @@ _texts = msgspec.json.Decoder(_Texts)
 def usage_of(answer: Answer, ask: ChatAsk) -> Usage:
     """As the provider reported it, else estimated from what was asked and what was answered."""
     return answer.usage or estimate(ask.size, _text_bytes(answer.body))
+
+
+def read_stream(answer: Answer, ask: ChatAsk) -> bytes | None:
+    """What the caller is to get of a stream that came whole with its first chunk; sets its usage.
+
+    None where more is to come, or where it didn't end well.
+    """
+    if not answer.response.over:
+        return None
+    reader, body = StreamReader(), answer.body
+    if reader.feed(body) < len(body) or reader.rest or reader.failed or not reader.whole:
+        return None
+    answer.usage = reader.usage or estimate(ask.size, reader.size)
+    return UsageFilter().take(body) if answer.hides_usage else body
 
 
 def _text_bytes(body: bytes) -> int:

@@ -57,6 +57,7 @@ class ScriptedResponse:
         self.status = status
         self._chunks = deque(chunks)
         self._headers = headers | {"content-type": content_type}
+        self.over = not chunks
 
     def header(self, name: str) -> str | None:
         return self._headers.get(name)
@@ -70,6 +71,7 @@ class ScriptedResponse:
     async def next_chunk(self, sink: Sink | None = None) -> bytes:
         while self._chunks:
             step = self._chunks.popleft()
+            self.over = not self._chunks
             if isinstance(step, bytes):
                 await asyncio.sleep(0)
                 if sink is None or not sink(step):

@@ -49,6 +49,7 @@ class Answer:
     body: Any = None  # bytes, or an object sent as JSON; None: a completion
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] | None = None  # a stream; each chunk is one HTTP chunk
+    at_once: bool = False  # head, chunks and end in one write
     gap: float = 0.0  # before each chunk but the first
     delay: float = 0.0  # before the status line
     gate: threading.Event | None = None  # must be set before the second chunk is sent
@@ -195,8 +196,13 @@ class FakeUpstream:
         self, answer: Answer, writer: asyncio.StreamWriter, gone: "asyncio.Future[bytes]"
     ) -> bool:
         headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked"} | answer.headers
-        writer.write(_head(answer.status, headers))
         chunks = events("Hel", "lo!") if answer.chunks is None else answer.chunks
+        if answer.at_once:
+            framed = [b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks]
+            writer.write(b"".join([_head(answer.status, headers), *framed, b"0\r\n\r\n"]))
+            await writer.drain()
+            return True
+        writer.write(_head(answer.status, headers))
         for number, chunk in enumerate(chunks):
             if number:
                 await self._sleep(answer.gap, gone)

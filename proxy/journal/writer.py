@@ -94,7 +94,7 @@ class JournalWriter:
         """Written with the next record, at the latest before what the event loop is given to do from now on.
 
         A process that is killed in between leaves a call that ended as opened, and one that began not at
-        all: its provider must be called from a later turn of the loop (Transport.send() sees to it).
+        all: its provider must be called by what the loop is given from now on, a new task for example.
         """
         if len(self._waiting) < MOST_WAITING:
             self._waiting.append(to_line(record))

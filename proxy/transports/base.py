@@ -76,10 +76,7 @@ class Transport(Protocol):
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         """POST, without following redirects; to be awaited at once.
 
-        A cancelled call closes its connection at once.
-
-        Nothing is sent before what the event loop was given to do so far is done: the journal gathers
-        its records until then. Raises TransportFault.
+        A cancelled call closes its connection at once. Raises TransportFault.
         """
 
     async def warm(self, url: str, wanted: int) -> None:

@@ -200,12 +200,8 @@ class Http1Connection(asyncio.Protocol):
     def request(self, data: bytes, stream: bool) -> Http1Response:
         self.active_at = self.loop.time()
         response = self._response = Http1Response(self, stream)
-        self.loop.call_soon(self._write, response, data)
+        self._transport.write(data)
         return response
-
-    def _write(self, response: Http1Response, data: bytes) -> None:
-        if self._response is response:  # else it was abandoned, or the connection broke meanwhile
-            self._transport.write(data)
 
     @property
     def busy(self) -> bool:

@@ -94,7 +94,6 @@ class HttpxTransport:
         self.opened_total = 0
 
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
-        await asyncio.sleep(0)  # what the journal has gathered is written first
         with _mapped():
             prepared = self._client.build_request(
                 "POST",
