@@ -90,7 +90,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         elif now - self.begun < settings.HEADER_SECONDS or self.flow.read_paused:
             return
         elif not self._between:
-            self._end_with(RequestTimeout())
+            self.end_with(RequestTimeout())
         elif self._idle_since == math.inf:  # before the first request, or after stray line breaks
             self.transport.close()
 
@@ -106,11 +106,11 @@ class FastLaneProtocol(HttpToolsProtocol):
         elif answering.more_body and not answering.response_started:
             answering = None  # Django would wait for the rest
         if answering is None or answering.response_complete:
-            return self._end_with(InvalidRequest("This is not valid HTTP.", code="malformed_http"))
+            return self.end_with(InvalidRequest("This is not valid HTTP.", code="malformed_http"))
         answering.keep_alive = False
         return self.flow.pause_reading()
 
-    def _end_with(self, error: GatewayError) -> None:
+    def end_with(self, error: GatewayError) -> None:
         """For what never became a request, and so leaves no row."""
         id = uuid7()
         body = error.body(id)
@@ -284,7 +284,7 @@ class Exchange:
         if int(announced) > self._limit:
             self._refuse_body()
         elif self._whole:
-            self._start()
+            self._start(follows=True)
         elif self._protocol.expect_100_continue:
             self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -323,7 +323,8 @@ class Exchange:
             running_gateway().engine.give_up(self._unbegun)
             self._unbegun = None
 
-    def _start(self) -> None:
+    def _start(self, *, follows: bool = False) -> None:
+        """`follows`: right behind an answer on this connection, whose call may still hold its limits."""
         if self._size > self._limit:
             self._refuse_body()
         if self._refused:
@@ -332,7 +333,7 @@ class Exchange:
         self.incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._started = True
         turns = self._protocol.turns
-        if self._protocol.tasks or turns.arrived.any_waits:
+        if follows or self._protocol.tasks or turns.arrived.any_waits:
             turns.arrived.add(self)
         else:  # alone: there is nobody to wait a turn for
             _begin_all([self])
@@ -430,6 +431,10 @@ class Exchange:
     def _framed(self, chunk: bytes) -> bytes:
         return chunk if self._old or not chunk else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
+    def fail(self) -> None:
+        """Nothing came of the request, not even a row."""
+        self._protocol.end_with(GatewayError())
+
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         if not self.disconnected:
             self._write(status, headers, body)
@@ -465,8 +470,14 @@ _turns: WeakKeyDictionary[ServerState, Turns] = WeakKeyDictionary()
 
 def _begin_all(exchanges: list[Exchange]) -> None:
     exchanges = [exchange for exchange in exchanges if not exchange.disconnected]
-    engine = running_gateway().engine
-    calls = engine.begin([exchange.incoming for exchange in exchanges])
+    try:
+        engine = running_gateway().engine
+        calls = engine.begin([exchange.incoming for exchange in exchanges])
+    except Exception:
+        logger.exception("%d requests could not be begun", len(exchanges))
+        for exchange in exchanges:
+            exchange.fail()
+        return
     for exchange, call in zip(exchanges, calls, strict=True):
         exchange.go_on(engine, call)
 

@@ -12,6 +12,7 @@ from benchmarks.in_process import InProcess, MemoryTransport, _protocol
 from monitoring.models import RequestLog
 from monitoring.shipping import Shipper
 from proxy.answer_headers import AnswerHeaders
+from proxy.engine import Engine
 from proxy.gateway import build_gateway, running_gateway, stop_gateway
 from proxy.together import Together, step_by_step
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -109,6 +110,10 @@ class Client:
     def ask(self) -> None:
         self._protocol.data_received(self._request)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
     def leave(self) -> None:
         self._transport.end(self._protocol)
 
@@ -152,6 +157,33 @@ def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scen
     assert found["client_gone", None] >= 2
     # Who leaves before the gateway has looked at the request leaves no row; that of engine is there as well.
     assert found.total() == (MOST_TURNS + 1 if alone else MOST_TURNS)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "in_company"])
+def test_requests_that_can_not_be_begun_are_told_so(engine, monkeypatch, caplog, alone):
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("a fault of the gateway's own")
+
+    monkeypatch.setattr(Engine, "begin", fail)
+
+    async def ask() -> tuple[bytes, bool]:
+        other = asyncio.create_task(asyncio.sleep(3600))
+        if not alone:
+            engine.state.tasks.add(other)
+        client = Client(engine, engine._request(SCENARIOS["json"]))
+        client.ask()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        engine.state.tasks.discard(other)
+        other.cancel()
+        told = client.told, client.is_closed
+        client.leave()
+        return told
+
+    told, closed = engine._runner.run(ask())
+    assert told.startswith(b"HTTP/1.1 500 ")
+    assert closed
+    assert "could not be begun" in caplog.text
 
 
 def test_one_request_that_fails_fails_alone(engine, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import socket
 import ssl
+import weakref
 
 import pytest
 import uvloop
@@ -211,6 +212,29 @@ async def test_what_a_sink_raises_ends_the_wait_for_it(transport):
             await response.next_chunk(sink)
         steps.come(4)
         assert await body_of(response, True) == b"twothreefourfive"
+
+
+async def test_what_a_sink_raises_leaves_nothing_for_the_garbage_collector(transport):
+    class Holder:
+        def sink(self, chunk):
+            raise ConnectionBroken("enough")
+
+    steps = Steps()
+    async with serving(steps) as server, transport() as made:
+        gc.collect()
+        gc.disable()
+        try:
+            response = await made.send(post(server, stream=True))
+            steps.come()
+            holder = Holder()
+            held = weakref.ref(holder)
+            with pytest.raises(ConnectionBroken, match="enough"):
+                await response.next_chunk(holder.sink)
+            await response.aclose()
+            del holder, response
+            await eventually(lambda: held() is None, "nobody holds what the sink belongs to")
+        finally:
+            gc.enable()
 
 
 async def test_a_sink_gets_nothing_after_its_wait_was_cancelled(transport):
@@ -691,6 +715,23 @@ async def test_closing_the_transport_fails_calls_under_way(kind, transport):
         await made.aclose()
         with pytest.raises(ConnectionBroken):
             await asyncio.wait_for(call, 1)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_stream_that_is_read_whole_is_not_held_back(transport, framing):
+    """A provider may answer a stream's request with a long JSON answer, or a long error."""
+    pieces = [whole(BIG)]
+    if framing == "chunks":
+        parts = [b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 80
+        pieces = [CHUNKED, *parts, b"0\r\n\r\n"]
+
+    async def script(peer):
+        await peer.request()
+        await peer.send(*pieces)
+
+    async with serving(script) as server, transport() as made:
+        response = await made.send(post(server, stream=True))
+        assert len(await asyncio.wait_for(response.read(), 10)) == len(BIG)
 
 
 async def test_a_slow_reader_holds_the_server_back(transport):

@@ -67,6 +67,9 @@ class Http1Response:
         return self
 
     async def read(self) -> bytes:
+        if not self.complete:
+            self.stream = False  # nobody takes it chunk by chunk: it must not be held back
+            self._connection.go_on()
         while not self.complete:
             await self._arrival()
             self._check()
@@ -104,7 +107,8 @@ class Http1Response:
                 raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
         elif self._size > HIGH_WATER:
             if self.stream:
-                self._connection.hold_back()
+                if self.chunks:  # else there is nothing whose taking would let it go on
+                    self._connection.hold_back()
             elif self._size > LONGEST_ANSWER:
                 raise ConnectionBroken(f"sent an answer of more than {LONGEST_ANSWER:,} bytes")
 
@@ -131,6 +135,9 @@ class Http1Response:
             taken = self._sink(chunk)
         except Exception as error:  # noqa: BLE001 who waits is told
             waiter.set_exception(error)
+            # The error knows this frame: a ring, which would wait for the garbage collector.
+            self._waiter = None
+            del waiter
             return True
         if not taken:
             self.chunks.append(chunk)
