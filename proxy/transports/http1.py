@@ -134,10 +134,10 @@ class Http1Response:
         try:
             taken = self._sink(chunk)
         except Exception as error:  # noqa: BLE001 who waits is told
-            waiter.set_exception(error)
-            # The error knows this frame: a ring, which would wait for the garbage collector.
+            if isinstance(error, TransportFault):
+                error.__traceback__ = None  # it knows who waits, and so would he: a ring
             self._waiter = None
-            del waiter
+            waiter.set_exception(error)
             return True
         if not taken:
             self.chunks.append(chunk)
