@@ -98,13 +98,12 @@ class Engine:
                 await self._admit_later(call)
             answer = await self._attempts.first_answer(call)
             assert call.ask is not None
-            body: bytes | None = answer.body
             if not answer.stream:
-                call.usage = usage_of(answer, call.ask)
-            elif (body := read_stream(answer, call.ask)) is not None:
-                call.usage = answer.usage
+                body, call.usage = answer.body, usage_of(answer, call.ask)
+            elif (read := read_stream(answer, call.ask)) is not None:
+                body, call.usage = read
                 await answer.aclose()
-            if body is None:
+            else:
                 return self._relayed(call, answer)
             if call.content is not None:
                 call.content.add(body)

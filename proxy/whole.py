@@ -36,8 +36,8 @@ def usage_of(answer: Answer, ask: ChatAsk) -> Usage:
     return answer.usage or estimate(ask.size, _text_bytes(answer.body))
 
 
-def read_stream(answer: Answer, ask: ChatAsk) -> bytes | None:
-    """What the caller is to get of a stream that came whole with its first chunk; sets its usage.
+def read_stream(answer: Answer, ask: ChatAsk) -> tuple[bytes, Usage] | None:
+    """What the caller is to get of a stream that came whole with its first chunk, and its usage.
 
     None where more is to come, or where it didn't end well.
     """
@@ -46,8 +46,8 @@ def read_stream(answer: Answer, ask: ChatAsk) -> bytes | None:
     reader, body = StreamReader(), answer.body
     if reader.feed(body) < len(body) or reader.rest or reader.failed or not reader.whole:
         return None
-    answer.usage = reader.usage or estimate(ask.size, reader.size)
-    return UsageFilter().take(body) if answer.hides_usage else body
+    told = UsageFilter().take(body) if answer.hides_usage else body
+    return told, reader.usage or estimate(ask.size, reader.size)
 
 
 def _text_bytes(body: bytes) -> int:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -118,6 +120,17 @@ class Client:
         self._transport.end(self._protocol)
 
 
+@contextmanager
+def another_under_way(engine: InProcess, wanted: bool) -> Iterator[None]:
+    """Then requests wait for the next turn of the event loop."""
+    other = asyncio.create_task(asyncio.sleep(3600))
+    if wanted:
+        engine.state.tasks.add(other)
+    yield
+    engine.state.tasks.discard(other)
+    other.cancel()
+
+
 def rows(tmp_path, **which: str) -> Counter[tuple[str, int | None]]:
     Shipper(tmp_path / "journal").ship()
     return Counter(RequestLog.objects.filter(**which).values_list("outcome", "status"))
@@ -134,19 +147,15 @@ def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scen
     """Also when its call is admitted and the task that is to go on with it has not run yet."""
 
     async def leave_after(turns: int) -> None:
-        other = asyncio.create_task(asyncio.sleep(3600))
-        if not alone:
-            engine.state.tasks.add(other)
-        client = Client(engine, engine._request(SCENARIOS[scenario]))
-        client.ask()
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        client.leave()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        engine.state.tasks.discard(other)
+        with another_under_way(engine, not alone):
+            client = Client(engine, engine._request(SCENARIOS[scenario]))
+            client.ask()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            client.leave()
+            for _ in range(100):
+                await asyncio.sleep(0)
         assert not engine.state.tasks
-        other.cancel()
 
     for turns in range(MOST_TURNS):
         engine._runner.run(leave_after(turns))
@@ -167,15 +176,11 @@ def test_requests_that_can_not_be_begun_are_told_so(engine, monkeypatch, caplog,
     monkeypatch.setattr(Engine, "begin", fail)
 
     async def ask() -> tuple[bytes, bool]:
-        other = asyncio.create_task(asyncio.sleep(3600))
-        if not alone:
-            engine.state.tasks.add(other)
-        client = Client(engine, engine._request(SCENARIOS["json"]))
-        client.ask()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        engine.state.tasks.discard(other)
-        other.cancel()
+        with another_under_way(engine, not alone):
+            client = Client(engine, engine._request(SCENARIOS["json"]))
+            client.ask()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         told = client.told, client.is_closed
         client.leave()
         return told
