@@ -115,10 +115,13 @@ class Engine:
             raise
         except Exception as error:
             _log_failure(call)
-            if answer is not None and answer.stream:
-                await answer.aclose()
-                call.usage = estimate(len(call.incoming.body), len(answer.body))  # the provider had begun
-            raise self._refused(call, GatewayError()) from error
+            begun = answer if answer is not None and answer.stream else None
+            if begun is not None:
+                call.usage = estimate(len(call.incoming.body), len(begun.body))
+            refusal = self._refused(call, GatewayError())  # accounted for before a wait that can be cancelled
+            if begun is not None:
+                await begun.aclose()
+            raise refusal from error
 
     def finish(self, answers: list[Whole]) -> None:
         """Step 6 of whole answers that came together: price and headers."""

@@ -8,8 +8,9 @@ from hypothesis import strategies as some
 
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.answer_headers import AnswerHeaders
 from tests.optional import needs
-from tests.scripted_engine import BEHAVIOURS, ScriptedEngine
+from tests.scripted_engine import BEHAVIOURS, ScriptedEngine, ScriptedResponse
 
 routes = some.fixed_dictionaries(
     {},
@@ -59,6 +60,30 @@ def test_nothing_leaks(route, behaviours, asked):
         key = engine.claims()[0]
         assert admission.spending(key, time.time())[0] == billed
 
+    asyncio.run(go())
+
+
+def test_a_caller_who_leaves_while_a_failed_stream_is_closed_leaves_a_row(monkeypatch):
+    """Seldom: our own code fails at a stream's beginning, and its connection takes a while to close."""
+
+    def fail(*arguments):
+        raise RuntimeError("broken on purpose")
+
+    async def close_slowly(response):
+        await asyncio.sleep(5)
+
+    async def go():
+        admission = MemoryAdmission(nothing_spent)
+        engine = ScriptedEngine(admission, ["fine"])
+        assert await engine.call(stream=True, patience=0.1) == "gone"
+        await asyncio.sleep(0)  # what ended is accounted for in the loop's next turn
+        (row,) = engine.journal.closed
+        assert (row.outcome, row.tokens_estimated) == ("failed", True)
+        assert engine.in_use() == {}
+        assert {admission.open_calls(claim.kind, claim.id) for claim in engine.claims()} == {0}
+
+    monkeypatch.setattr(AnswerHeaders, "of_answer", fail)
+    monkeypatch.setattr(ScriptedResponse, "aclose", close_slowly)
     asyncio.run(go())
 
 
