@@ -6,6 +6,7 @@ that the driver is never what is measured; a run on direct shows how far it goes
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ class Plan:
 
     `once`: each connection asks once, and the run is over when all have their answer, or after `seconds`.
     `answer_bytes`: a whole body has at least so many. `events`: of a whole stream, 0 where it is none.
+    `prompt`: whoever shares the driver's core gives way to it, where the system allows that.
     """
 
     port: int
@@ -37,6 +39,7 @@ class Plan:
     ramp: float = 0.0
     warm: float = 0.0
     once: bool = False
+    prompt: bool = False
 
     @property
     def request(self) -> bytes:
@@ -56,6 +59,7 @@ class Report:
     broken: int = 0  # connections that ended in an answer, or could not be opened
     incomplete: int = 0
     unanswered: int = 0  # requests still open at the end
+    prompt: bool = False
     first_p50_ms: float | None = None
     first_p99_ms: float | None = None
     whole_p50_ms: float | None = None
@@ -213,8 +217,20 @@ async def measure(plan: Plan) -> Report:
     return await Load(plan).run()
 
 
+def gets_real_time() -> bool:
+    """Scheduled before all ordinary processes from now on, unless the system refuses."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
 def main(read: Callable[[], str]) -> None:
-    report = uvloop.run(measure(Plan(**json.loads(read()))))
+    plan = Plan(**json.loads(read()))
+    prompt = plan.prompt and gets_real_time()
+    report = uvloop.run(measure(plan))
+    report.prompt = prompt
     print(json.dumps(report.summary()))
 
 

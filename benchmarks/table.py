@@ -48,6 +48,10 @@ COLUMNS = {
     ],
 }
 OVER = {"json": "p50_ms", "ttft": "ttft_p50_ms"}  # of which the distance to direct is shown
+LATE = (
+    "TTFT: the driver has no right to real-time priority. Behind a proxy it waits for the provider,\n"
+    "which shares its core, to have written the other chunks."
+)
 RATED = ("json", "stream", "body")  # kinds that have ratios
 
 
@@ -107,7 +111,8 @@ class Table:
 
     def text(self) -> str:
         blocks = ["\n".join(self._block(cell)) for cell in self.cells.values()]
-        return "\n\n".join([*blocks, *self.notes])
+        late = [LATE] if any(run.get("prompt") == 0 for runs in self.runs.values() for run in runs) else []
+        return "\n\n".join([*blocks, *late, *self.notes])
 
     def _block(self, cell: Cell) -> Iterator[str]:
         subjects = self.subjects(cell.name)

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from benchmarks import load, turns
+from benchmarks import driver, load, turns
 from benchmarks.answers import SCENARIOS, mark_in
 from benchmarks.cells import CELLS, SUBJECTS, chosen
 from benchmarks.load import PROJECT, Target
 from benchmarks.packages import PACKAGES
 from benchmarks.rig import Subject
 from benchmarks.servers import problem_with
-from benchmarks.table import COLUMNS, WIDTH, Table
+from benchmarks.table import COLUMNS, LATE, WIDTH, Table
 from tests.live import free_port, until
 
 MALICIOUS = {"1.82.7", "1.82.8"}  # of LiteLLM
@@ -38,6 +38,13 @@ def target(port, scenario):
     return Target(port=port, path="/v1/chat/completions", model="m", scenario=scenario, headers=headers)
 
 
+@pytest.fixture(scope="module")
+def may_run_first():
+    """Asked in another process: this one would keep the priority."""
+    asked = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"
+    return subprocess.run([sys.executable, "-c", asked], check=False, capture_output=True).returncode == 0
+
+
 @pytest.fixture(autouse=True)
 def no_pinning(monkeypatch):
     """CI's machines may have any number of cores."""
@@ -58,6 +65,27 @@ def test_the_driver_measures_between_warm_up_and_end(provider):
     assert 20 <= report.whole <= 60  # 20 connections of 1 answer a second each, for 2 s
     assert report.whole_p50_ms >= 1000
     assert report.seconds == pytest.approx(2.0, abs=0.5)
+
+
+def test_the_driver_runs_before_the_provider_where_it_may(provider, may_run_first, monkeypatch):
+    report = load.drive(target(provider, "s32").plan(1, 20, once=True, prompt=True), core=0)
+    assert report.whole == 1
+    assert report.prompt == may_run_first
+
+    def refuse(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(driver.os, "sched_setscheduler", refuse)
+    assert not driver.gets_real_time()
+
+
+def test_the_table_says_where_the_clock_waited_for_the_provider():
+    table = Table()
+    table.add(CELLS["ttft"], "fast", {"ttft_p50_ms": 1.0, "prompt": 1.0})
+    assert LATE not in table.text()
+    table.add(CELLS["ttft"], "fast", {"ttft_p50_ms": 1.0, "prompt": 0.0})
+    assert LATE in table.text()
+    assert max(map(len, LATE.splitlines())) <= WIDTH
 
 
 def test_the_driver_tells_a_short_answer_from_a_whole_one(provider):
