@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import peers, soak, turns
+from benchmarks import awake, peers, soak, turns
 from benchmarks.cells import CELLS, GROUPS, PEERS, SUBJECTS, Cell, chosen
 from benchmarks.measuring import CellFailed, Measuring
 from benchmarks.rig import Rig, Subject, nginx_program
@@ -28,7 +28,7 @@ WARMED = ("json", "stream", "ttft", "whole", "body")  # kinds of cells that want
 
 def main() -> int:
     options = parsed(sys.argv[1:])
-    if problem := what_is_missing():
+    if problem := what_is_missing() or (awake.problem() if options.awake else None):
         print(problem, file=sys.stderr)
         return 2
     for number in (signal.SIGTERM, signal.SIGALRM):
@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         core, load_core, *_ = sorted(os.sched_getaffinity(0))
         with Servers(scratch) as servers:
             rig = Rig(servers=servers, scratch=scratch, core=core, load_core=load_core)
+            if options.awake:
+                rig.keep_awake()
             if options.soak:
                 print(soak.run(rig, options.soak))
                 return 0
@@ -76,6 +78,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         "--turns",
         action="store_true",
         help="rates only, all subjects by turns of less than a second: for a machine that others use too",
+    )
+    parser.add_argument(
+        "--awake",
+        action="store_true",
+        help="keep the load's core from sleeping: for times at one connection on a virtual machine",
     )
     parser.add_argument(
         "--only",
@@ -193,8 +200,9 @@ def warm_up(measuring: Measuring, subjects: list[Subject]) -> None:
 
 
 def heading(options: argparse.Namespace) -> str:
+    kept = ", which never sleeps" if options.awake else ""
     return (
-        f"One core for the proxy, one for load and providers; median of {options.repeats} x "
+        f"One core for the proxy, one for load and providers{kept}; median of {options.repeats} x "
         f"{options.seconds} s; Python {platform.python_version()}.\n"
         f"+p50: over direct. Right of CPU: the rate over that of each other one."
     )

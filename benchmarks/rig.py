@@ -67,6 +67,10 @@ class Rig:
         """On the proxies' core."""
         return self.servers.start(name, command, self.core, env)
 
+    def keep_awake(self) -> None:
+        """The load's core."""
+        self.servers.start("awake", python("-m", "benchmarks.awake"), self.load_core)
+
     def _direct(self) -> Subject:
         json_port, other_port = self.ports["JSON_PORT"], self.ports["OTHER_PORT"]
         config = filled("upstream.conf", self.scratch, self.words())

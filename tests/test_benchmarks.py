@@ -1,12 +1,13 @@
 """The benchmark's own parts: a driver that miscounts would measure nothing."""
 
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks import driver, load, turns
+from benchmarks import awake, driver, load, turns
 from benchmarks.answers import SCENARIOS, mark_in
 from benchmarks.cells import CELLS, SUBJECTS, chosen
 from benchmarks.load import PROJECT, Target
@@ -86,6 +87,25 @@ def test_the_table_says_where_the_clock_waited_for_the_provider():
     table.add(CELLS["ttft"], "fast", {"ttft_p50_ms": 1.0, "prompt": 0.0})
     assert LATE in table.text()
     assert max(map(len, LATE.splitlines())) <= WIDTH
+
+
+def test_what_keeps_a_core_awake_has_idle_priority():
+    process = subprocess.Popen(["taskset", "-c", "0", sys.executable, "-m", "benchmarks.awake"], cwd=PROJECT)
+    try:
+        until(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE, "it gives way to all others")
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_no_core_is_kept_awake_where_sessions_are_weighed(tmp_path, monkeypatch):
+    monkeypatch.setattr(awake, "AUTOGROUP", tmp_path / "sched_autogroup_enabled")
+    assert awake.problem() is None
+    awake.AUTOGROUP.write_text("0\n")
+    assert awake.problem() is None
+    awake.AUTOGROUP.write_text("1\n")
+    assert "sysctl kernel.sched_autogroup_enabled=0" in awake.problem()
 
 
 def test_the_driver_tells_a_short_answer_from_a_whole_one(provider):
