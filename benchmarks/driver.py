@@ -59,7 +59,7 @@ class Report:
     broken: int = 0  # connections that ended in an answer, or could not be opened
     incomplete: int = 0
     unanswered: int = 0  # requests still open at the end
-    prompt: bool = False
+    prompt: bool = False  # whether it was wanted and the system allowed it
     first_p50_ms: float | None = None
     first_p99_ms: float | None = None
     whole_p50_ms: float | None = None
