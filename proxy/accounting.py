@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
@@ -29,6 +30,7 @@ class Accounting:
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
         self._ended = Together(self._close_all)
+        self._open = 0  # calls
 
     def open(self, call: Call) -> None:
         """Before a provider is called: from here on the call leaves a row, whatever happens.
@@ -36,12 +38,14 @@ class Accounting:
         The row is written before anything that the event loop is given to do from now on.
         Raises JournalFull where the disk is full and calls must not be made then.
         """
-        if self._serves_unwritten:
-            # All of one turn of the event loop in one write.
-            self._journal.gather(self._rows.opened(call))
+        if self._serves_unwritten and self._open:
+            self._journal.gather(self._rows.opened(call))  # all of one turn of the event loop in one write
+        elif self._serves_unwritten:
+            self._journal.write(self._rows.opened(call))
         elif not self._journal.write(self._rows.opened(call), keep=False):
             raise JournalFull("The gateway can't write its books now: try again.", retry_after=1)
         call.opened = True
+        self._open += 1
 
     def keep_content(self, call: Call) -> None:
         """For keys and routes that say something about content."""
@@ -51,14 +55,21 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         call.ended_at = time.perf_counter()
-        self._ended.add(call)
+        self._open -= call.opened
+        if self._open or self._ended.any_waits:
+            self._ended.add(call)
+        else:  # alone: there is nobody to wait a turn for
+            self._account([call], self._write)
 
     def close_ended(self) -> None:
         """Those that would have their turn in the event loop's next one."""
         self._ended.handle_now()
 
     def _close_all(self, ended: list[Call]) -> None:
-        step_by_step((self._make_row, self._write, self._count), ended, _not_accounted)
+        self._account(ended, self._gather)
+
+    def _account(self, ended: list[Call], keep: Callable[[Call], None]) -> None:
+        step_by_step((self._make_row, keep, self._count), ended, _not_accounted)
         step_by_step((_settle,), ended, _not_accounted)
 
     def _make_row(self, call: Call) -> None:
@@ -67,6 +78,10 @@ class Accounting:
         call.row = self._rows.closed(call, _fate(call))
 
     def _write(self, call: Call) -> None:
+        assert call.row is not None
+        self._journal.write(call.row)
+
+    def _gather(self, call: Call) -> None:
         assert call.row is not None
         self._journal.gather(call.row)
 

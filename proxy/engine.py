@@ -84,7 +84,7 @@ class Engine:
         go_on() must be called for each in a later turn of the event loop, or give_up(): rows that are to be
         there before a provider is called are written in between.
         """
-        calls = [self._call(incoming) for incoming in arrived]
+        calls = list(map(self._call, arrived))
         step_by_step((self._identify, self._decode, self._resolve, self._admit), calls, _note)
         return calls
 

@@ -146,6 +146,7 @@ class NoJournal:
         self.closed: list[Any] = []
 
     def write(self, record: Any, *, keep: bool = True) -> bool:
+        self.gather(record)
         return True
 
     def gather(self, record: Any) -> None:

@@ -1,6 +1,7 @@
 """What comes in one turn of the event loop goes through each step together."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,6 +228,47 @@ def test_one_request_that_fails_fails_alone(engine, tmp_path, monkeypatch):
     assert held() == []
     found = rows(tmp_path)
     assert found == {("answered", 200): 3, ("failed", 500): 1, ("refused", 401): 1, ("refused", 404): 1}
+
+
+def test_a_call_alone_waits_for_no_turn_until_it_is_in_the_journal(engine):
+    journal = running_gateway().journal
+
+    def lines() -> int:
+        return journal.current.read_bytes().count(b"\n")
+
+    async def ask() -> tuple[int, int]:
+        client = Client(engine, engine._request(SCENARIOS["json"]))
+        client.ask()
+        opened = lines()
+        while not client.told:
+            await asyncio.sleep(0)
+        closed = lines()
+        client.leave()
+        return opened, closed
+
+    before = lines()
+    assert engine._runner.run(ask()) == (before + 1, before + 2)
+
+
+def test_calls_in_company_share_their_writes(engine, monkeypatch):
+    writes: list[bytes] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: writes.append(data) or write(file, data))
+
+    async def ask() -> None:
+        clients = [Client(engine, engine._request(SCENARIOS["json"])) for _ in range(20)]
+        for client in clients:
+            client.ask()
+        while not all(client.told for client in clients):
+            await asyncio.sleep(0)
+        for _ in range(3):  # they are accounted for, then written
+            await asyncio.sleep(0)
+        for client in clients:
+            client.leave()
+
+    engine._runner.run(ask())
+    assert sum(data.count(b"\n") for data in writes) == 40
+    assert len(writes) <= 10
 
 
 def test_a_call_that_can_not_be_accounted_for_keeps_no_limit_and_no_other_call_back(engine, tmp_path, caplog):
