@@ -116,9 +116,21 @@ class StreamReader:
 
     def _read_plain(self, chunk: bytes) -> bool:
         """False, and nothing is noted, where the chunk must be read line by line."""
-        if chunk.find(b"\n") == len(chunk) - 2:
-            return self._read_one(chunk[6:-2])
-        data = chunk[6:-2].split(b"\n\ndata: ")
+        if chunk.find(b"\n") != len(chunk) - 2:
+            return self._read_events(chunk[6:-2].split(b"\n\ndata: "))
+        data = chunk[6:-2]
+        if data == b"[DONE]":
+            self.done = True
+            return True
+        try:
+            event = _event.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        self._note(event, data)
+        return True
+
+    def _read_events(self, data: list[bytes]) -> bool:
+        """The same of several events."""
         done = data[-1] == b"[DONE]"
         if done:
             data.pop()
@@ -128,18 +140,6 @@ class StreamReader:
         for event, its_data in zip(events, data, strict=True):
             self._note(event, its_data)
         self.done = self.done or done
-        return True
-
-    def _read_one(self, data: bytes) -> bool:
-        """The same of one event."""
-        if data == b"[DONE]":
-            self.done = True
-            return True
-        try:
-            event = _event.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return False
-        self._note(event, data)
         return True
 
     def _keep_rest(self, rest: bytes) -> None:

@@ -8,9 +8,8 @@ import httptools
 
 from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
 
-HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back
+HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back; longest head
 LONGEST_ANSWER = 512 * 1024 * 1024  # bytes of an answer that is collected whole
-LONGEST_HEAD = 256 * 1024  # bytes of status line and headers
 
 
 class Http1Response:
@@ -20,11 +19,11 @@ class Http1Response:
         "_connection",
         "_fault",
         "_sink",
-        "_size",
         "_waiter",
         "chunks",
         "complete",
         "headers",
+        "size",
         "started",
         "status",
         "stream",
@@ -38,7 +37,7 @@ class Http1Response:
         self._connection = connection
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
-        self._size = 0
+        self.size = 0  # bytes that came and were not taken yet
         self._fault: TransportFault | None = None
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -99,23 +98,20 @@ class Http1Response:
         """They belonged to a 1xx; the answer brings its own."""
         self.headers.clear()
 
-    def bound(self, size: int) -> None:
-        """So many bytes more came, and there will be others. Raises ConnectionBroken for too many."""
-        self._size += size
+    def bound(self) -> None:
+        """More than HIGH_WATER came, and there will be others. Raises ConnectionBroken for too many."""
         if not self.started:
-            if self._size > LONGEST_HEAD:
-                raise ConnectionBroken(f"sent headers of more than {LONGEST_HEAD:,} bytes")
-        elif self._size > HIGH_WATER:
-            if self.stream:
-                if self.chunks:  # else there is nothing whose taking would let it go on
-                    self._connection.hold_back()
-            elif self._size > LONGEST_ANSWER:
-                raise ConnectionBroken(f"sent an answer of more than {LONGEST_ANSWER:,} bytes")
+            raise ConnectionBroken(f"sent headers of more than {HIGH_WATER:,} bytes")
+        if self.stream:
+            if self.chunks:  # else there is nothing whose taking would let it go on
+                self._connection.hold_back()
+        elif self.size > LONGEST_ANSWER:
+            raise ConnectionBroken(f"sent an answer of more than {LONGEST_ANSWER:,} bytes")
 
     def begin_body(self, status: int) -> None:
         self.status = status
         self.started = True
-        self._size = 0
+        self.size = 0
 
     def fail(self, fault: TransportFault) -> None:
         self._fault = fault
@@ -123,13 +119,15 @@ class Http1Response:
 
     def wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and not self._handed_on(waiter):
+        if waiter is None or waiter.done():
+            return
+        passes = self._sink is not None and self.chunks and not self.complete and self._fault is None
+        if not passes or not self._handed_on(waiter):
             waiter.set_result(None)
 
     def _handed_on(self, waiter: asyncio.Future[None]) -> bool:
         """Whether the sink of who waits has taken what came; he waits on then."""
-        if self._sink is None or self.complete or not self.chunks or self._fault is not None:
-            return False
+        assert self._sink is not None
         chunk = self._taken()
         try:
             taken = self._sink(chunk)
@@ -141,7 +139,7 @@ class Http1Response:
             return True
         if not taken:
             self.chunks.append(chunk)
-            self._size = len(chunk)
+            self.size = len(chunk)
         return taken
 
     def _arrival(self) -> asyncio.Future[None]:
@@ -159,9 +157,9 @@ class Http1Response:
         chunks = self.chunks
         taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.chunks = []
-        if self._size > HIGH_WATER and not self.complete:  # else the connection serves another by now
+        if self.size > HIGH_WATER and not self.complete:  # else the connection serves another by now
             self._connection.go_on()
-        self._size = 0
+        self.size = 0
         return taken
 
     @property
@@ -250,15 +248,12 @@ class Http1Connection(asyncio.Protocol):
         self.active_at = self.loop.time()
         response = self._response
         if response is None:
-            self.abort()  # nobody asked: never let it answer the next request
-        else:
-            self._feed(response, data)
-
-    def _feed(self, response: Http1Response, data: bytes) -> None:
+            return self.abort()  # nobody asked: never let it answer the next request
+        response.size += len(data)
         try:
             self._parser.feed_data(data)
-            if not response.complete:
-                response.bound(len(data))
+            if response.size > HIGH_WATER and not response.complete:
+                response.bound()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             ours = error.__context__  # where a callback of ours put an end to it
             malformed = ConnectionBroken("answered with malformed HTTP")
@@ -267,6 +262,7 @@ class Http1Connection(asyncio.Protocol):
             self._end(fault)
         if response.stream or response.complete:
             response.wake()
+        return None
 
     def eof_received(self) -> bool:
         self.lost = True  # no request may follow
