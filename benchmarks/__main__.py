@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import awake, peers, soak, turns
+from benchmarks import awake, cores, peers, soak, turns
 from benchmarks.cells import CELLS, GROUPS, PEERS, SUBJECTS, Cell, chosen
 from benchmarks.measuring import CellFailed, Measuring
 from benchmarks.rig import Rig, Subject, nginx_program
@@ -204,8 +204,8 @@ def heading(options: argparse.Namespace) -> str:
     return (
         f"One core for the proxy, one for load and providers{kept}; median of {options.repeats} x "
         f"{options.seconds} s; Python {platform.python_version()}.\n"
-        f"+p50: over direct. Right of CPU: the rate over that of each other one."
-    )
+        f"+p50: over direct. Right of CPU: the rate over that of each other one. {cores.at_rest()}"
+    ).rstrip()
 
 
 def write(file: Path, title: str, table: Table) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import awake, driver, load, turns
+from benchmarks import awake, cores, driver, load, turns
 from benchmarks.answers import SCENARIOS, mark_in
 from benchmarks.cells import CELLS, SUBJECTS, chosen
 from benchmarks.load import PROJECT, Target
@@ -106,6 +106,25 @@ def test_no_core_is_kept_awake_where_sessions_are_weighed(tmp_path, monkeypatch)
     assert awake.problem() is None
     awake.AUTOGROUP.write_text("1\n")
     assert "sysctl kernel.sched_autogroup_enabled=0" in awake.problem()
+
+
+@pytest.mark.parametrize(
+    ("governor", "nanoseconds", "said"),
+    [
+        ("haltpoll", "200000", "Cores look for work for 200 µs before they sleep."),
+        ("haltpoll", "0", "Cores sleep at once (guest_halt_poll_ns is 0, Linux's default 200000)"),
+        ("menu", "200000", ""),
+        ("haltpoll", "", ""),
+    ],
+)
+def test_what_cores_do_at_rest_is_said(governor, nanoseconds, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "GOVERNOR", tmp_path / "governor")
+    monkeypatch.setattr(cores, "POLLS", tmp_path / "polls")
+    assert cores.at_rest() == ""
+    cores.GOVERNOR.write_text(f"{governor}\n")
+    cores.POLLS.write_text(f"{nanoseconds}\n")
+    assert cores.at_rest().startswith(said)
+    assert bool(cores.at_rest()) is bool(said)
 
 
 def test_the_driver_tells_a_short_answer_from_a_whole_one(provider):
