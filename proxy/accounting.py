@@ -56,10 +56,10 @@ class Accounting:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         call.ended_at = time.perf_counter()
         self._open -= call.opened
-        if self._open or self._ended.any_waits:
+        if call.opened and not self._open and not self._ended.any_waits:
+            self._account([call], self._write)  # alone: there is nobody to wait a turn for
+        else:  # refusals too: many may come together, and each is answered first
             self._ended.add(call)
-        else:  # alone: there is nobody to wait a turn for
-            self._account([call], self._write)
 
     def close_ended(self) -> None:
         """Those that would have their turn in the event loop's next one."""

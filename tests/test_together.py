@@ -121,6 +121,23 @@ class Client:
         self._transport.end(self._protocol)
 
 
+def ask_together(engine: InProcess, requests: list[bytes]) -> list[bytes]:
+    """Each on a connection of its own; the statuses of their answers."""
+
+    async def ask_all() -> list[bytes]:
+        clients = [Client(engine, request) for request in requests]
+        for client in clients:
+            client.ask()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        for client in clients:
+            client.leave()
+        return [client.told[9:12] for client in clients]
+
+    statuses: list[bytes] = engine._runner.run(ask_all())
+    return statuses
+
+
 @contextmanager
 def another_under_way(engine: InProcess, wanted: bool) -> Iterator[None]:
     """Then requests wait for the next turn of the event loop."""
@@ -211,18 +228,8 @@ def test_one_request_that_fails_fails_alone(engine, tmp_path, monkeypatch):
         "also good": good,
     }
 
-    async def ask_all() -> dict[str, bytes]:
-        clients = {name: Client(engine, request) for name, request in requests.items()}
-        for client in clients.values():
-            client.ask()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        for client in clients.values():
-            client.leave()
-        return {name: client.told[9:12] for name, client in clients.items()}
-
     monkeypatch.setattr(AnswerHeaders, "of_answer", fail_once)
-    statuses = engine._runner.run(ask_all())
+    statuses = dict(zip(requests, ask_together(engine, list(requests.values())), strict=True))
     wanted = {"broken": b"500", "good": b"200", "no key": b"401", "no model": b"404", "also good": b"200"}
     assert statuses == wanted
     assert held() == []
@@ -252,23 +259,17 @@ def test_a_call_alone_waits_for_no_turn_until_it_is_in_the_journal(engine):
     assert engine._runner.run(ask()) == (before + 1, before + 2)
 
 
-def test_calls_in_company_share_their_writes(engine, monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "status", "records"), [(b"Bearer sk-", b"200", 40), (b"Bearer no-", b"401", 20)]
+)
+def test_calls_in_company_share_their_writes(engine, monkeypatch, key, status, records):
     writes: list[bytes] = []
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: writes.append(data) or write(file, data))
-
-    async def ask() -> None:
-        clients = [Client(engine, engine._request(SCENARIOS["json"])) for _ in range(20)]
-        for client in clients:
-            client.ask()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        for client in clients:
-            client.leave()
-
-    engine._runner.run(ask())
-    assert sum(data.count(b"\n") for data in writes) == 40
-    assert len(writes) <= 10
+    request = engine._request(SCENARIOS["json"]).replace(b"Bearer sk-", key)
+    assert set(ask_together(engine, [request] * 20)) == {status}
+    assert sum(data.count(b"\n") for data in writes) == records
+    assert len(writes) <= records / 4
 
 
 def test_a_call_that_can_not_be_accounted_for_keeps_no_limit_and_no_other_call_back(engine, tmp_path, caplog):
@@ -283,16 +284,7 @@ def test_a_call_that_can_not_be_accounted_for_keeps_no_limit_and_no_other_call_b
 
     accounting._rows = SimpleNamespace(closed=fail_first, opened=accounting._rows.opened)
 
-    async def ask_both() -> None:
-        clients = [Client(engine, engine._request(SCENARIOS["json"])) for _ in range(2)]
-        for client in clients:
-            client.ask()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        for client in clients:
-            client.leave()
-
-    engine._runner.run(ask_both())
+    ask_together(engine, [engine._request(SCENARIOS["json"])] * 2)
     assert held() == []
     assert [record.args for record in caplog.records if "accounted" in record.msg] == [(seen[0],)]
     assert len(seen) == 2
