@@ -10,12 +10,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
 import uvicorn
 from django.conf import settings
 from uvicorn.supervisors import Multiprocess
+
+from monitoring.backlog import backlog_bytes
+from monitoring.shipper_state import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +80,9 @@ def _start_shipper() -> subprocess.Popen[bytes]:
 def _end_shipper(shipper: subprocess.Popen[bytes]) -> None:
     assert shipper.stdin is not None
     shipper.stdin.close()
+    directory = Path(settings.JOURNAL_DIR)
+    if not backlog_bytes(directory, read_state(directory)):
+        shipper.terminate()  # heard only while it starts, which on a busy machine takes long
     with contextlib.suppress(subprocess.TimeoutExpired):
         shipper.wait(SHIPPER_STOP_SECONDS)  # it goes on by itself where the database is slow
 

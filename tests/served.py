@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -79,6 +80,13 @@ class Served:
         found = re.search(r"Bearer (sk-[^\"]+)", self.curl)
         assert found
         return found[1]
+
+    def ask(self, words: int = 1, **body: Any) -> httpx.Response:
+        """With the printed key, of the demo provider."""
+        content = " ".join(["word"] * words)
+        body = {"model": "demo-echo", "messages": [{"role": "user", "content": content}]} | body
+        headers = {"authorization": f"Bearer {self.key}"}
+        return plain.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
     def stop(self, sign: int = signal.SIGINT, seconds: float = 10) -> int:
         """The exit code. Fails where it takes longer than `seconds`."""

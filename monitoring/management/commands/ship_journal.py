@@ -1,6 +1,7 @@
 """The process that moves the journal to the database; the web server starts and ends it."""
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ class Command(BaseCommand):
     help = "Move the journal's records to the database until standard input ends."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told to all processes alike, as systemd does
         os.nice(NICENESS)
         stop = threading.Event()
         shipper = Shipper(Path(settings.JOURNAL_DIR), ContentShipper(Path(settings.CONTENT_DIR)))
@@ -27,7 +29,7 @@ class Command(BaseCommand):
         shipping.start()
         # A daemon: a rule that asks the database for long must not keep the process.
         threading.Thread(target=run_alerts, args=(stop,), name="alerts", daemon=True).start()
-        # Not a signal: the pipe also ends when the web server is killed, and only then.
+        # The pipe also ends when the web server is killed, and not before its last record is written.
         sys.stdin.buffer.read()
         stop.set()
         shipping.join()
