@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
-
-from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo, TieredPrices
+from typing import TYPE_CHECKING, Any
 
 from routing.models import RouteTarget
 from routing.price import Price, Tier
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, TieredPrices
 
 NANO = Decimal(10) ** 9
 LISTED_AS = {"z-ai": ("zai", "zhipuai"), "zai": ("zai", "zhipuai")}
@@ -73,8 +73,8 @@ def _nano(usd: Decimal | None) -> int | None:
     return None if usd is None else int(usd * NANO)
 
 
-def _at(listed: Decimal | TieredPrices | None, input_tokens: int) -> Decimal | None:
-    if not isinstance(listed, TieredPrices):
+def _at(listed: "Decimal | TieredPrices | None", input_tokens: int) -> Decimal | None:
+    if listed is None or isinstance(listed, Decimal):
         return listed
     reached = [tier.price for tier in listed.tiers if input_tokens > tier.start]
     return reached[-1] if reached else listed.base
@@ -83,8 +83,8 @@ def _at(listed: Decimal | TieredPrices | None, input_tokens: int) -> Decimal | N
 def _steps(listed: Any) -> list[int]:
     """Input tokens above which some price of the list is another one."""
     names = [*_LISTED.values(), "requests_kcount"]
-    tiered = [price for name in names if isinstance(price := getattr(listed, name, None), TieredPrices)]
-    return sorted({tier.start for price in tiered for tier in price.tiers})
+    tiered = [getattr(getattr(listed, name, None), "tiers", ()) for name in names]
+    return sorted({tier.start for tiers in tiered for tier in tiers})
 
 
 def next_change(targets: Iterable[RouteTarget], now: datetime) -> float:
@@ -99,7 +99,7 @@ def next_change(targets: Iterable[RouteTarget], now: datetime) -> float:
     return min(moments, default=math.inf)
 
 
-def _moments(model: ModelInfo, now: datetime) -> Iterator[datetime]:
+def _moments(model: "ModelInfo", now: datetime) -> Iterator[datetime]:
     """A day's hours are given for today and tomorrow, so that one of them lies ahead."""
     if not isinstance(model.prices, list):
         return
@@ -117,7 +117,7 @@ def _moment(day: date, hour: time) -> datetime:
     return datetime.combine(day, hour, hour.tzinfo or UTC)
 
 
-def _model_of(target: RouteTarget) -> ModelInfo | None:
+def _model_of(target: RouteTarget) -> "ModelInfo | None":
     slug, model = target.provider.slug, target.upstream_model
     for provider_id in LISTED_AS.get(slug, (slug,)):
         if found := _listed(provider_id, None, model):
@@ -125,7 +125,10 @@ def _model_of(target: RouteTarget) -> ModelInfo | None:
     return _listed(None, target.provider.base_url, model)
 
 
-def _listed(provider_id: str | None, api_url: str | None, model: str) -> ModelInfo | None:
+def _listed(provider_id: str | None, api_url: str | None, model: str) -> "ModelInfo | None":
+    # Takes 0.3 s to load, and of a gateway's processes only those that compile tables need it.
+    from genai_prices.data_snapshot import get_snapshot
+
     try:
         _, listed = get_snapshot().find_provider_model(model, None, provider_id, api_url)
     except LookupError:
