@@ -47,6 +47,10 @@ class Accounting:
         call.opened = True
         self._open += 1
 
+    def write_opened(self) -> None:
+        """The rows of all calls opened so far: their providers may be called now."""
+        self._journal.write_gathered()
+
     def keep_content(self, call: Call) -> None:
         """For keys and routes that say something about content."""
         if self._contents is not None:

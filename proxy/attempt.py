@@ -17,6 +17,7 @@ from proxy.retry_after import told_wait
 from proxy.sse import StreamReader
 from proxy.targets.board import Board, Trial
 from proxy.transports.base import (
+    SentRequest,
     Sink,
     TransportFault,
     TransportTimeout,
@@ -58,10 +59,66 @@ class Answer(msgspec.Struct, eq=False):
             self.link.pool.release()
 
 
+class Begun:
+    """An attempt under way. It holds a slot of the provider's pool from when it has a request on."""
+
+    __slots__ = ("attempt", "hides_usage", "link", "request", "sent", "trial")
+
+    def __init__(self, attempt: Attempt, trial: Trial, link: Link) -> None:
+        self.attempt = attempt
+        self.trial = trial
+        self.link = link
+        self.request: UpstreamRequest | None = None
+        self.hides_usage = False
+        self.sent: SentRequest | None = None  # if that could be done without waiting
+
+    def response(self) -> Awaitable[UpstreamResponse]:
+        """To be awaited at once."""
+        assert self.request is not None
+        return self.sent.head() if self.sent is not None else self.link.pool.transport.send(self.request)
+
+    def drop(self, call: Call) -> None:
+        """Nobody will wait for the answer."""
+        self.attempt.result = "cancelled"
+        _take_time(call, self.attempt)
+        if self.sent is not None:
+            self.sent.abandon()
+        self.trial.end()
+        self.link.pool.release()
+
+
 class Asker:
     def __init__(self, upstreams: Upstreams, board: Board) -> None:
         self._upstreams = upstreams
         self._board = board
+
+    def begin(self, call: Call, target: TargetEntry) -> None:
+        """Call the target before anyone waits for its answer, unless the pool has no slot free.
+
+        ask() goes on with it; it must be dropped if that is never called.
+        """
+        begun = self._begin(call, target)
+        if not begun.link.pool.take_free():
+            return begun.trial.end()
+        try:
+            _prepare(call, begun)
+            assert begun.request is not None
+            begun.sent = begun.link.pool.transport.begin(begun.request)
+        except BaseException:
+            begun.drop(call)
+            raise
+        call.begun = begun
+        return None
+
+    def _begin(self, call: Call, target: TargetEntry) -> Begun:
+        assert call.route is not None
+        assert call.ask is not None
+        link = self._upstreams.link(target.provider)
+        attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
+        call.trial = trial = self._board.begin(
+            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+        )
+        return Begun(attempt, trial, link)
 
     async def ask(self, call: Call, target: TargetEntry, prefix: Prefix | None = None) -> Answer:
         """Raises the GatewayError that says what went wrong; the attempt is in the call's trail.
@@ -69,16 +126,13 @@ class Asker:
         `prefix`: the part of the answer that the caller has already.
         """
         assert call.route is not None
-        assert call.ask is not None
-        attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
-        call.trial = trial = self._board.begin(
-            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
-        )
+        begun, call.begun = call.begun or self._begin(call, target), None
+        attempt, trial = begun.attempt, begun.trial
         try:
             if call.route.route.attempt_timeout is None:
-                answer = await self._on_slot(call, attempt, trial, prefix)
+                answer = await self._on_slot(call, begun, prefix)
             else:
-                answer = await self._in_time(call, attempt, trial, prefix)
+                answer = await self._in_time(call, begun, prefix)
         except BaseException as error:
             attempt.result = _result(error)
             if isinstance(error, GatewayError):
@@ -86,31 +140,30 @@ class Asker:
             trial.end()
             raise
         finally:
-            attempt.ms = (time.perf_counter() - attempt.started) * 1000
-            call.upstream_ms += attempt.ms
+            _take_time(call, attempt)
         attempt.result = str(answer.response.status)
         if call.trace is not None:
             call.trace.answered(attempt, answer.body)
         return answer
 
-    async def _in_time(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
+    async def _in_time(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         assert call.route is not None
         seconds = call.route.route.attempt_timeout
         assert seconds is not None
         try:
             with Deadline(seconds):
-                return await self._on_slot(call, attempt, trial, prefix)
+                return await self._on_slot(call, begun, prefix)
         except DeadlinePassed:
-            slug = attempt.target.provider.slug
+            slug = begun.attempt.target.provider.slug
             raise UpstreamTimeout(f"{slug} did not answer within {seconds:g} s.", provider=slug) from None
 
-    async def _on_slot(self, call: Call, attempt: Attempt, trial: Trial, prefix: Prefix | None) -> Answer:
+    async def _on_slot(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         """Holds a slot of the provider's pool; a stream keeps it until it is closed."""
-        link = self._upstreams.link(attempt.target.provider)
-        if not link.pool.take_free():
+        link, trial = begun.link, begun.trial
+        if begun.request is None and not link.pool.take_free():
             await link.pool.wait_for_free(link.provider.slug)
         try:
-            answer = await self._answer(call, attempt, link, trial, prefix)
+            answer = await self._answer(call, begun, prefix)
         except BaseException:
             link.pool.release()
             raise
@@ -120,37 +173,41 @@ class Asker:
             link.pool.release()  # read to its end: the connection is free again
         return answer
 
-    async def _answer(
-        self, call: Call, attempt: Attempt, link: Link, trial: Trial, prefix: Prefix | None
-    ) -> Answer:
+    async def _answer(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         assert call.route is not None
-        request, hides_usage = _request(call, attempt, link, prefix)
-        call.attempts.append(attempt)
+        if begun.request is None:
+            _prepare(call, begun, prefix)
         response: UpstreamResponse | None = None
         try:
             if (seconds := _first_byte_limit(call)) is None:
-                response = await link.pool.transport.send(request)
-                answer = await _read(call, attempt.target, link, response, trial)
+                response = await begun.response()
+                answer = await _read(call, begun, response)
             else:
                 with Deadline(seconds):
-                    response = await link.pool.transport.send(request)
-                    answer = await _read(call, attempt.target, link, response, trial)
-            answer.hides_usage = hides_usage
+                    response = await begun.response()
+                    answer = await _read(call, begun, response)
+            answer.hides_usage = begun.hides_usage
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
                 answer.body = await _held(answer, call.route.route.stall_timeout)
             return answer
         except BaseException as error:
             if response is not None:
                 await asyncio.shield(response.aclose())
-            if (known := _as_gateway_error(error, link)) is not None:
+            if (known := _as_gateway_error(error, begun.link)) is not None:
                 raise known from error
             raise
 
 
-def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) -> tuple[UpstreamRequest, bool]:
-    """Also whether it asks for a usage that the caller did not ask for."""
+def _take_time(call: Call, attempt: Attempt) -> None:
+    attempt.ms = (time.perf_counter() - attempt.started) * 1000
+    call.upstream_ms += attempt.ms
+
+
+def _prepare(call: Call, begun: Begun, prefix: Prefix | None = None) -> None:
+    """The request of the attempt; from here on it is in the call's trail."""
     assert call.route is not None
     assert call.ask is not None
+    attempt, link = begun.attempt, begun.link
     ask, defaults = call.ask, _defaults(call, link.provider)
     asks = stream_usage.asking(ask, defaults) if ask.stream and link.provider.asks_usage else None
     if asks is not None:
@@ -162,7 +219,8 @@ def _request(call: Call, attempt: Attempt, link: Link, prefix: Prefix | None) ->
     head = link.head(call.caller_credential)
     if call.trace is not None:
         head = call.trace.head(head, attempt)
-    return UpstreamRequest(head, body, ask.stream), asks is not None
+    begun.request, begun.hides_usage = UpstreamRequest(head, body, ask.stream), asks is not None
+    call.attempts.append(attempt)
 
 
 def _first_byte_limit(call: Call) -> float | None:
@@ -171,10 +229,9 @@ def _first_byte_limit(call: Call) -> float | None:
     return call.route.route.first_byte_timeout if call.ask.stream else None
 
 
-async def _read(
-    call: Call, target: TargetEntry, link: Link, response: UpstreamResponse, trial: Trial
-) -> Answer:
+async def _read(call: Call, begun: Begun, response: UpstreamResponse) -> Answer:
     assert call.ask is not None
+    target, link, trial = begun.attempt.target, begun.link, begun.trial
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     content_type = response.header("content-type") or ""

@@ -41,6 +41,25 @@ class Attempts:
         self._chooser = chooser
         self._dice = dice
 
+    def begin(self, call: Call) -> None:
+        """Send the request to its first target before first_answer() is called, which goes on with it.
+
+        Not where the caller says how it is to be served, or where another target may be asked beside it.
+        give_up() must be called where first_answer() never is.
+        """
+        assert call.grant is not None
+        assert call.route is not None
+        position = call.grant.option
+        if call.incoming.has_options or call.route.route.hedge_after is not None:
+            return
+        if position == len(call.order) - 1 or not self._chooser.lost(position, call):
+            self._asker.begin(call, call.order[position])
+
+    def give_up(self, call: Call) -> None:
+        begun, call.begun = call.begun, None
+        if begun is not None:
+            begun.drop(call)
+
     async def first_answer(self, call: Call) -> Answer:
         """Starts with the target that the call's grant holds.
 
@@ -113,7 +132,8 @@ class Attempts:
         kind = detours.ERROR
         while True:
             position = call.grant.option
-            if position == len(call.order) - 1 or not self._chooser.lost(position, call):
+            begun = call.begun is not None
+            if begun or position == len(call.order) - 1 or not self._chooser.lost(position, call):
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:

@@ -15,6 +15,7 @@ from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
+    from proxy.attempt import Begun
     from proxy.content.capture import Capture
     from proxy.journal.records import Closed
     from proxy.rows import Common
@@ -84,6 +85,7 @@ class Call:
         "ask",
         "attempts",
         "available",
+        "begun",
         "bounds_answer",
         "caller_credential",
         "common",
@@ -144,6 +146,7 @@ class Call:
         self.common: Common | None = None  # what its rows share with others
         self.trace: Trace | None = None  # where OpenTelemetry is on
         self.attempts: list[Attempt] = []
+        self.begun: Begun | None = None  # an attempt that was begun before anyone waits for its answer
         self.order: list[TargetEntry] = []  # in which targets are tried
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
         self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves

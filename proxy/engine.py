@@ -69,7 +69,7 @@ class Engine:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         (call,) = self.begin([incoming])
         try:
-            await asyncio.sleep(0)  # the journal writes the call's row
+            await asyncio.sleep(0)
         except asyncio.CancelledError:
             self.give_up(call)
             raise
@@ -79,13 +79,14 @@ class Engine:
         return answer
 
     def begin(self, arrived: Sequence[Incoming]) -> list[Call]:
-        """Steps 1 to 4 of requests that came together.
+        """Steps 1 to 4 of requests that came together; those that can leave for a provider at once do.
 
-        go_on() must be called for each in a later turn of the event loop, or give_up(): rows that are to be
-        there before a provider is called are written in between.
+        go_on() must be called for each in a later turn of the event loop, or give_up().
         """
         calls = list(map(self._call, arrived))
         step_by_step((self._identify, self._decode, self._resolve, self._admit), calls, _note)
+        self.accounting.write_opened()  # before a provider is called
+        step_by_step((self._send,), calls, _note)
         return calls
 
     async def go_on(self, call: Call) -> Whole | Relay:
@@ -129,6 +130,7 @@ class Engine:
 
     def give_up(self, call: Call) -> None:
         """The caller has left before there was an answer."""
+        self._attempts.give_up(call)
         call.outcome = "client_gone"
         self.accounting.close(call)
 
@@ -154,6 +156,10 @@ class Engine:
         call.grant = admit_at_once(call, self._admission)
         if call.grant is not None:
             self._open(call)
+
+    def _send(self, call: Call) -> None:
+        if call.grant is not None and call.fault is None:
+            self._attempts.begin(call)
 
     async def _admit_later(self, call: Call) -> None:
         """Where limits must be asked for elsewhere, or are looked at closer."""

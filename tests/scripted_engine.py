@@ -103,17 +103,36 @@ class ScriptedClient:
 
 
 @dataclass
+class ScriptedSent:
+    name: str
+    stream: bool
+
+    async def head(self) -> ScriptedResponse:
+        await asyncio.sleep(0.001)
+        return await _respond(self.name, self.stream)
+
+    def abandon(self) -> None:
+        pass
+
+
+@dataclass
 class ScriptedTransport:
     """Takes the next of the shared behaviours for each request."""
 
     behaviours: deque[str]
     sent: list[str] = field(default_factory=list)
 
+    def begin(self, request: UpstreamRequest) -> "ScriptedSent | None":
+        """Every other request finds a connection."""
+        return ScriptedSent(self._next(), request.stream) if len(self.sent) % 2 else None
+
     async def send(self, request: UpstreamRequest) -> ScriptedResponse:
+        return await ScriptedSent(self._next(), request.stream).head()
+
+    def _next(self) -> str:
         name = self.behaviours.popleft() if self.behaviours else "fine"
         self.sent.append(name)
-        await asyncio.sleep(0.001)
-        return await _respond(name, request.stream)
+        return name
 
     async def aclose(self) -> None:
         pass
@@ -152,6 +171,9 @@ class NoJournal:
     def gather(self, record: Any) -> None:
         if isinstance(record, Closed):
             self.closed.append(record)
+
+    def write_gathered(self) -> None:
+        return None
 
 
 @dataclass

@@ -25,6 +25,9 @@ class Provider:
         self._answers = iter(answers)
         self.asked = []
 
+    def begin(self, request):
+        return None
+
     async def send(self, request):
         self.asked.append(self._clock())
         status, headers = next(self._answers, (200, {}))

@@ -18,6 +18,7 @@ from proxy.answer_headers import AnswerHeaders
 from proxy.engine import Engine
 from proxy.gateway import build_gateway, running_gateway, stop_gateway
 from proxy.together import Together, step_by_step
+from proxy.transports.http1 import Http1Connection
 from tests.factories import make_key, make_provider, make_route, make_target
 
 MODEL = "gpt-4o-mini"
@@ -159,6 +160,13 @@ def held() -> list[Any]:
     return [found for found in admission.budgets() if found[4] or found[5]]
 
 
+def under_way() -> int:
+    """Slots of pools that are taken, and attempts that are not over."""
+    gateway = running_gateway()
+    pools = sum(gauges.in_use for gauges in gateway.upstreams.gauges().values())
+    return pools + sum(state.in_flight for state in gateway.chooser.board.states.values())
+
+
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in_company"])
 @pytest.mark.parametrize("scenario", ["json", "s32", "s32-at-once"])
 def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scenario, alone):
@@ -174,6 +182,7 @@ def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scen
             for _ in range(100):
                 await asyncio.sleep(0)
         assert not engine.state.tasks
+        assert under_way() == 0
 
     for turns in range(MOST_TURNS):
         engine._runner.run(leave_after(turns))
@@ -237,25 +246,64 @@ def test_one_request_that_fails_fails_alone(engine, tmp_path, monkeypatch):
     assert found == {("answered", 200): 3, ("failed", 500): 1, ("refused", 401): 1, ("refused", 404): 1}
 
 
+def journal_lines() -> int:
+    return running_gateway().journal.current.read_bytes().count(b"\n")
+
+
+@pytest.mark.parametrize("requests", [1, 20])
+def test_requests_leave_together_and_are_in_the_journal_by_then(engine, monkeypatch, requests):
+    """Before any of their tasks has run; those for which no connection is open must wait for one."""
+    asked = [engine._request(SCENARIOS["json"])] * requests
+    ask_together(engine, asked * 2)  # opens connections enough
+    lines_when_sent, turns_when_sent, turns = [], [], [0]
+    request = Http1Connection.request
+
+    def send(self: Http1Connection, *arguments: Any) -> Any:
+        lines_when_sent.append(journal_lines())
+        turns_when_sent.append(turns[0])
+        return request(self, *arguments)
+
+    async def count_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns[0] += 1
+
+    async def ask_all() -> list[bytes]:
+        counting = asyncio.create_task(count_turns())
+        clients = [Client(engine, one) for one in asked]
+        for client in clients:
+            client.ask()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        counting.cancel()
+        for client in clients:
+            client.leave()
+        return [client.told[9:12] for client in clients]
+
+    monkeypatch.setattr(Http1Connection, "request", send)
+    before = journal_lines()
+    assert engine._runner.run(ask_all()) == [b"200"] * requests
+    # The first one finds nobody to wait for.
+    assert lines_when_sent == [before + 1] + [before + requests] * (requests - 1)
+    assert turns_when_sent[0] == 0
+    assert len(set(turns_when_sent[1:])) <= 1
+    assert under_way() == 0
+
+
 def test_a_call_alone_waits_for_no_turn_until_it_is_in_the_journal(engine):
-    journal = running_gateway().journal
-
-    def lines() -> int:
-        return journal.current.read_bytes().count(b"\n")
-
     async def ask() -> tuple[int, int]:
         client = Client(engine, engine._request(SCENARIOS["json"]))
         client.ask()
-        opened = lines()
+        opened = journal_lines()
         for _ in range(100):
             if client.told:
                 break
             await asyncio.sleep(0)
-        closed = lines()
+        closed = journal_lines()
         client.leave()
         return opened, closed
 
-    before = lines()
+    before = journal_lines()
     assert engine._runner.run(ask()) == (before + 1, before + 2)
 
 

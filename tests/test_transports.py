@@ -324,6 +324,50 @@ async def test_a_connection_is_used_again(transport, stream):
         assert made.opened_total == 1
 
 
+@both
+async def test_what_is_begun_is_on_its_way_before_anyone_waits(kind, transport, stream):
+    seen = []
+    async with serving(answering(whole(b"hello"), seen=seen)) as server, transport() as made:
+        request = post(server, b'{"n": 1}', stream=stream)
+        assert made.begin(request) is None, "there is no connection yet"
+        assert await body_of(await made.send(request), stream) == b"hello"
+        begun = made.begin(request)
+        if kind == "httpx":
+            assert begun is None
+            return
+        await eventually(lambda: len(seen) == 2, "the request is there")
+        await asyncio.sleep(0.01)  # the answer is here, too
+        assert await body_of(await begun.head(), stream) == b"hello"
+        assert (made.idle, made.opened_total) == (1, 1)
+
+
+async def test_what_is_begun_and_abandoned_closes_its_connection(kind, transport):
+    async with serving(answering(whole(b"hello"))) as server, transport() as made:
+        request = post(server)
+        await (await made.send(request)).read()
+        if (begun := made.begin(request)) is not None:
+            begun.abandon()
+            assert made.idle == 0
+            assert await (await made.send(request)).read() == b"hello"
+            assert made.opened_total == 2
+
+
+@both
+async def test_what_is_begun_fails_as_what_is_sent(kind, transport, stream):
+    async def script(peer):
+        await peer.request()
+        await peer.send(whole(b"hello"))
+        await peer.request()
+
+    async with serving(script) as server, transport() as made:
+        request = post(server, stream=stream)
+        await body_of(await made.send(request), stream)
+        if (begun := made.begin(request)) is not None:
+            await asyncio.sleep(0.05)  # it is broken before anyone waits
+            with pytest.raises(ConnectionBroken):
+                await begun.head()
+
+
 async def test_calls_side_by_side_never_share_one(transport):
     async def script(peer):
         while True:

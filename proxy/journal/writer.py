@@ -94,7 +94,7 @@ class JournalWriter:
         """Written with the next record, at the latest before what the event loop is given to do from now on.
 
         A process that is killed in between leaves a call that ended as opened, and one that began not at
-        all: its provider must be called by what the loop is given from now on, a new task for example.
+        all: its provider must be called after write_gathered(), or by what the loop is given from now on.
         """
         if len(self._waiting) < MOST_WAITING:
             self._waiting.append(to_line(record))
@@ -103,6 +103,11 @@ class JournalWriter:
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush)
+
+    def write_gathered(self) -> None:
+        """Unless the disk is known to take nothing now."""
+        if self._flush_is_due and not self.problem:
+            self._flush()
 
     def close(self, *, settled: bool = False) -> None:
         """`settled`: the limits know of all that this process let through."""

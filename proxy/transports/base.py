@@ -72,7 +72,20 @@ class UpstreamResponse(Protocol):
         """Close the connection if the body was not read to its end. May be called twice."""
 
 
+class SentRequest(Protocol):
+    """A request that is on its way, and that nobody waits for yet."""
+
+    async def head(self) -> UpstreamResponse:
+        """As what Transport.send() returns."""
+
+    def abandon(self) -> None:
+        """Close its connection: nobody will wait for it."""
+
+
 class Transport(Protocol):
+    def begin(self, request: UpstreamRequest) -> SentRequest | None:
+        """Send it before this returns, where nothing has to be waited for; None: nothing was sent."""
+
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         """POST, without following redirects; to be awaited at once.
 

@@ -21,7 +21,7 @@ from proxy.transports.base import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from proxy.transports.http1 import Http1Connection
+from proxy.transports.http1 import Http1Connection, Http1Response
 from routing.table import Connection
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,13 @@ class FastTransport:
     def idle(self) -> int:
         return sum(not connection.lost for idle in self._idle.values() for connection in idle)
 
+    def begin(self, request: UpstreamRequest) -> Http1Response | None:
+        wire = request.head.wire
+        if not isinstance(wire, Wire):
+            return None  # send() makes it, and says what is wrong with it
+        connection = self._from_pool(wire.place)
+        return None if connection is None else self._send_on(connection, wire, request)
+
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         wire = request.head.wire
         if not isinstance(wire, Wire):
@@ -82,16 +89,14 @@ class FastTransport:
         connection = self._from_pool(wire.place)
         if connection is None:
             return self._send_on_new(wire, request)
-        return self._send_on(connection, wire, request)
+        return self._send_on(connection, wire, request).head()
 
-    def _send_on(
-        self, connection: Http1Connection, wire: Wire, request: UpstreamRequest
-    ) -> Awaitable[UpstreamResponse]:
+    def _send_on(self, connection: Http1Connection, wire: Wire, request: UpstreamRequest) -> Http1Response:
         body = request.body
-        return connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream).head()
+        return connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
 
     async def _send_on_new(self, wire: Wire, request: UpstreamRequest) -> UpstreamResponse:
-        return await self._send_on(await self._connect(wire.place), wire, request)
+        return await self._send_on(await self._connect(wire.place), wire, request).head()
 
     async def aclose(self) -> None:
         self._closed = True

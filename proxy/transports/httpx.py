@@ -93,6 +93,9 @@ class HttpxTransport:
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
         self.opened_total = 0
 
+    def begin(self, request: UpstreamRequest) -> None:
+        return None
+
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
         with _mapped():
             prepared = self._client.build_request(
