@@ -28,6 +28,7 @@ from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
+CANCELLED = "cancelled"
 OTHER_WAS_FIRST = "cancelled: another target was first"
 
 
@@ -60,7 +61,7 @@ class Answer(msgspec.Struct, eq=False):
 
 
 class Begun:
-    """An attempt under way. It holds a slot of the provider's pool from when it has a request on."""
+    """An attempt under way. If it was sent before anyone waits for it, it holds a slot of the pool."""
 
     __slots__ = ("attempt", "hides_usage", "link", "request", "sent", "trial")
 
@@ -70,7 +71,7 @@ class Begun:
         self.link = link
         self.request: UpstreamRequest | None = None
         self.hides_usage = False
-        self.sent: SentRequest | None = None  # if that could be done without waiting
+        self.sent: SentRequest | None = None
 
     def response(self) -> Awaitable[UpstreamResponse]:
         """To be awaited at once."""
@@ -78,11 +79,14 @@ class Begun:
         return self.sent.head() if self.sent is not None else self.link.pool.transport.send(self.request)
 
     def drop(self, call: Call) -> None:
-        """Nobody will wait for the answer."""
-        self.attempt.result = "cancelled"
+        """Of what was sent: nobody will wait for the answer."""
+        assert self.sent is not None
+        self.attempt.result = CANCELLED
         _take_time(call, self.attempt)
-        if self.sent is not None:
-            self.sent.abandon()
+        self.sent.abandon()
+        self.end()
+
+    def end(self) -> None:
         self.trial.end()
         self.link.pool.release()
 
@@ -93,27 +97,27 @@ class Asker:
         self._board = board
 
     def begin(self, call: Call, target: TargetEntry) -> None:
-        """Call the target before anyone waits for its answer, unless the pool has no slot free.
+        """Send the request before anyone waits for the answer, where the pool has what it takes.
 
-        ask() goes on with it; it must be dropped if that is never called.
+        ask() goes on with it; it must be dropped if that is never called. Not where a head is made for each
+        call, the caller's own credential or a trace in it.
         """
-        begun = self._begin(call, target)
-        if not begun.link.pool.take_free():
-            return begun.trial.end()
+        link = self._upstreams.link(target.provider)
+        if call.trace is not None or call.caller_credential or not link.can_begin():
+            return
+        begun = self._begin(call, target, link)
         try:
             _prepare(call, begun)
             assert begun.request is not None
-            begun.sent = begun.link.pool.transport.begin(begun.request)
+            begun.sent = link.pool.transport.begin(begun.request)
         except BaseException:
-            begun.drop(call)
+            begun.end()
             raise
         call.begun = begun
-        return None
 
-    def _begin(self, call: Call, target: TargetEntry) -> Begun:
+    def _begin(self, call: Call, target: TargetEntry, link: Link) -> Begun:
         assert call.route is not None
         assert call.ask is not None
-        link = self._upstreams.link(target.provider)
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
         call.trial = trial = self._board.begin(
             target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
@@ -126,7 +130,9 @@ class Asker:
         `prefix`: the part of the answer that the caller has already.
         """
         assert call.route is not None
-        begun, call.begun = call.begun or self._begin(call, target), None
+        begun, call.begun = call.begun, None
+        if begun is None:
+            begun = self._begin(call, target, self._upstreams.link(target.provider))
         attempt, trial = begun.attempt, begun.trial
         try:
             if call.route.route.attempt_timeout is None:
@@ -160,7 +166,7 @@ class Asker:
     async def _on_slot(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         """Holds a slot of the provider's pool; a stream keeps it until it is closed."""
         link, trial = begun.link, begun.trial
-        if begun.request is None and not link.pool.take_free():
+        if begun.sent is None and not link.pool.take_free():
             await link.pool.wait_for_free(link.provider.slug)
         try:
             answer = await self._answer(call, begun, prefix)
@@ -175,7 +181,7 @@ class Asker:
 
     async def _answer(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         assert call.route is not None
-        if begun.request is None:
+        if begun.sent is None:
             _prepare(call, begun, prefix)
         response: UpstreamResponse | None = None
         try:
@@ -350,5 +356,5 @@ def _result(error: BaseException) -> str:
     if isinstance(error, GatewayError):
         return f"{error.code}: {error.message}"[:200]
     if isinstance(error, asyncio.CancelledError):
-        return OTHER_WAS_FIRST if OTHER_WAS_FIRST in error.args else "cancelled"
+        return OTHER_WAS_FIRST if OTHER_WAS_FIRST in error.args else CANCELLED
     return type(error).__name__

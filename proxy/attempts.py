@@ -29,6 +29,7 @@ from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.table import TargetEntry
 
+READ_LATE = frozenset((b"x-litellm-timeout", b"x-litellm-num-retries"))
 LOST = "its circuit opened meanwhile, or another request is trying it"
 
 
@@ -42,17 +43,18 @@ class Attempts:
         self._dice = dice
 
     def begin(self, call: Call) -> None:
-        """Send the request to its first target before first_answer() is called, which goes on with it.
+        """Send the request to its first target, if it can leave at once; first_answer() goes on with it.
 
-        Not where the caller says how it is to be served, or where another target may be asked beside it.
-        give_up() must be called where first_answer() never is.
+        Not where a header could yet be refused, or another target may be asked beside it. give_up() must be
+        called where first_answer() never is.
         """
         assert call.grant is not None
         assert call.route is not None
-        position = call.grant.option
-        if call.incoming.has_options or call.route.route.hedge_after is not None:
+        if call.incoming.has_options and not READ_LATE.isdisjoint(call.incoming.headers):
             return
-        if position == len(call.order) - 1 or not self._chooser.lost(position, call):
+        position, last = call.grant.option, len(call.order) - 1
+        hedges = call.route.route.hedge_after is not None
+        if position == last or not (hedges or self._chooser.lost(position, call)):
             self._asker.begin(call, call.order[position])
 
     def give_up(self, call: Call) -> None:
@@ -132,8 +134,8 @@ class Attempts:
         kind = detours.ERROR
         while True:
             position = call.grant.option
-            begun = call.begun is not None
-            if begun or position == len(call.order) - 1 or not self._chooser.lost(position, call):
+            may_try = position == len(call.order) - 1 or not self._chooser.lost(position, call)
+            if call.begun is not None or may_try:
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:

@@ -68,20 +68,15 @@ class Engine:
     async def serve(self, incoming: Incoming) -> Whole | Relay:
         """The answer on its way. Raises Refusal; a cancelled caller is accounted for too."""
         (call,) = self.begin([incoming])
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self.give_up(call)
-            raise
         answer = await self.go_on(call)
         if isinstance(answer, Whole):
             self.finish([answer])
         return answer
 
     def begin(self, arrived: Sequence[Incoming]) -> list[Call]:
-        """Steps 1 to 4 of requests that came together; those that can leave for a provider at once do.
+        """Steps 1 to 4 of requests that came together; then those that need not wait leave for a provider.
 
-        go_on() must be called for each in a later turn of the event loop, or give_up().
+        go_on() must be called for each, or give_up().
         """
         calls = list(map(self._call, arrived))
         step_by_step((self._identify, self._decode, self._resolve, self._admit), calls, _note)

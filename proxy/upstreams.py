@@ -130,6 +130,10 @@ class Link:
     def warm(self) -> None:
         self.pool.warm(self._head.url)
 
+    def can_begin(self) -> bool:
+        """Takes a slot if a request with the stored credential can leave at once."""
+        return self.pool.transport.can_begin(self._head) and self.pool.take_free()
+
     def head(self, caller_credential: str) -> RequestHead:
         """With the caller's own credential where there is one, else the provider's stored one."""
         return self.dialect.head(self.provider, caller_credential) if caller_credential else self._head

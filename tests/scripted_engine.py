@@ -21,7 +21,7 @@ from proxy.metrics.counters import Counters
 from proxy.relay import Relay
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
-from proxy.transports.base import ConnectFailed, ConnectionBroken, Sink, UpstreamRequest
+from proxy.transports.base import ConnectFailed, ConnectionBroken, RequestHead, Sink, UpstreamRequest
 from proxy.upstreams import Upstreams
 from proxy.whole import Whole
 from routing.gateway_keys import digest
@@ -122,12 +122,15 @@ class ScriptedTransport:
     behaviours: deque[str]
     sent: list[str] = field(default_factory=list)
 
-    def begin(self, request: UpstreamRequest) -> "ScriptedSent | None":
-        """Every other request finds a connection."""
-        return ScriptedSent(self._next(), request.stream) if len(self.sent) % 2 else None
+    def can_begin(self, head: RequestHead) -> bool:
+        """For every other request."""
+        return len(self.sent) % 2 == 1
+
+    def begin(self, request: UpstreamRequest) -> ScriptedSent:
+        return ScriptedSent(self._next(), request.stream)
 
     async def send(self, request: UpstreamRequest) -> ScriptedResponse:
-        return await ScriptedSent(self._next(), request.stream).head()
+        return await self.begin(request).head()
 
     def _next(self) -> str:
         name = self.behaviours.popleft() if self.behaviours else "fine"

@@ -25,8 +25,8 @@ class Provider:
         self._answers = iter(answers)
         self.asked = []
 
-    def begin(self, request):
-        return None
+    def can_begin(self, head):
+        return False
 
     async def send(self, request):
         self.asked.append(self._clock())

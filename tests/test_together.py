@@ -18,6 +18,7 @@ from proxy.answer_headers import AnswerHeaders
 from proxy.engine import Engine
 from proxy.gateway import build_gateway, running_gateway, stop_gateway
 from proxy.together import Together, step_by_step
+from proxy.transports.fast import FastTransport
 from proxy.transports.http1 import Http1Connection
 from tests.factories import make_key, make_provider, make_route, make_target
 
@@ -190,6 +191,9 @@ def test_a_client_may_leave_at_any_turn_of_the_event_loop(engine, tmp_path, scen
     found = rows(tmp_path, route=MODEL)  # the gateway of other tests may still ship theirs
     known = {("client_gone", None), ("client_gone", 200), ("answered", 200)}
     assert set(found) <= known
+    called = RequestLog.objects.filter(route=MODEL, outcome="client_gone", status=None, attempts__gt=0)
+    assert called.exists()
+    assert all(row.cost_nano_usd > 0 and row.abandoned == "cancelled" for row in called)
     assert found["client_gone", None] >= 2
     # Who leaves before the gateway has looked at the request leaves no row; that of engine is there as well.
     assert found.total() == (MOST_TURNS + 1 if alone else MOST_TURNS)
@@ -288,6 +292,40 @@ def test_requests_leave_together_and_are_in_the_journal_by_then(engine, monkeypa
     assert turns_when_sent[0] == 0
     assert len(set(turns_when_sent[1:])) <= 1
     assert under_way() == 0
+
+
+def test_who_finds_no_slot_waits_for_one(engine, tmp_path):
+    link = running_gateway().upstreams.links()[0]
+    limit = link.pool.connection.max_connections
+    link.pool.in_use += limit  # all are in use elsewhere
+
+    async def ask() -> bytes:
+        client = Client(engine, engine._request(SCENARIOS["json"]))
+        client.ask()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert client.told == b""
+        assert link.pool.gauges().waiting == 1
+        for _ in range(limit):
+            link.pool.release()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        client.leave()
+        return client.told
+
+    assert engine._runner.run(ask()).startswith(b"HTTP/1.1 200 ")
+    assert under_way() == 0
+
+
+def test_a_request_that_can_not_be_sent_leaves_nothing_behind(engine, tmp_path, monkeypatch):
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("a fault of the gateway's own")
+
+    monkeypatch.setattr(FastTransport, "begin", fail)
+    assert ask_together(engine, [engine._request(SCENARIOS["json"])]) == [b"500"]
+    assert under_way() == 0
+    assert held() == []
+    assert rows(tmp_path) == {("answered", 200): 1, ("failed", 500): 1}
 
 
 def test_a_call_alone_waits_for_no_turn_until_it_is_in_the_journal(engine):

@@ -79,12 +79,15 @@ class SentRequest(Protocol):
         """As what Transport.send() returns."""
 
     def abandon(self) -> None:
-        """Close its connection: nobody will wait for it."""
+        """Nobody will wait for it: its connection is closed, unless the whole answer is here."""
 
 
 class Transport(Protocol):
-    def begin(self, request: UpstreamRequest) -> SentRequest | None:
-        """Send it before this returns, where nothing has to be waited for; None: nothing was sent."""
+    def can_begin(self, head: RequestHead) -> bool:
+        """Whether begin() may be called for such a request before anything else happens."""
+
+    def begin(self, request: UpstreamRequest) -> SentRequest:
+        """Send it, on a connection that is open and idle, before this returns."""
 
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         """POST, without following redirects; to be awaited at once.

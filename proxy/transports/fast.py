@@ -75,12 +75,19 @@ class FastTransport:
     def idle(self) -> int:
         return sum(not connection.lost for idle in self._idle.values() for connection in idle)
 
-    def begin(self, request: UpstreamRequest) -> Http1Response | None:
-        wire = request.head.wire
+    def can_begin(self, head: RequestHead) -> bool:
+        wire = head.wire
         if not isinstance(wire, Wire):
-            return None  # send() makes it, and says what is wrong with it
-        connection = self._from_pool(wire.place)
-        return None if connection is None else self._send_on(connection, wire, request)
+            return False  # send() makes it, and says what is wrong with it
+        idle = self._idle.get(wire.place)
+        while idle and idle[-1].lost:
+            idle.pop()
+        return bool(idle)
+
+    def begin(self, request: UpstreamRequest) -> Http1Response:
+        wire = request.head.wire
+        assert isinstance(wire, Wire)
+        return self._send_on(self._idle[wire.place].pop(), wire, request)
 
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         wire = request.head.wire

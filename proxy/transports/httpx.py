@@ -9,6 +9,8 @@ import httpx
 from proxy.transports.base import (
     ConnectFailed,
     ConnectionBroken,
+    RequestHead,
+    SentRequest,
     Sink,
     TransportFault,
     TransportTimeout,
@@ -93,8 +95,11 @@ class HttpxTransport:
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
         self.opened_total = 0
 
-    def begin(self, request: UpstreamRequest) -> None:
-        return None
+    def can_begin(self, head: RequestHead) -> bool:
+        return False  # it doesn't tell whether a connection is idle
+
+    def begin(self, request: UpstreamRequest) -> SentRequest:
+        raise NotImplementedError
 
     async def send(self, request: UpstreamRequest) -> HttpxResponse:
         with _mapped():
