@@ -44,8 +44,9 @@ STAGES = {
         "proxy.journal.writer:JournalWriter.gather",
         "proxy.journal.writer:JournalWriter._flush",
     ],
-    "5 attempt": ["proxy.attempts:Attempts.first_answer"],
+    "5 attempt": ["proxy.attempts:Attempts.begin", "proxy.attempts:Attempts.first_answer"],
     "transport": [
+        "proxy.transports.fast:FastTransport.begin",
         "proxy.transports.fast:FastTransport.send",
         "proxy.transports.http1:Http1Response.head",
         "proxy.transports.http1:Http1Connection._write",

@@ -79,24 +79,20 @@ class FastTransport:
         wire = head.wire
         if not isinstance(wire, Wire):
             return False  # send() makes it, and says what is wrong with it
-        idle = self._idle.get(wire.place)
-        while idle and idle[-1].lost:
-            idle.pop()
-        return bool(idle)
+        return bool(self._idle_at(wire.place))
 
     def begin(self, request: UpstreamRequest) -> Http1Response:
         wire = request.head.wire
         assert isinstance(wire, Wire)
-        return self._send_on(self._idle[wire.place].pop(), wire, request)
+        return self._send_on(self._idle_at(wire.place).pop(), wire, request)
 
     def send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         wire = request.head.wire
         if not isinstance(wire, Wire):
             wire = request.head.wire = Wire(request.head)
-        connection = self._from_pool(wire.place)
-        if connection is None:
-            return self._send_on_new(wire, request)
-        return self._send_on(connection, wire, request).head()
+        if idle := self._idle_at(wire.place):
+            return self._send_on(idle.pop(), wire, request).head()
+        return self._send_on_new(wire, request)
 
     def _send_on(self, connection: Http1Connection, wire: Wire, request: UpstreamRequest) -> Http1Response:
         body = request.body
@@ -136,14 +132,12 @@ class FastTransport:
         room = self._settings.max_connections - len(self._all)
         return 0 if self._closed else max(min(wanted - idle, room), 0)
 
-    def _from_pool(self, place: Place) -> Http1Connection | None:
-        """The connection that was used last: the others may grow old and go."""
-        idle = self._idle.get(place)
-        while idle:
-            connection = idle.pop()
-            if not connection.lost:
-                return connection
-        return None
+    def _idle_at(self, place: Place) -> list[Http1Connection]:
+        """The last one lives and was used last: it goes first, so that the others may grow old and go."""
+        idle = self._idle.get(place, [])
+        while idle and idle[-1].lost:
+            idle.pop()
+        return idle
 
     async def _connect(self, place: Place) -> Http1Connection:
         host, port, secure = place
