@@ -49,7 +49,7 @@ STAGES = {
         "proxy.transports.fast:FastTransport.begin",
         "proxy.transports.fast:FastTransport.send",
         "proxy.transports.http1:Http1Response.head",
-        "proxy.transports.http1:Http1Connection._write",
+        "proxy.transports.http1:Http1Connection.request",
         "proxy.transports.http1:Http1Connection.data_received",
         "proxy.transports.http1:Http1Response.read",
         "proxy.transports.http1:Http1Response.next_chunk",
