@@ -15,6 +15,7 @@ from unfold.decorators import display
 from monitoring.alert_admin import ReadOnlyAdmin
 from monitoring.content.storing import opened
 from monitoring.models import ContentAccess, RequestContent, RequestLog
+from proxy.client_address import client_of
 from routing.admin.base import NOTHING, link
 from routing.credentials import CredentialUnreadable
 
@@ -40,7 +41,7 @@ def content_view(page: ModelAdmin, request: HttpRequest, object_id: str) -> Http
     ContentAccess.objects.create(
         user_id=request.user.pk,
         username=request.user.get_username(),
-        address=request.META.get("REMOTE_ADDR", ""),
+        address=client_of(request),
         request=row.pk,
         key_name=row.key_name,
     )

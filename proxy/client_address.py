@@ -1,10 +1,33 @@
-"""Whose request it is where proxies stand between: the address to count failed log-ins by."""
+"""Whose request it is where proxies stand between, and by what addresses are counted."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
 
+from django.conf import settings
+from django.http import HttpRequest
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+IPV6_PREFIX = 64  # the least that one subscriber gets: all of it is one caller
+
+
+def counted_as(address: str) -> str:
+    """What stands for an address where addresses are counted: an IPv6 address's network."""
+    found = _address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(found) & _NETWORK_PART, IPV6_PREFIX)))
+    return address if found is None else str(found)
+
+
+def client_of(request: HttpRequest) -> str:
+    """The address behind a Django request, as TRUSTED_PROXIES lets it be believed."""
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "").encode("latin-1", "replace")
+    proxies = TrustedProxies(settings.TRUSTED_PROXIES)
+    return proxies.client_of(request.META.get("REMOTE_ADDR", ""), {b"x-forwarded-for": forwarded})
+
+
+_NETWORK_PART = (2**IPV6_PREFIX - 1) << (128 - IPV6_PREFIX)
 
 
 class TrustedProxies:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from proxy.admission.window import SlidingWindow
-from proxy.client_address import TrustedProxies
+from proxy.client_address import TrustedProxies, counted_as
 from proxy.errors import InvalidApiKey, RateLimited
 
 MOST_ADDRESSES = 10_000
@@ -28,7 +28,7 @@ class FailedAuth:
         self, peer: str, headers: Mapping[bytes, bytes], error: InvalidApiKey
     ) -> InvalidApiKey | RateLimited:
         """What to answer to one more failure: `error`, or 429 beyond the limit of its address."""
-        address = self._proxies.client_of(peer, headers)
+        address = counted_as(self._proxies.client_of(peer, headers))
         now = self._clock()
         window = self._failures.get(address)
         if window is None:

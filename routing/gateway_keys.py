@@ -4,7 +4,7 @@ import hashlib
 import secrets
 
 PREFIX_LENGTH = 10  # characters kept in clear, so that an admin recognises a key
-SHORTEST = 8  # characters; also for keys that an admin brings along
+SHORTEST = 20  # characters of a key that an admin brings along: what is shorter can be guessed
 
 
 def generate() -> str:

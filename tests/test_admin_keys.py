@@ -115,27 +115,27 @@ def test_a_key_is_saved_with_team_routes_limits_budget_and_expiry(admin_client):
 
 
 def test_an_existing_key_is_taken_over_and_never_shown(admin_client):
-    answer = admin_client.post(ADD, form(existing_key="the-apps-own-key"), follow=True)
+    answer = admin_client.post(ADD, form(existing_key="the-key-that-apps-hold"), follow=True)
     key = ApiKey.objects.get()
-    assert key.key_hash == gateway_keys.digest("the-apps-own-key").hex()
-    assert "the-apps-own-key" not in answer.content.decode()
-    assert "the-apps-own-key" not in everything_stored() + cookies(admin_client)
+    assert key.key_hash == gateway_keys.digest("the-key-that-apps-hold").hex()
+    assert "the-key-that-apps-hold" not in answer.content.decode()
+    assert "the-key-that-apps-hold" not in everything_stored() + cookies(admin_client)
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("short-7", "Allowed are 8 or more printable ASCII characters without blanks."),
-        ("with a blank", "Allowed are 8 or more printable ASCII characters without blanks."),
-        ("used-already", "This key is already stored: each may be used once."),
-        ("the-master-key", "This is the MASTER_KEY: allowed are keys of their own."),
+        ("nineteen-characters", "Allowed are 20 or more printable ASCII characters without blanks."),
+        ("with a blank in the middle", "Allowed are 20 or more printable ASCII characters without blanks."),
+        ("one-that-is-used-already", "This key is already stored: each may be used once."),
+        ("the-master-key-of-this", "This is the MASTER_KEY: allowed are keys of their own."),
     ],
 )
 def test_an_existing_key_that_cannot_be_used_is_refused_and_not_echoed(
     admin_client, settings, value, message
 ):
-    settings.MASTER_KEY = "the-master-key"
-    make_key(plaintext="used-already")
+    settings.MASTER_KEY = "the-master-key-of-this"
+    make_key(plaintext="one-that-is-used-already")
     answer = admin_client.post(ADD, form(existing_key=value, rpm="61"))
     assert answer.context["adminform"].form.errors == {"existing_key": [message]}
     assert value not in answer.content.decode()

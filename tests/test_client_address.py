@@ -7,7 +7,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from proxy.client_address import TrustedProxies
+from proxy.client_address import TrustedProxies, counted_as
+from proxy.errors import InvalidApiKey
+from proxy.failed_auth import FailedAuth
 from tests.conftest import TEST_DATABASE
 from tests.live import ROOT, Door, LiveGateway
 
@@ -35,6 +37,29 @@ TRUSTED = ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32")
 def test_the_nearest_address_that_is_no_trusted_proxys(peer, forwarded, client):
     proxies = TrustedProxies([ip_network(text) for text in TRUSTED])
     assert proxies.client_of(peer, {b"x-forwarded-for": forwarded.encode()}) == client
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("203.0.113.5", "203.0.113.5"),
+        ("::ffff:203.0.113.5", "203.0.113.5"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::1", "2001:db8:0:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_a_subscribers_whole_ipv6_network_is_one_caller(address, counted):
+    assert counted_as(address) == counted
+
+
+def test_wrong_keys_from_one_ipv6_network_count_together():
+    failed = FailedAuth(per_minute=2, clock=lambda: 0.0)
+    addresses = ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1")
+    answers = [failed.count(address, {}, InvalidApiKey("no")).status for address in addresses]
+    assert answers == [401, 401, 429, 401]
 
 
 def test_without_trusted_proxies_the_connection_counts():

@@ -363,11 +363,20 @@ def test_the_environments_master_key_needs_no_row(write: Write) -> None:
     assert not ApiKey.objects.exists()
 
 
-def test_a_key_that_is_too_short_is_refused_without_being_shown(write: Write) -> None:
-    found = problems(write("litellm_params: {api_key: s3cr3t}"))
-    assert found == [
-        "litellm_params.api_key: allowed are 8 or more printable ASCII characters without blanks"
-    ]
+@pytest.mark.parametrize("place", ["litellm_params: {api_key: %s}", "general_settings: {master_key: %s}"])
+def test_a_key_that_can_be_guessed_moves_in_and_is_reported_without_being_shown(
+    write: Write, place: str
+) -> None:
+    output = load(write(place % "sk-1234"))
+    assert "key: has fewer than 20 characters: it is loaded, and whoever tries long enough" in output
+    assert ApiKey.objects.get().key_hash == gateway_keys.digest("sk-1234").hex()
+    assert "sk-1234" not in output
+    assert "fewer than" not in load(write(place % "sk-twenty-characters"))
+
+
+def test_a_key_with_a_blank_is_refused_without_being_shown(write: Write) -> None:
+    found = problems(write("litellm_params: {api_key: s3cr3t one}"))
+    assert found == ["litellm_params.api_key: allowed are printable ASCII characters without blanks"]
 
 
 def test_a_provider_that_moves_to_another_host_loses_its_stored_key(write: Write) -> None:

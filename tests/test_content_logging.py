@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import pytest
 from cryptography.fernet import Fernet
@@ -284,7 +285,7 @@ def viewer(django_user_model, *permissions):
     return user
 
 
-def test_looking_needs_a_permission_and_is_noted_each_time(client, django_user_model, admin_client):
+def test_looking_needs_a_permission_and_is_noted_each_time(client, django_user_model, admin_client, settings):
     call = record(request=b'{"messages": "<b>hidden</b> words"}', key_name="app")
     store([call])
     RequestLog.objects.create(
@@ -300,12 +301,16 @@ def test_looking_needs_a_permission_and_is_noted_each_time(client, django_user_m
     allowed = viewer(django_user_model, "view_requestlog", "view_requestcontent")
     client.force_login(allowed)
     for looked in (1, 2):
-        answer = client.get(url)
+        answer = client.get(url, headers={"x-forwarded-for": "203.0.113.5"})
         assert answer.status_code == 200
         assert "&lt;b&gt;hidden&lt;/b&gt; words" in answer.content.decode()
         assert "no-store" in answer.headers["cache-control"]
         assert ContentAccess.objects.count() == looked
     seen = ContentAccess.objects.first()
+    assert seen.address == "127.0.0.1"  # who is not a trusted proxy may write what they like
+    settings.TRUSTED_PROXIES = [ip_network("127.0.0.0/8")]
+    client.get(url, headers={"x-forwarded-for": "198.51.100.1, 203.0.113.5"})
+    assert ContentAccess.objects.first().address == "203.0.113.5"
     assert (seen.username, str(seen.request), seen.key_name) == (allowed.username, call.id, "app")
     assert (
         allowed.username

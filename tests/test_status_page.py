@@ -72,6 +72,7 @@ def test_only_staff_may_read_it_until_an_admin_says_otherwise(client, admin_clie
     private = admin_client.get(path)
     assert private.status_code == 200
     assert private["Cache-Control"].startswith("private")
+    assert "Access-Control-Allow-Origin" not in private  # "null" is the origin of every sandboxed page
     client.logout()
     settings = admin_client.get(reverse("admin:routing_gatewaysettings_changelist"), follow=True)
     form = settings.context["adminform"].form

@@ -24,7 +24,7 @@ def _for_those_who_may(view: View) -> Callable[[HttpRequest], HttpResponseBase]:
         try:
             page = current_page()
         except Error:
-            return HttpResponse("The database is away.", status=503, content_type="text/plain")
+            return HttpResponse("Try again later.", status=503, content_type="text/plain")
         user: Any = request.user
         if not page.public and not (user.is_active and user.is_staff):
             return unknown_endpoint(request)
@@ -39,7 +39,8 @@ def _for_those_who_may(view: View) -> Callable[[HttpRequest], HttpResponseBase]:
 @_for_those_who_may
 def status_json(request: HttpRequest, page: Page) -> HttpResponseBase:
     response = JsonResponse(page.content)
-    response["Access-Control-Allow-Origin"] = "*" if page.public else "null"
+    if page.public:
+        response["Access-Control-Allow-Origin"] = "*"
     return response
 
 

@@ -83,13 +83,13 @@ class ApiKeyForm(BudgetForm):
         required=False,
         max_length=1000,
         widget=UnfoldAdminPasswordWidget({"autocomplete": "new-password"}),
-        help_text="To keep a key that apps already hold: its value, 8 characters or more. "
+        help_text="To keep a key that apps already hold: its value, 20 characters or more. "
         "Blank: a new key is made and shown once after saving.",
     )
 
     def clean_existing_key(self) -> str:
         key: str = self.cleaned_data["existing_key"]
-        if not key:
+        if not key or self.instance.pk is not None:  # an edit keeps the key
             return ""
         if len(key) < gateway_keys.SHORTEST or not re.fullmatch(r"[!-~]+", key):
             raise ValidationError(

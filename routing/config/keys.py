@@ -14,8 +14,14 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _ONE_WORD = re.compile(r"[!-~]+")
 
 
+TOO_SHORT = (
+    f"has fewer than {gateway_keys.SHORTEST} characters: it is loaded, and whoever tries long enough "
+    "guesses it; give the apps a new key (manage.py create_key) and take this one out"
+)
+
+
 def key_problem(plaintext: str) -> str:
-    """What is wrong with a gateway key, "" where nothing is."""
+    """What is wrong with a new gateway key, "" where nothing is."""
     if len(plaintext) < gateway_keys.SHORTEST or not _ONE_WORD.fullmatch(plaintext):
         return f"allowed are {gateway_keys.SHORTEST} or more printable ASCII characters without blanks"
     return ""
@@ -45,13 +51,15 @@ def _decrypted(section: Section, name: str, token: str) -> Any:
 
 
 def read_secret(section: Section, name: str, key_name: str) -> list[GatewaySecret]:
-    """The gateway key that stands in plain text below `name`, if any."""
+    """The gateway key that stands in plain text below `name`, if any; a short one is one that apps hold."""
     value = section.text(name)
     if value is ABSENT:
         return []
-    if wrong := key_problem(value):
-        section.problem(name, wrong)
+    if not _ONE_WORD.fullmatch(value):
+        section.problem(name, "allowed are printable ASCII characters without blanks")
         return []
+    if len(value) < gateway_keys.SHORTEST:
+        section.notes.warn(section.at(name), TOO_SHORT)
     if value == settings.MASTER_KEY:
         section.notes.warn(section.at(name), "is the MASTER_KEY of the environment, which holds already")
         return []

@@ -21,7 +21,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", help="what or who uses the key")
         parser.add_argument(
-            "--key", metavar="VALUE", help="keep a key that apps already hold, 8 or more characters"
+            "--key", metavar="VALUE", help="keep a key that apps already hold, 20 or more characters"
         )
         parser.add_argument("--team", metavar="SLUG", help="the team that the key belongs to")
         parser.add_argument(
