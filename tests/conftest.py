@@ -42,6 +42,7 @@ SLOW = (
     "test_health_checks",
     "test_config_roundtrip",
     "test_postgres",
+    "test_upgrade",
     "test_client_openai_python",
     "test_fast_lane",
     "test_breaker",
