@@ -48,6 +48,7 @@ JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="se
 
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+HEALTH_PROVIDERS = choice("HEALTH_PROVIDERS", ("shown", "hidden"), default="shown")
 METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
 OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
@@ -92,7 +93,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "gateway_project.hosts.HostMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

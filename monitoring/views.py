@@ -1,30 +1,35 @@
-"""Liveness and readiness; statuses only, details need a key."""
+"""Liveness and readiness; strangers are told what fails, insiders why."""
 
 import time
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, JsonResponse
 
 from monitoring.backlog import backlog_bytes
+from monitoring.insiders import is_insider
 from monitoring.shipper_state import read_state
 from monitoring.watching import stalled_parts
 from proxy.gateway import Gateway, running_gateway
+from proxy.views import any_host
 from routing.table import ProviderEntry
 
 UNHEALTHY, DEGRADED, HEALTHY, MAINTENANCE = "unhealthy", "degraded", "healthy", "maintenance"
 
 
+@any_host
 def health(request: HttpRequest) -> JsonResponse:
     """Always 200 while the process serves: restarting it would mend no provider."""
     gateway = running_gateway()
     providers = {entry.slug: _status(entry) for entry in gateway.keeper.table.providers.values()}
+    hidden = settings.HEALTH_PROVIDERS == "hidden" and not is_insider(request)
     return JsonResponse(
         {
             "status": _overall(gateway, providers),
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "service": "switchstand",
-            "providers": providers,
+            "providers": {} if hidden else providers,
         }
     )
 
@@ -42,16 +47,41 @@ def _overall(gateway: Gateway, providers: dict[str, str]) -> str:
     return DEGRADED if ill or gateway.keeper.problem else HEALTHY
 
 
+@any_host
 def liveliness(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "alive"})
 
 
+@any_host
 def readiness(request: HttpRequest) -> JsonResponse:
     gateway = running_gateway()
-    keeper = gateway.keeper
-    ready = keeper.ready and not gateway.draining
+    ready = gateway.keeper.ready and not gateway.draining
+    details = _details(gateway)
     content: dict[str, Any] = {
         "status": "ready" if ready else "not ready",
+        "failed": _failed(gateway, details),
+    }
+    if is_insider(request):
+        content |= details
+    return JsonResponse(content, status=200 if ready else 503)
+
+
+def _failed(gateway: Gateway, details: dict[str, Any]) -> list[str]:
+    """The checks that fail, by name; requests may be served all the same."""
+    journal = details["journal"]
+    failing = {
+        "draining": details["draining"],
+        "table": not gateway.keeper.ready or details["table_problem"],
+        "limits": details["limits"]["problem"],
+        "journal": journal["problem"],
+        "shipping": journal["shipping_problem"],
+    }
+    return [name for name, fails in failing.items() if fails] + sorted(details["stalled"])
+
+
+def _details(gateway: Gateway) -> dict[str, Any]:
+    keeper = gateway.keeper
+    return {
         "draining": gateway.draining,
         "table_version": keeper.table.version,
         "table_checked_seconds_ago": round(time.monotonic() - keeper.checked_at, 3)
@@ -65,7 +95,6 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "content_records_lost": gateway.contents.lost,
         "stalled": stalled_parts(),
     }
-    return JsonResponse(content, status=200 if ready else 503)
 
 
 def _journal(gateway: Gateway) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from routing.table import KeyEntry, RoutingTable
 
 KEY_HEADERS = (b"x-api-key", b"api-key")
 """Where Anthropic's and Azure's clients put the key."""
+_CREDENTIALS = frozenset((b"authorization", b"x-litellm-api-key", *KEY_HEADERS))
 
 
 def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEntry, str]:
@@ -26,6 +27,10 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     if entry is None:
         raise InvalidApiKey("Unknown API key.")
     return check_valid(entry), own.decode("latin-1") if own else ""
+
+
+def presents_key(headers: Mapping[bytes, bytes]) -> bool:
+    return not _CREDENTIALS.isdisjoint(headers)
 
 
 def _digest_of(headers: Mapping[bytes, bytes]) -> bytes | None:

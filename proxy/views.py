@@ -1,8 +1,8 @@
 """The API's definition as DRF views: the door for browsers, and for projects that mount this app."""
 
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from asgiref.sync import markcoroutinefunction
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
@@ -36,6 +36,14 @@ from proxy.ids import uuid7
 from proxy.relay import Relay
 from routing.table import RouteEntry
 
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def any_host(view: View) -> View:
+    """For what is called by address, as probes do: the answer holds no link, and no session counts."""
+    view.any_host = True  # type: ignore[attr-defined]
+    return view
+
 
 def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpResponse:
     """For what never reaches the engine, and so leaves no row."""
@@ -54,6 +62,7 @@ class GatewayView(APIView):
     """Renders every error as the API's error object."""
 
     authentication_classes = [GatewayKeyAuthentication]
+    any_host = True
 
     def handle_exception(self, exc: Exception) -> Any:
         if isinstance(exc, GatewayError):
@@ -174,6 +183,7 @@ def _model(name: str, route: RouteEntry) -> dict[str, Any]:
 
 
 @csrf_exempt
+@any_host
 def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
     """404 as JSON for every path that no one else serves, whatever the method."""
     return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."), request)

@@ -84,6 +84,7 @@ class LiveGateway:
             "PORT": str(self.port),
             "CORS_ALLOWED_ORIGINS": ORIGIN,
             "PYTHONWARNINGS": "ignore",
+            "METRICS_TOKEN": "metrics-token-of-the-tests",
             **env,
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -109,8 +110,14 @@ class LiveGateway:
         return False
 
     def readiness(self) -> dict[str, Any]:
-        found: dict[str, Any] = plain.get(f"{self.url}/health/readiness").json()
+        """With its details."""
+        found: dict[str, Any] = plain.get(f"{self.url}/health/readiness", headers=self.token).json()
         return found
+
+    @property
+    def token(self) -> dict[str, str]:
+        """The header that opens readiness and metrics."""
+        return {"authorization": f"Bearer {self.env['METRICS_TOKEN']}"}
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
         if self.process is None:

@@ -24,7 +24,12 @@ class Served:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {name: value for name, value in os.environ.items() if name not in OURS}
-        self.env = kept | {"DATA_DIR": str(data_dir), "PORT": str(self.port)} | env
+        given = {
+            "DATA_DIR": str(data_dir),
+            "PORT": str(self.port),
+            "METRICS_TOKEN": "token-of-the-tests",
+        }
+        self.env = kept | given | env
         self.output = ""
         self.process: subprocess.Popen[str] | None = None
 
@@ -61,6 +66,12 @@ class Served:
             return plain.get(f"{self.url}/health/readiness").status_code == 200
         except httpx.TransportError:
             return False
+
+    def readiness(self) -> dict[str, Any]:
+        """With its details."""
+        token = {"authorization": f"Bearer {self.env['METRICS_TOKEN']}"}
+        found: dict[str, Any] = plain.get(f"{self.url}/health/readiness", headers=token).json()
+        return found
 
     @property
     def password(self) -> str:

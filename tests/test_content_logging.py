@@ -29,7 +29,6 @@ from proxy.journal.records import BadLine
 from routing import credentials
 from routing.models import GatewaySettings
 from routing.models.content import check_pattern
-from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import Door, LiveGateway, until
@@ -338,4 +337,4 @@ def test_while_the_database_is_locked_content_waits_in_its_journal(live, publish
         assert not RequestContent.objects.exists()
         lock.execute("ROLLBACK")
     assert all(kept(answer) for answer in answers)
-    assert plain.get(f"{live.url}/health/readiness").json()["content_records_lost"] == 0
+    assert live.readiness()["content_records_lost"] == 0

@@ -455,5 +455,5 @@ def test_no_two_error_classes_look_alike():
 
 
 def test_a_host_that_is_not_allowed_gets_400_as_json(live):
-    answer = plain.get(f"{live.url}/v1/models", headers={"host": "evil.example"})
+    answer = plain.get(f"{live.url}/admin/", headers={"host": "evil.example"})
     refused(answer, 400, "invalid_request_error", "invalid_host", "VALIDATION_ERROR", param="host")

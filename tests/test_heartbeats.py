@@ -82,7 +82,7 @@ def test_worker_beat_and_shipper_all_give_signs_of_life(migrated):
 
 
 def _stalled(served):
-    return plain.get(f"{served.url}/health/readiness").json()["stalled"]
+    return served.readiness()["stalled"]
 
 
 def _components(served):

@@ -170,10 +170,10 @@ print(json.dumps([row.isoformat() for row in rows]))
 def test_a_killed_beat_or_worker_is_noticed_and_its_return_neither_doubles_nor_loses(
     apart, stack, upstream, part, component
 ):
-    url, admin = apart
+    _, admin = apart
 
     def stalled():
-        return plain.get(f"{url}/health/readiness").json()["stalled"]
+        return stack.web.readiness()["stalled"]
 
     until(lambda: len(checks_of(stack, "good")) >= 2, "checks run", 30)
     until(lambda: stalled() == {}, "nothing is stalled")
