@@ -17,6 +17,7 @@ django_application = get_asgi_application()
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
+from gateway_project.demo import Demo  # noqa: E402
 from gateway_project.stop_signals import on_stop  # noqa: E402
 from gateway_project.warm_up import warm_up  # noqa: E402
 from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
@@ -35,6 +36,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
+    demo = Demo()
+    await demo.start()
     gateway = await sync_to_async(running_gateway)()
     await gateway.admission.start()
     await warm_up(gateway, django_application)
@@ -45,6 +48,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
     await gateway.aclose()
     stop_gateway()
+    demo.stop()
     await send({"type": "lifespan.shutdown.complete"})
 
 

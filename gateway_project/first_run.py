@@ -1,5 +1,6 @@
 """Set-up that is safe to repeat at every start: an admin user, the config file, else a demo."""
 
+import re
 import secrets
 import socket
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from django.db import transaction
 
 from routing import gateway_keys
 from routing.config import loader
+from routing.demo_provider import DEMO_URL
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
 
 DEMO = "demo"
+DEMO_NAME = "Demo (echoes what you send; delete me)"
 DEMO_MODEL = "demo-echo"
 
 
@@ -30,6 +33,7 @@ class FirstRun:
 def set_up() -> FirstRun:
     """Raises routing.config.loader.ConfigInvalid where LITELLM_CONFIG can't be loaded."""
     made = FirstRun(admin_password=_admin_user())
+    _move_demo()
     if settings.LITELLM_CONFIG:
         made.config_lines = loader.load_file(Path(settings.LITELLM_CONFIG)).lines()
     elif settings.EMBEDDED and not Provider.objects.exists():
@@ -50,8 +54,8 @@ def _admin_user() -> str:
 def _demo() -> str:
     provider = Provider.objects.create(
         slug=DEMO,
-        name="Demo (echoes what you send; delete me)",
-        base_url=demo_url(free_port(settings.PORT + 1)),
+        name=DEMO_NAME,
+        base_url=DEMO_URL,
     )
     route = ModelRoute.objects.create(name=DEMO_MODEL)
     RouteTarget.objects.create(route=route, provider=provider, upstream_model="echo")
@@ -62,31 +66,15 @@ def _demo() -> str:
     return plaintext
 
 
-def demo_url(port: int) -> str:
-    return f"http://127.0.0.1:{port}/v1"
+def _move_demo() -> None:
+    """The row of a release that gave the demo provider a port. A service of the user's own stays."""
+    ours = Provider.objects.filter(slug=DEMO, name=DEMO_NAME, targets__upstream_model="echo").first()
+    found = re.fullmatch(r"http://127\.0\.0\.1:(\d{1,5})/v1", ours.base_url) if ours else None
+    if ours and found and not _listens(int(found[1])):
+        ours.base_url = DEMO_URL
+        ours.save()
 
 
-def demo_port() -> int | None:
-    """Where the demo provider must listen at this start; None where it was deleted or pointed elsewhere."""
-    provider = Provider.objects.enabled().filter(slug=DEMO, base_url__startswith="http://127.0.0.1:").first()
-    if provider is None:
-        return None
-    wanted = int(provider.base_url.split(":")[2].split("/")[0])
-    port = free_port(wanted)
-    if port != wanted:
-        provider.base_url = demo_url(port)
-        provider.save()
-    return port
-
-
-def free_port(preferred: int) -> int:
-    """The preferred port, or any free one where it is taken."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -12,25 +12,25 @@ def web(drain_seconds: int) -> list[str]:
     return [sys.executable, "-m", "gateway_project.web", f"--drain-seconds={drain_seconds}"]
 
 
+def background(stop_seconds: float) -> list[str]:
+    return [sys.executable, "-m", "gateway_project.background", f"--stop-seconds={stop_seconds}"]
+
+
 def worker() -> list[str]:
     # Threads: the tasks wait for the network and the database, and a pool of processes costs memory.
-    return [*_celery(), "worker", "--pool=threads", "--concurrency=4", "--without-mingle", "--without-gossip"]
+    return [*_celery(), "worker", "--pool=threads", "--without-mingle", "--without-gossip"]
 
 
 def beat() -> list[str]:
     return [*_celery(), "beat", "--pidfile="]
 
 
-def demo(port: int) -> list[str]:
-    options = [f"--port={port}", f"--timeout-graceful-shutdown={DRAIN_SECONDS}", "--log-level=warning"]
-    return [sys.executable, "-m", "uvicorn", *options, "proxy.demo_upstream:application"]
-
-
-def together(demo_port: int | None) -> list[Part]:
-    """The parts of `make serve`. The demo provider ends last: the web process drains what it answers."""
-    commands = {"web": web(DRAIN_SECONDS), "worker": worker(), "beat": beat()}
-    parts = [Part(name, tuple(command)) for name, command in commands.items()]
-    return parts if demo_port is None else [*parts, Part("demo", tuple(demo(demo_port)), last=True)]
+def together() -> list[Part]:
+    """The parts of `make serve`; web starts the journal's shipper itself."""
+    return [
+        Part("web", (*web(DRAIN_SECONDS), "--end-with-stdin"), vital=True),
+        Part("background", tuple(background(STOP_SECONDS))),
+    ]
 
 
 def _celery() -> list[str]:

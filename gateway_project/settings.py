@@ -29,6 +29,7 @@ DRAIN_SECONDS = whole_number("DRAIN_SECONDS", 30, 1, 1800)
 DRAIN_NOTICE_SECONDS = whole_number("DRAIN_NOTICE_SECONDS", 0, 0, 300)
 ALLOWED_HOSTS = words("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
 CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
+DEMO_ADDRESS_FILE = DATA_DIR / "demo.address"  # where web serves the demo provider
 LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
 
 # The data plane
@@ -224,29 +225,22 @@ SPECTACULAR_SETTINGS = {
     "PREPROCESSING_HOOKS": ["proxy.schema.only_one_base_path"],
 }
 
-# Celery: Redis, or a broker on the file system under DATA_DIR (one machine, no server).
-_BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "filesystem://localhost")
-if CELERY_BROKER_URL.startswith("filesystem:"):
-    CELERY_BROKER_TRANSPORT = "gateway_project.file_broker:Transport"
-    for _part in ("messages", "processed", "control"):
-        (_BROKER_DIR / _part).mkdir(parents=True, exist_ok=True)
-    CELERY_BROKER_TRANSPORT_OPTIONS = {
-        "data_folder_in": str(_BROKER_DIR / "messages"),
-        "data_folder_out": str(_BROKER_DIR / "messages"),
-        "processed_folder": str(_BROKER_DIR / "processed"),
-        "control_folder": str(_BROKER_DIR / "control"),
-        "store_processed": False,
-        "polling_interval": 0.2,
-    }
+# Celery: Redis, or a queue in the worker's own memory with beat as a thread of it.
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "memory://localhost")
+if CELERY_BROKER_URL.startswith("memory:"):
+    CELERY_BROKER_TRANSPORT = "gateway_project.memory_broker:Transport"
+    CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # nobody else can reach it
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CONCURRENCY = (
+    12  # more than there are periodic tasks: those that hang leave room for all others
+)
 CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
-CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+PARTS_DIR = DATA_DIR / "parts"  # which part of `make serve` ended and was started again
+ASKED_SECONDS = 2  # what an admin asks for is a row; so soon it is found
 PROBE_TICK_SECONDS = 2
 ROLL_UP_SECONDS = 15
-REPRICE_SECONDS = 10
 TRAFFIC_SECONDS = 5
 CELERY_BEAT_SCHEDULE = {
     "probe-providers": {
@@ -273,8 +267,8 @@ CELERY_BEAT_SCHEDULE = {
     },
     "reprice-requests": {
         "task": "monitoring.tasks.reprice_requests",
-        "schedule": REPRICE_SECONDS,
-        "options": {"expires": REPRICE_SECONDS},
+        "schedule": ASKED_SECONDS,
+        "options": {"expires": ASKED_SECONDS},
     },
     "update-budgets": {
         "task": "monitoring.tasks.update_budgets",

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
@@ -18,13 +17,16 @@ import uvicorn
 from django.conf import settings
 from uvicorn.supervisors import Multiprocess
 
+from gateway_project.parent import end_with_parent
 from monitoring.backlog import backlog_bytes
+from monitoring.restarts import Restarts, how_it_ended
 from monitoring.shipper_state import read_state
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 SHIPPER_STOP_SECONDS = 2
+PARENT_GONE_SECONDS = 5.0  # beside the time to drain, for what is written at the end
 KEEP_ALIVE_SECONDS = 75  # longer than a load balancer's usual 60, so that it is never we who close first
 
 
@@ -49,25 +51,45 @@ def config(host: str, port: int, workers: int, drain_seconds: int) -> uvicorn.Co
     )
 
 
-@contextlib.contextmanager
-def shipping() -> Iterator[None]:
+class Shipping:
     """The shipper in a process of its own: it must not share the interpreter lock with requests."""
-    ended = threading.Event()
-    started: list[subprocess.Popen[bytes]] = [_start_shipper()]
 
-    def watch() -> None:
-        while not ended.is_set():
-            started[-1].wait()
-            if not ended.wait(1):
-                logger.error("the journal's shipper ended with %s; starting it again", started[-1].returncode)
-                started.append(_start_shipper())
+    def __init__(self) -> None:
+        self._restarts = Restarts("shipper", Path(settings.PARTS_DIR))
+        self._ended = threading.Event()
+        self._turn = threading.Lock()
+        self._shipper: subprocess.Popen[bytes] | None = None
 
-    threading.Thread(target=watch, name="shipper-watch", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-        _end_shipper(started[-1])
+    def __enter__(self) -> None:
+        threading.Thread(target=self._keep, name="shipper-watch", daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        with self._turn:
+            if self._shipper is not None:
+                _end_shipper(self._shipper)
+
+    def _keep(self) -> None:
+        """Start it again whenever it ends, until the web process does."""
+        pause = 0.0
+        while not self._ended.wait(pause):
+            how = self._run()
+            if not self._ended.is_set():
+                pause, line = self._restarts.ended(how)
+                if line:
+                    logger.error("the journal's shipper %s", line)
+
+    def _run(self) -> str:
+        """Until it has ended; how it did."""
+        self._restarts.began()
+        try:
+            with self._turn:
+                if self._ended.is_set():
+                    return ""
+                self._shipper = _start_shipper()
+        except OSError as error:
+            return f"can't be started: {error.strerror}"
+        return how_it_ended(self._shipper.wait())
 
 
 def _start_shipper() -> subprocess.Popen[bytes]:
@@ -100,10 +122,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=settings.PORT)
     parser.add_argument("--workers", type=int, default=settings.WEB_WORKERS)
     parser.add_argument("--drain-seconds", type=int, default=settings.DRAIN_SECONDS)
+    parser.add_argument("--end-with-stdin", action="store_true", help="as `make serve` starts it")
     options = parser.parse_args(arguments)
+    if options.end_with_stdin:
+        end_with_parent(options.drain_seconds + settings.DRAIN_NOTICE_SECONDS + PARENT_GONE_SECONDS)
     allow_many_connections()
     chosen = config(options.host, options.port, options.workers, options.drain_seconds)
-    with shipping():
+    with Shipping():
         if options.workers > 1:
             Multiprocess(chosen, sockets=[chosen.bind_socket()]).run()
             return 0

@@ -1,99 +1,101 @@
 """Celery beat that runs once, however many are started: the others wait to take over.
 
-The lock is in Redis where there is one, else a file under DATA_DIR. A beat that dies leaves the file's
-lock at once, and that in Redis after LEASE_SECONDS.
+What it knows is in memory: a tick that was missed is not made up for, and after a start each task
+runs within its period, the slow ones within FIRST_SECONDS.
 """
 
-import fcntl
 import logging
-from pathlib import Path
-from typing import Any, Protocol
+import time
+from collections.abc import Callable
+from typing import Any
 
 import redis
-from celery.beat import PersistentScheduler
-from django.conf import settings
-from redis.exceptions import LockError
+from celery.beat import ScheduleEntry, Scheduler
+
+from monitoring.beat_thread import in_memory
+from monitoring.locks import LEASE_SECONDS, ProcessLock, make_lock
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 15
 STANDBY_SECONDS = 1.0
-NAME = "switchstand:beat"
+LONGEST_SLEEP = min(1.0, LEASE_SECONDS / 3)
+FIRST_SECONDS = 60.0
+MOST_WAITING = 100  # ticks in the queue; a worker that is away finds no more than these
 
 
-class BeatLock(Protocol):
-    def hold(self) -> bool:
-        """Take it or keep it; False while another beat has it."""
+class Clock:
+    """Monotonic seconds; a test may set another one."""
+
+    now: Callable[[], float] = time.monotonic
 
 
-class FileLock:
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "w")  # noqa: SIM115 held until the process ends
-
-    def hold(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-class RedisLock:
-    def __init__(self, url: str) -> None:
-        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-        self._lock = client.lock(NAME, timeout=LEASE_SECONDS, thread_local=False)
-        self._mine = False
-
-    def hold(self) -> bool:
-        """Raises RedisError."""
-        if self._mine:
-            try:
-                return self._lock.reacquire()
-            except LockError:  # we were too late: another one may have it
-                self._mine = False
-        self._mine = self._lock.acquire(blocking=False)
-        return self._mine
-
-
-class SingleScheduler(PersistentScheduler):
-    """Opens its schedule's file only while it holds the lock: two would damage it."""
-
-    _works = False
+class SingleScheduler(Scheduler):
+    in_worker = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._lock: BeatLock | None = None
+        self._lock: ProcessLock | None = None
+        self._works: bool | None = None
+        self._problem = ""
+        self._due: dict[str, float] = {}
         super().__init__(*args, **options)
-
-    def setup_schedule(self) -> None:
-        """Later, when the lock is ours."""
+        self._away: tuple[type[BaseException], ...] = (redis.RedisError, *self.connection.connection_errors)
 
     def tick(self, *args: Any, **options: Any) -> float:
-        if self._lock is None:
-            self._lock = make_lock()
+        """Send what is due; seconds until the next look."""
         try:
-            held = self._lock.hold()
-        except redis.RedisError as error:
-            logger.warning("beat waits, Redis is away: %s", type(error).__name__)
+            if not self._holds():
+                return STANDBY_SECONDS
+            now = Clock.now()
+            for name, entry in self.schedule.items():
+                if self._due.setdefault(name, now + min(_period(entry), FIRST_SECONDS)) <= now:
+                    # From the moment that was meant, so that it keeps its rhythm; never one in the past.
+                    self._due[name] = max(self._due[name], now - _period(entry)) + _period(entry)
+                    self._send(entry)
+        except self._away as error:
+            self._note(f"beat waits, the broker is away: {type(error).__name__}")
             return STANDBY_SECONDS
-        if not held:
-            return self._stand_by()
-        if not self._works:
+        return min(max(min(self._due.values()) - Clock.now(), 0.01), LONGEST_SLEEP)
+
+    def _send(self, entry: ScheduleEntry) -> None:
+        queue = self.app.amqp.queues[self.app.conf.task_default_queue]
+        declared: Any = queue(self.connection.default_channel).queue_declare()
+        waiting = declared.message_count
+        if waiting >= MOST_WAITING:
+            return self._note(f"beat leaves out what is due: {waiting} ticks wait for a worker")
+        self.apply_entry(entry, producer=self.producer)
+        return self._note("")
+
+    def _holds(self) -> bool:
+        if in_memory(self.app) and not self.in_worker:
+            self._turn(works=False)
+            return False
+        if self._lock is None:
+            self._lock = make_lock("beat")
+        held = self._lock.hold()
+        self._turn(works=held)
+        return held
+
+    def _turn(self, *, works: bool) -> None:
+        if works and not self._works:
+            self._due = {}
             logger.info("this beat works")
-            super().setup_schedule()
-            self._works = True
-        seconds: float = super().tick(*args, **options)
-        return min(seconds, LEASE_SECONDS / 3)
+        elif not works and self._works is not False:
+            logger.warning("another beat works, or the worker's own: this one waits")
+        self._works = works
 
-    def _stand_by(self) -> float:
-        if self._works:
-            logger.warning("another beat works now; this one waits")
-            self.close()
-            self._store = self._heap = None
-            self._works = False
-        return STANDBY_SECONDS
+    def _note(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            logger.warning("%s", problem)
+        self._problem = problem
 
 
-def make_lock() -> BeatLock:
-    if settings.REDIS_URL:
-        return RedisLock(settings.REDIS_URL)
-    return FileLock(Path(settings.DATA_DIR) / "beat.lock")
+class SchedulerInWorker(SingleScheduler):
+    """As a thread of the worker that it sends to."""
+
+    in_worker = True
+
+
+def _period(entry: ScheduleEntry) -> float:
+    schedule: Any = entry.schedule
+    seconds: float = schedule.run_every.total_seconds()
+    return seconds

@@ -12,6 +12,7 @@ from monitoring import budget_periods, heartbeats, incidents, partitions, repric
 from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
 from monitoring.checks import history, running, traffic
+from monitoring.one_at_a_time import OneAtATime
 from monitoring.reports import sending
 
 
@@ -20,21 +21,21 @@ def worker_is_alive(**_: Any) -> None:
     heartbeats.beat_for_ever(heartbeats.WORKER)
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def probe_providers() -> None:
     now = timezone.now()
     running.tick(now, timedelta(seconds=settings.PROBE_TICK_SECONDS))
     heartbeats.beat(heartbeats.TICKS, now)
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def judge_traffic() -> None:
     now = timezone.now()
     traffic.judge(now)
     incidents.end_left(now)
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def prune_health_history() -> None:
     now = timezone.now()
     history.prune(now)
@@ -42,22 +43,22 @@ def prune_health_history() -> None:
     incidents.prune(now)
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def look_for_alerts() -> None:
     alerts.tick()
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def reprice_requests() -> None:
     repricing.run_all()
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def roll_up_usage() -> None:
     rollups.roll_up()
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def keep_request_log() -> None:
     now = timezone.now()
     partitions.make_ahead(now.date())
@@ -66,11 +67,11 @@ def keep_request_log() -> None:
     budget_periods.recount_closed(now)
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def send_reports() -> None:
     sending.tick(timezone.now())
 
 
-@shared_task(ignore_result=True)
+@shared_task(base=OneAtATime)
 def update_budgets() -> None:
     budget_periods.refresh(timezone.now())

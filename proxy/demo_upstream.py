@@ -1,6 +1,7 @@
 """A tiny OpenAI-compatible service that echoes: something to route to before there is a provider.
 
-Served on its own port and called over HTTP like any other provider; see gateway_project/processes.py.
+Called over HTTP like any other provider. The web process serves it (gateway_project/demo.py); any ASGI
+server can: `uvicorn proxy.demo_upstream:application`.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# Not from proxy.asgi: this process runs without Django.
+# Not from proxy.asgi: another server runs it without Django.
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]

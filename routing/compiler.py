@@ -12,6 +12,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from routing import gateway_keys, prices, strategies
+from routing.demo_provider import called_at
 from routing.models import (
     ApiKey,
     GatewaySettings,
@@ -158,7 +159,7 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         id=row.pk,
         slug=row.slug,
         dialect=row.dialect,
-        base_url=row.base_url.rstrip("/"),
+        base_url=called_at(row.base_url),
         credential=row.api_key,
         headers=tuple(row.extra_headers.items()),
         api_version=row.api_version,

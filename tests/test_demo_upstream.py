@@ -1,4 +1,4 @@
-"""The demo provider runs in a process of its own, without Django."""
+"""The demo provider: without Django, so that any ASGI server can run it."""
 
 import subprocess
 import sys

@@ -16,7 +16,7 @@ from tests.live import until
 from tests.served import Served
 
 pytestmark = pytest.mark.usefixtures("migrated")
-PARTS = ("gateway_project.web", "ship_journal", "celery", "proxy.demo_upstream")
+PARTS = ("gateway_project.web", "ship_journal", "gateway_project.background")
 
 
 class Streaming(threading.Thread):
@@ -120,13 +120,3 @@ def test_a_stop_told_to_every_process_ships_what_was_answered(start: Callable[..
     nothing_runs(served)
     with sqlite3.connect(served.data_dir / "switchstand.sqlite3") as database:
         assert database.execute("select count(*) from monitoring_requestlog").fetchone() == (1,)
-
-
-def test_a_part_that_dies_ends_the_others(start: Callable[..., Served]) -> None:
-    served = start()
-    [beat] = [number for number, line in served.processes().items() if " beat" in line]
-    os.kill(beat, signal.SIGKILL)
-    assert served.process is not None
-    assert served.process.wait(6) != 0
-    nothing_runs(served)
-    assert "beat   | ended by itself" in served.output

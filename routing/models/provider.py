@@ -5,6 +5,7 @@ from typing import Any
 from django.db import models
 
 from routing import credentials
+from routing.demo_provider import called_at
 from routing.models.fields import (
     choice_constraint,
     range_constraint,
@@ -250,6 +251,6 @@ class Provider(Limited):
         """Where probes go; see health_path."""
         path = self.health_path or DIALECT_DEFAULTS[self.dialect]["health_path"]
         if path.startswith("/"):
-            scheme, rest = self.base_url.split("//", 1)
+            scheme, rest = called_at(self.base_url).split("//", 1)
             return f"{scheme}//{rest.split('/', 1)[0]}{path}"
-        return f"{self.base_url.rstrip('/')}/{path}"
+        return f"{called_at(self.base_url)}/{path}"

@@ -1,4 +1,4 @@
-"""The main job: web, Celery worker and beat, in one command."""
+"""The main job: web, its shipper and the background process, in one command."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from gateway_project import processes
-from gateway_project.first_run import DEMO_MODEL, FirstRun, demo_port, set_up
+from gateway_project.first_run import DEMO_MODEL, FirstRun, set_up
 from gateway_project.supervisor import Supervisor
 from routing.config.loader import ConfigInvalid
 
@@ -26,7 +26,7 @@ CURL = """curl http://{host}:{port}/v1/chat/completions \\
 
 
 class Command(BaseCommand):
-    help = "Migrate, set up what is missing, then run web, worker and beat until Ctrl-C."
+    help = "Migrate, set up what is missing, then run web and the background process until Ctrl-C."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -53,10 +53,12 @@ class Command(BaseCommand):
         except ConfigInvalid as error:
             raise CommandError(str(error)) from error
         self._say([*made.config_lines, *admin_lines(made)])
-        parts = processes.together(demo_port())
-        threading.Thread(target=self._say_when_ready, args=(try_lines(made),), daemon=True).start()
         stop_seconds = processes.STOP_SECONDS + settings.DRAIN_NOTICE_SECONDS
-        return Supervisor(stop_seconds, self.stdout.write).run(parts)
+        supervisor = Supervisor(stop_seconds, self._write_line, settings.PARTS_DIR)
+        waiting = threading.Thread(target=self._say_when_ready, args=(supervisor, try_lines(made)))
+        waiting.daemon = True
+        waiting.start()
+        return supervisor.run(processes.together())
 
     def _check_port(self) -> None:
         with socket.socket(socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET) as probe:
@@ -72,10 +74,15 @@ class Command(BaseCommand):
                     f"Port {settings.PORT} is taken. Another one: make serve PORT={settings.PORT + 10}"
                 ) from error
 
-    def _say_when_ready(self, lines: list[str]) -> None:
+    def _say_when_ready(self, supervisor: Supervisor, lines: list[str]) -> None:
         while not answers():
             time.sleep(0.1)
+        supervisor.note_served()
         self._say(lines)
+
+    def _write_line(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
 
     def _say(self, lines: list[str]) -> None:
         self.stdout.write("\n".join(["", *lines, ""]))
