@@ -6,14 +6,14 @@ from proxy.errors import GatewayError
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
-PROXY = b"x-litellm-proxy: true\r\n"
+PROXY = b"x-litellm-proxy: true\r\nx-content-type-options: nosniff\r\n"
 _REQUESTS, _TOKENS = (
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%bs\r\n"
     % (kind, kind, kind)
     for kind in (b"requests", b"tokens")
 )
 _BOTH = _REQUESTS + _TOKENS
-MOST_KEPT = 10_000  # a provider may send any content type
+MOST_KEPT = 10_000  # two for each target: one of a table with many
 
 
 class AnswerHeaders:

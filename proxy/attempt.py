@@ -17,6 +17,7 @@ from proxy.retry_after import told_wait
 from proxy.sse import StreamReader
 from proxy.targets.board import Board, Trial
 from proxy.transports.base import (
+    LONGEST_ERROR,
     SentRequest,
     Sink,
     TransportFault,
@@ -30,10 +31,15 @@ from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
 CANCELLED = "cancelled"
 OTHER_WAS_FIRST = "cancelled: another target was first"
+JSON, EVENTS = "application/json", "text/event-stream"
+ONE_PIECE = 256 * 1024  # bytes; a stream that was held back and is longer goes out piece by piece
 
 
 class Answer(msgspec.Struct, eq=False):
-    """What a target sent: the whole body, or a stream from its first chunk on."""
+    """What a target sent: the whole body, or a stream from its first chunk on.
+
+    `content_type` is the gateway's own, whatever the provider called what it sent.
+    """
 
     target: TargetEntry
     link: Link
@@ -42,7 +48,9 @@ class Answer(msgspec.Struct, eq=False):
     body: bytes
     stream: bool
     trial: Trial
+    key: int | None  # whose slot of the pool a stream holds
     usage: Usage | None = None
+    kept: list[bytes] | None = None  # what of a stream is here behind the first chunk, the last part first
     hides_usage: bool = False  # the caller did not ask for the usage that comes with the stream
 
     async def aclose(self) -> None:
@@ -57,16 +65,17 @@ class Answer(msgspec.Struct, eq=False):
             await self.response.aclose()
         finally:
             self.trial.end()
-            self.link.pool.release()
+            self.link.pool.release(self.key)
 
 
 class Begun:
     """An attempt under way. If it was sent before anyone waits for it, it holds a slot of the pool."""
 
-    __slots__ = ("attempt", "hides_usage", "link", "request", "sent", "trial")
+    __slots__ = ("attempt", "hides_usage", "key", "link", "request", "sent", "trial")
 
-    def __init__(self, attempt: Attempt, trial: Trial, link: Link) -> None:
+    def __init__(self, attempt: Attempt, trial: Trial, link: Link, key: int | None) -> None:
         self.attempt = attempt
+        self.key = key
         self.trial = trial
         self.link = link
         self.request: UpstreamRequest | None = None
@@ -88,7 +97,7 @@ class Begun:
 
     def end(self) -> None:
         self.trial.end()
-        self.link.pool.release()
+        self.link.pool.release(self.key)
 
 
 class Asker:
@@ -103,7 +112,8 @@ class Asker:
         call, the caller's own credential or a trace in it.
         """
         link = self._upstreams.link(target.provider)
-        if call.trace is not None or call.caller_credential or not link.can_begin():
+        assert call.key is not None
+        if call.trace is not None or call.caller_credential or not link.can_begin(call.key.id):
             return
         begun = self._begin(call, target, link)
         try:
@@ -122,7 +132,8 @@ class Asker:
         call.trial = trial = self._board.begin(
             target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
         )
-        return Begun(attempt, trial, link)
+        assert call.key is not None
+        return Begun(attempt, trial, link, call.key.id)
 
     async def ask(self, call: Call, target: TargetEntry, prefix: Prefix | None = None) -> Answer:
         """Raises the GatewayError that says what went wrong; the attempt is in the call's trail.
@@ -166,17 +177,17 @@ class Asker:
     async def _on_slot(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         """Holds a slot of the provider's pool; a stream keeps it until it is closed."""
         link, trial = begun.link, begun.trial
-        if begun.sent is None and not link.pool.take_free():
-            await link.pool.wait_for_free(link.provider.slug)
+        if begun.sent is None and not link.pool.take_free(begun.key):
+            await link.pool.wait_for_free(begun.key, link.provider.slug)
         try:
             answer = await self._answer(call, begun, prefix)
         except BaseException:
-            link.pool.release()
+            link.pool.release(begun.key)
             raise
         trial.answered()
         if not answer.stream:
             trial.end()
-            link.pool.release()  # read to its end: the connection is free again
+            link.pool.release(begun.key)  # read to its end: the connection is free again
         return answer
 
     async def _answer(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
@@ -194,7 +205,7 @@ class Asker:
                     answer = await _read(call, begun, response)
             answer.hides_usage = begun.hides_usage
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
-                answer.body = await _held(answer, call.route.route.stall_timeout)
+                await _hold(answer, call.route.route.stall_timeout)
             return answer
         except BaseException as error:
             if response is not None:
@@ -248,10 +259,10 @@ async def _read(call: Call, begun: Begun, response: UpstreamResponse) -> Answer:
             raise _failed(link, "closed the stream before its first event")
         if b'"error"' in first and _is_error(first):
             raise _failed(link, "began the stream with an error")
-        return Answer(target, link, response, content_type or "text/event-stream", first, True, trial)
+        return Answer(target, link, response, EVENTS, first, True, trial, begun.key)
     body = await response.read()
     usage = link.dialect.read_answer(body)
-    return Answer(target, link, response, content_type or "application/json", body, False, trial, usage)
+    return Answer(target, link, response, JSON, body, False, trial, begun.key, usage)
 
 
 def next_chunk(response: UpstreamResponse, stall: float | None, sink: Sink | None = None) -> Awaitable[bytes]:
@@ -276,18 +287,25 @@ async def _next_in_time(response: UpstreamResponse, stall: float, sink: Sink | N
         raise TransportTimeout(f"sent nothing for {stall:g} s") from None
 
 
-async def _held(answer: Answer, stall: float | None) -> bytes:
-    """The whole stream. Raises UpstreamError where it is not whole, so that another target may be asked."""
+async def _hold(answer: Answer, stall: float | None) -> None:
+    """Wait for the whole stream. Raises UpstreamError where it isn't, so that another target may be asked."""
+    most = answer.target.provider.connection.longest_answer
     reader = StreamReader()
-    parts, chunk = [], answer.body
+    parts, size, chunk = [], 0, answer.body
     while chunk:
         parts.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise _failed(answer.link, f"sent a stream of more than {most:,} bytes, which was held back")
         reader.feed(chunk)
         chunk = await next_chunk(answer.response, stall)
     reader.end()
     if reader.failed or not reader.whole:
         raise _failed(answer.link, "sent an incomplete stream")
-    return b"".join(parts)
+    if size > ONE_PIECE:
+        answer.body, answer.kept = parts[0], parts[:0:-1]
+    else:
+        answer.body = b"".join(parts)
 
 
 def _is_error(first_chunk: bytes) -> bool:
@@ -297,7 +315,7 @@ def _is_error(first_chunk: bytes) -> bool:
 
 
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
-    body = await response.read()
+    body = (await response.read())[:LONGEST_ERROR]
     own_key = bool(call.caller_credential)
     wait = told_wait(response.header)
     credentials = [text for text in (link.provider.credential, call.caller_credential) if text]

@@ -4,6 +4,7 @@ What the caller has already is given to the next target as the beginning of the 
 the events of its answer are made to look like the first one's.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -11,11 +12,14 @@ from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
 from proxy.reported_usage import ReportedUsage
+from proxy.sse import LONGEST_EVENT, UNREADABLE
 from proxy.usage import Usage, tokens_of_text
 from routing.table import ProviderEntry
 
 _encode = msgspec.json.encode
 _object = msgspec.json.Decoder(dict[str, Any])
+_BLANK = re.compile(rb"\n\r?\n")
+LONGEST_BLANK = 3  # bytes, but the last one, of the end of an event: CR LF CR LF
 SAME = ("id", "created", "model", "system_fingerprint")
 """Fields of an event that stay those of the first answer."""
 
@@ -56,14 +60,19 @@ class Prefix:
 class Continuation:
     """Follows one stream event by event, so that it can be continued where it breaks."""
 
-    def __init__(self, ask: ChatAsk) -> None:
+    def __init__(self, ask: ChatAsk, most: int) -> None:
+        """`most`: bytes that it keeps of one event, and of the text."""
         self.fault = ""  # what is wrong with the stream; empty: nothing
         self._ask = ask
+        self._most = most
         self._texts: list[str] = []
         self._first: dict[str, Any] = {}
         self._only_text = ask.choices == 1  # nothing else can be given back
         self._cut_texts = 0  # of _texts, so many came before the last cut
-        self._rest = b""
+        self._text_size = 0
+        self._parts: list[bytes] = []  # of an event that is not whole yet
+        self._waiting = 0  # bytes of it
+        self._tail = b""  # its last ones, in which a blank line may have begun
         self._before: Usage | None = None  # of the parts that were cut, estimated
         self._usage: Usage | None = None  # as the provider of the present part reports it
 
@@ -81,17 +90,29 @@ class Continuation:
 
     def take(self, chunk: bytes) -> bytes:
         """The events that are whole and good; `fault` is set where one isn't. A half one waits."""
-        lines = (self._rest + chunk).replace(b"\r\n", b"\n")
-        *events, self._rest = lines.split(b"\n\n")
+        if _BLANK.search(self._tail + chunk) is None:
+            self._keep(chunk)
+            return b""
+        lines = b"".join((*self._parts, chunk)).replace(b"\r\n", b"\n")
+        *events, rest = lines.split(b"\n\n")
+        self._parts, self._waiting, self._tail = [], 0, b""
         good: list[bytes] = []
         for event in events:
             if event and not self._take_event(event, good):
-                break
+                return b"".join(good)
+        self._keep(rest)
         return b"".join(good)
+
+    def _keep(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._waiting += len(part)
+        self._tail = (self._tail + part[-LONGEST_BLANK:])[-LONGEST_BLANK:]
+        if self._waiting > self._most:
+            self.fault = f"sent an event of more than {self._most:,} bytes"
 
     def end(self) -> bytes:
         """The stream ended: an event that no blank line followed is an event too."""
-        return self.take(b"\n\n") if self._rest.strip() else b""
+        return self.take(b"\n\n") if any(part.strip() for part in self._parts) else b""
 
     def cut(self) -> Usage:
         """The stream broke: what comes from now on is another target's. The usage of what came, estimated."""
@@ -99,7 +120,8 @@ class Continuation:
         part = self._estimate()
         self._before = before + part
         self._cut_texts = len(self._texts)
-        self._rest, self._usage, self.fault = b"", None, ""
+        self._parts, self._waiting, self._tail = [], 0, b""
+        self._usage, self.fault = None, ""
         return part
 
     def _estimate(self) -> Usage:
@@ -108,6 +130,10 @@ class Continuation:
         return Usage(given, made, estimated=True)
 
     def _take_event(self, event: bytes, good: list[bytes]) -> bool:
+        if len(event) > LONGEST_EVENT:  # an image, say: it passes unread, and can't be given back
+            self._only_text = False
+            good.append(event + b"\n\n")
+            return True
         data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
         if not data or data == b"[DONE]":
             good.append(event + b"\n\n")
@@ -126,17 +152,26 @@ class Continuation:
     def _note(self, content: dict[str, Any]) -> None:
         if not self._first:
             self._first = {name: content[name] for name in SAME if name in content}
-        for choice in content.get("choices") or ():
-            delta = choice.get("delta") or {}
-            if isinstance(delta.get("content"), str):
-                self._texts.append(delta["content"])
+        for choice in _choices(content):
+            delta = choice.get("delta")
+            if not isinstance(delta, dict):
+                continue
+            if isinstance(text := delta.get("content"), str):
+                self._add(text)
             if any(delta.get(name) for name in ("tool_calls", "function_call", "audio", "refusal")):
                 self._only_text = False
+
+    def _add(self, text: str) -> None:
+        self._text_size += len(text)
+        if self._text_size <= self._most:
+            self._texts.append(text)
+        else:
+            self._only_text = False  # too much to be given back
 
     def _adopt(self, content: dict[str, Any]) -> None:
         """Make an event of a later part look like one of the first."""
         content.update(self._first)
-        for choice in content.get("choices") or ():
+        for choice in _choices(content):
             if isinstance(choice.get("delta"), dict):
                 choice["delta"].pop("role", None)  # the caller has been told
         usage = content.get("usage")
@@ -153,8 +188,13 @@ def _share_out(usage: dict[str, Any], prefix_tokens: int) -> None:
         usage["prompt_tokens"], usage["completion_tokens"] = prompt - moved, made + moved
 
 
+def _choices(content: dict[str, Any]) -> list[dict[str, Any]]:
+    found = content.get("choices")
+    return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+
+
 def _decoded(data: bytes) -> dict[str, Any] | None:
     try:
         return _object.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

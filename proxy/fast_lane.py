@@ -115,7 +115,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         id = uuid7()
         body = error.body(id)
         head = (
-            b"content-type: application/json\r\nx-request-id: %b\r\nX-LiteLLM-Proxy: true\r\n" % id.encode()
+            b"content-type: application/json\r\nx-content-type-options: nosniff\r\n"
+            b"x-request-id: %b\r\nX-LiteLLM-Proxy: true\r\n" % id.encode()
         )
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(

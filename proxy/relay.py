@@ -63,6 +63,7 @@ class Relay:
         "_filter",
         "_first",
         "_half",
+        "_kept",
         "_left_as",
         "_over",
         "_reader",
@@ -93,12 +94,13 @@ class Relay:
         self._abandoned = abandoned
         self._filter = UsageFilter() if answer.hides_usage else None
         self._resume = resume
-        self._first = answer.body
+        self._first, self._kept = answer.body, answer.kept
         self._reader = StreamReader()
-        self._half = b""  # of a line, as it came
+        self._half: list[bytes] = []  # of a line, as it came
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None
-        self._continuation = Continuation(call.ask) if continues and call.ask else None
+        most = answer.target.provider.connection.longest_answer
+        self._continuation = Continuation(call.ask, most) if continues and call.ask else None
         self._over = False  # whether the stream came to some end of its own
         self._closed = False
         self._left_as = "client_gone"  # the outcome of a stream that was read on
@@ -114,14 +116,15 @@ class Relay:
         except Exception:
             logger.exception("call %s failed in the gateway, at the beginning of its stream", self._call.id)
             return b""  # next_chunk() comes to the same, and ends the stream
-        self._first = b""
+        self._first = self._kept.pop() if self._kept else b""
         self._call.first_byte = time.perf_counter()
         return good
 
     @property
     def ends(self) -> bool:
         """Whether the whole stream was handed out: next_chunk() says so without waiting."""
-        return self._reader.whole and self._answer is not None and self._answer.response.over
+        here = not self._first and self._answer is not None and self._answer.response.over
+        return here and self._reader.whole
 
     def pass_to(self, client: Client) -> None:
         """From the next next_chunk() on: what comes while that waits is the client's at once."""
@@ -145,7 +148,7 @@ class Relay:
             return await self._end_with(GatewayError(), "failed")
 
     def _kept_chunk(self) -> bytes:
-        chunk, self._first = self._first, b""
+        chunk, self._first = self._first, self._kept.pop() if self._kept else b""
         if not self._closed:
             self._call.first_byte = self._call.first_byte or time.perf_counter()
         return chunk
@@ -175,7 +178,7 @@ class Relay:
         good = self._reader.feed(chunk)
         if good < len(chunk):
             chunk = chunk[:good]
-        if self._half or self._reader.rest:
+        if self._half or self._reader.waiting:
             chunk = self._whole_lines(chunk)
         if self._filter is not None:
             chunk = self._filter.take(chunk)
@@ -183,11 +186,15 @@ class Relay:
 
     def _whole_lines(self, chunk: bytes) -> bytes:
         """A half line waits for its other half: a client could make nothing of it where the stream breaks."""
-        if self._reader.malformed:
-            return self._half + chunk if chunk else b""  # else the half is of the malformed event
-        lines = self._half + chunk
-        end = len(lines) - len(self._reader.rest)
-        self._half = lines[end:]
+        reader = self._reader
+        if reader.malformed:
+            return b"".join((*self._half, chunk)) if chunk else b""  # else the half is of the malformed event
+        self._half.append(chunk)
+        if reader.waiting > len(chunk):
+            return b""  # it is one line yet: joined once, when it is whole
+        lines = b"".join(self._half)
+        end = len(lines) - reader.waiting
+        self._half = [lines[end:]] if reader.waiting else []
         return lines[:end]
 
     def _fault(self) -> str:
@@ -196,7 +203,7 @@ class Relay:
         return "sent a malformed event" if self._reader.malformed else ""
 
     async def _ended(self) -> bytes:
-        tail = self._half
+        tail = b"".join(self._half)
         if self._continuation is not None:
             tail = self._continuation.end()
             self._reader.feed(tail)

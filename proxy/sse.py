@@ -1,5 +1,6 @@
 """Reads what accounting needs from a stream while its bytes pass by unchanged."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,11 @@ from proxy.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
-LONGEST_LINE = 1024 * 1024  # bytes; a longer one (an image, say) passes without being looked at
+LONGEST_EVENT = 1024 * 1024  # bytes of data; a longer one (an image, say) passes without being read
+ENCODED = re.compile(rb";base64,|\"b64_json\"")  # what stands behind is an image or a sound, no text
+IMAGE = 4 * 1290  # bytes of text that cost as much as an image (Gemini's count of tokens, four bytes each)
+BOM = b"\xef\xbb\xbf"
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NULL = msgspec.Raw(b"null")
 EMPTY = 2  # the quotes of a text
 
@@ -54,30 +59,44 @@ def _decoded(data: list[bytes]) -> list[_Event] | None:
             return None
     try:
         events = _event.decode_lines(b"\n".join(data))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return events if len(events) == len(data) else None  # else one went on in the next
+
+
+def _read(data: bytes) -> _Event | None:
+    """None where it is no JSON, or nested too deeply to be read."""
+    try:
+        return _event.decode(data)
+    except msgspec.ValidationError:
+        return _Event()  # JSON, but not of the shape that we know
+    except UNREADABLE:
+        return None
 
 
 class StreamReader:
     """Finds usage, an error event, malformed events and the end, wherever the chunks are cut.
 
     Source: server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html.
+    An event is read once, when it is whole; what is longer than LONGEST_EVENT is not read at all.
     `on_event` gets the data of each good event.
     """
 
     __slots__ = (
         "_data",
+        "_data_size",
+        "_half",
         "_on_event",
         "_reported",
         "_skipping",
+        "_unread",
         "done",
         "failed",
         "finished",
         "malformed",
-        "rest",
         "size",
         "usage",
+        "waiting",
     )
 
     def __init__(self, on_event: Callable[[bytes], None] | None = None) -> None:
@@ -87,32 +106,23 @@ class StreamReader:
         self.failed = False  # saw an error event
         self.malformed = False  # saw data that is no JSON
         self.size = 0  # bytes of text, as far as an estimate needs it
+        self.waiting = 0  # bytes of a line that is not whole yet
         self._reported: ReportedUsage | None = None
         self._on_event = on_event
-        self.rest = b""  # a line that is not whole yet
+        self._half: list[bytes] = []  # the pieces of that line
         self._skipping = False  # until the end of a line that is too long
+        self._unread = False  # until the end of an event that is too long
         self._data: list[bytes] = []  # of an event whose JSON goes on over several lines
+        self._data_size = 0
 
     def feed(self, chunk: bytes) -> int:
         """How many bytes of the chunk are good: all, unless an event in it is malformed."""
         # The usual case, read in fewer steps: nothing but whole events of one line each.
-        plain = chunk[:6] == b"data: " and chunk[-2:] == b"\n\n"
-        if plain and not (self.rest or self._data or self._skipping) and self._read_plain(chunk):
-            return len(chunk)
-        start = self._skip_long_line(chunk) if self._skipping else 0
-        before = len(self.rest)
-        lines = self.rest + chunk[start:]
-        end = lines.rfind(b"\n") + 1
-        self._keep_rest(lines[end:])
-        at = begun = 0
-        for line in lines[:end].splitlines(keepends=True):
-            if not self._data:
-                begun = at
-            self._read(line)
-            if self.malformed:
-                return start + max(begun - before, 0)
-            at += len(line)
-        return len(chunk)
+        size = len(chunk)
+        plain = chunk[:6] == b"data: " and chunk[-2:] == b"\n\n" and size <= LONGEST_EVENT
+        if plain and not (self.waiting or self._data or self._unread) and self._read_plain(chunk):
+            return size
+        return self._read_lines(chunk, size)
 
     def _read_plain(self, chunk: bytes) -> bool:
         """False, and nothing is noted, where the chunk must be read line by line."""
@@ -124,7 +134,7 @@ class StreamReader:
             return True
         try:
             event = _event.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return False
         self._note(event, data)
         return True
@@ -142,9 +152,50 @@ class StreamReader:
         self.done = self.done or done
         return True
 
-    def _keep_rest(self, rest: bytes) -> None:
-        self._skipping = len(rest) > LONGEST_LINE
-        self.rest = b"" if self._skipping else rest
+    def _read_lines(self, chunk: bytes, size: int) -> int:
+        """What feed() does, line by line."""
+        start = self._skip_long_line(chunk) if self._skipping else 0
+        end = chunk.rfind(b"\n", start) + 1
+        if end > start:
+            before = self.waiting
+            good = self._read_whole_lines(self._with_half(chunk[start:end]))
+            if self.malformed:
+                return start + max(good - before, 0)
+            self._keep(chunk[end:])
+        else:
+            self._keep(chunk[start:])
+        return size
+
+    def _read_whole_lines(self, lines: bytes) -> int:
+        """How many bytes stand before the event that is malformed; all where none is."""
+        at = begun = 3 if lines[:3] == BOM else 0
+        for line in lines[at:].splitlines(keepends=True):
+            if line[:5] == b"data:":
+                if not self._data:
+                    begun = at
+                self._take(line[5:].strip())
+            elif (self._data or self._unread) and not line.strip():
+                self._end_event()
+                if self.malformed:
+                    return begun
+            at += len(line)
+        return at
+
+    def _with_half(self, lines: bytes) -> bytes:
+        if self.waiting:
+            lines = b"".join((*self._half, lines))
+            self._half, self.waiting = [], 0
+        return lines
+
+    def _keep(self, piece: bytes) -> None:
+        """Of a line that is not whole yet: only looked at again when it is."""
+        if not piece:
+            return
+        self._half.append(piece)
+        self.waiting += len(piece)
+        if self.waiting > LONGEST_EVENT:
+            self._skipping = True
+            self._leave_unread(self._with_half(b""))
 
     def _skip_long_line(self, chunk: bytes) -> int:
         """Where the line after one that is too long to be looked at begins."""
@@ -152,38 +203,59 @@ class StreamReader:
         self._skipping = not end
         return end or len(chunk)
 
+    def _leave_unread(self, begun: bytes) -> None:
+        """The event is too long to be read: it passes, and its text is estimated."""
+        self._unread = True
+        self._data = []
+        self.size += IMAGE if ENCODED.search(begun) else len(begun)
+
     def end(self) -> None:
-        """The upstream closed: what is left is a line too."""
-        rest, self.rest = self.rest, b""
-        if rest:
-            self._read(rest)
+        """The upstream closed: what is left is a line too, and its event is over."""
+        if self.waiting:
+            self._read_whole_lines(self._with_half(b""))
+        if self._data and (event := self._decoded_data()) is not None:
+            self._note(*event)
 
     @property
     def whole(self) -> bool:
         """Whether the answer came to its end; a cut one must never look like a success."""
         return (self.done or self.finished) and not self.malformed
 
-    def _read(self, line: bytes) -> None:
-        if line.startswith(b"data:"):
-            self._take(line[5:].strip())
-        elif self._data and not line.strip():
-            self.malformed = True  # the event is over, and its data was no JSON
-
     def _take(self, data: bytes) -> None:
         if data == b"[DONE]" or not data:
             self.done = self.done or bool(data)
+        elif self._data:
+            self._go_on(data)
+        elif len(data) > LONGEST_EVENT:
+            self._leave_unread(data)
+        elif (event := _read(data)) is not None:
+            self._note(event, data)
+        elif not self._unread:  # else it is more of that event
+            self._data, self._data_size = [data], len(data)
+
+    def _go_on(self, data: bytes) -> None:
+        """One more line of an event: its JSON is read when all are here."""
+        self._data.append(data)
+        self._data_size += len(data)
+        if self._data_size > LONGEST_EVENT:
+            self._leave_unread(b"".join(self._data))
+
+    def _end_event(self) -> None:
+        self._unread = False
+        if not self._data:
             return
-        if self._data:
-            data = b"\n".join((*self._data, data))
-        try:
-            event = _event.decode(data)
-        except msgspec.ValidationError:
-            event = _Event()  # JSON, but not of the shape that we know
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._data = [data]  # it may go on in the next line
-            return
-        self._data = []
-        self._note(event, data)
+        event = self._decoded_data()
+        if event is None:
+            self.malformed = True
+        else:
+            self._note(*event)
+
+    def _decoded_data(self) -> tuple[_Event, bytes] | None:
+        """Of an event of several lines; one alone was no JSON when it came."""
+        lines, self._data = self._data, []
+        data = b"\n".join(lines)
+        event = _read(data) if len(lines) > 1 else None
+        return None if event is None else (event, data)
 
     def _note(self, event: _Event, data: bytes) -> None:
         text = 0

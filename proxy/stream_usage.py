@@ -12,6 +12,7 @@ OPTIONS = "stream_options"
 _ONLY_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _object = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.encode
+LONGEST_USAGE = 65536  # bytes; a longer event tells of more than usage
 _NULL = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])|"usage"\s*:\s*null\s*,\s*')
 """Inside a text its quotes would be escaped, so this is a field."""
 
@@ -63,7 +64,8 @@ class UsageFilter:
             self._blank_goes = False
             if not line.strip():
                 return False
-        if b'"usage"' in line and line.startswith(b"data:") and _tells_only_usage(line[5:]):
+        told = len(line) < LONGEST_USAGE and b'"usage"' in line and line.startswith(b"data:")
+        if told and _tells_only_usage(line[5:]):
             self._blank_goes = True
             return False
         return True
@@ -72,6 +74,6 @@ class UsageFilter:
 def _tells_only_usage(data: bytes) -> bool:
     try:
         event = _object.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return not event.get("choices") and event.get("usage") is not None and not event.get("error")

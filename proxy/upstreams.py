@@ -1,14 +1,17 @@
 """One link per provider: its dialect and its bounded pool of connections."""
 
 import asyncio
-from collections import deque
+import logging
 from dataclasses import dataclass
 
 from proxy.dialects import Dialect, dialect_of
 from proxy.errors import PoolExhausted
+from proxy.queueing import Evicted, FairQueue
 from proxy.transports import make_transport, transport_for
 from proxy.transports.base import RequestHead, Transport
 from routing.table import Connection, ProviderEntry, RoutingTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +26,25 @@ class PoolGauges:
 
 
 class Pool:
-    """A transport and the slots that bound how many requests use it at once."""
+    """A transport and the slots that bound how many requests use it at once.
+
+    Slots are held in the name of a gateway key, by its id.
+    """
 
     def __init__(self, transport_name: str, connection: Connection) -> None:
         self.connection = connection
         self.transport_name = transport_name
         self.transport: Transport = make_transport(transport_name, connection)
         self.in_use = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._held: dict[int | None, int] = {}  # slots by key; none for keys that hold none
+        self._queue = FairQueue(connection.max_queue, connection.key_share * connection.max_connections)
         self._retired = False
         self._warming: asyncio.Task[None] | None = None
 
     def gauges(self) -> PoolGauges:
         return PoolGauges(
             in_use=self.in_use,
-            waiting=len(self._waiting),
+            waiting=self._queue.waiting,
             idle=self.transport.idle,
             limit=self.connection.max_connections,
             opened_total=self.transport.opened_total,
@@ -50,25 +57,28 @@ class Pool:
             return
         self._warming = asyncio.get_running_loop().create_task(self.transport.warm(url, wanted))
 
-    def take_free(self) -> bool:
+    def take_free(self, key: int | None) -> bool:
         """Take a slot if one is free."""
         if self.in_use < self.connection.max_connections:
             self.in_use += 1
+            self._held[key] = self._held.get(key, 0) + 1
             return True
         return False
 
-    async def wait_for_free(self, provider: str) -> None:
+    async def wait_for_free(self, key: int | None, provider: str) -> None:
         """Take a slot, waiting up to the queue time-out. Raises PoolExhausted."""
-        if len(self._waiting) >= self.connection.max_queue:
-            raise self._exhausted(provider, f", and {len(self._waiting)} requests wait for one")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        turn = self._queue.join(key)
+        if turn is None:
+            raise self._exhausted(provider, f", and {self._queue.waiting} requests wait for one")
         try:
             # Not wait_for(): before Python 3.12 it loses a cancellation that comes together with the slot.
             async with asyncio.timeout(self.connection.queue_timeout):
                 await turn
+        except Evicted:
+            why = f", and of {self._queue.waiting} requests that wait this key has the most"
+            raise self._exhausted(provider, why) from None
         except BaseException as error:
-            self._give_up(turn)
+            self._give_up(key, turn)
             if not isinstance(error, TimeoutError):
                 raise
             waited = f", and none came free within {self.connection.queue_timeout:g} s"
@@ -80,18 +90,18 @@ class Pool:
             f"All {most} connections to {provider} are in use{why}.", provider=provider, retry_after=1
         )
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled():
-            self.release()  # the slot arrived together with the cancellation
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
+    def _give_up(self, key: int | None, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self.release(key)  # the slot arrived together with the cancellation
+        else:
+            self._queue.leave(key, turn)
 
-    def release(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # the slot changes hands, in_use stays
-                return
+    def release(self, key: int | None) -> None:
+        held = self._held.pop(key) - 1
+        if held:
+            self._held[key] = held
+        if self._queue.waiting and self._queue.call_next(self._held):
+            return  # the slot changes hands, in_use stays
         self.in_use -= 1
         if self._retired and not self.in_use:
             self._close_soon()
@@ -130,9 +140,9 @@ class Link:
     def warm(self) -> None:
         self.pool.warm(self._head.url)
 
-    def can_begin(self) -> bool:
+    def can_begin(self, key: int | None) -> bool:
         """Takes a slot if a request with the stored credential can leave at once."""
-        return self.pool.transport.can_begin(self._head) and self.pool.take_free()
+        return self.pool.transport.can_begin(self._head) and self.pool.take_free(key)
 
     def head(self, caller_credential: str) -> RequestHead:
         """With the caller's own credential where there is one, else the provider's stored one."""
@@ -163,11 +173,13 @@ class Upstreams:
                 self.link(provider).warm()
 
     def _renewed(self, provider: ProviderEntry, old: Link | None) -> Link:
-        name = transport_for(self._transport_name, provider.base_url)
+        name, why = transport_for(self._transport_name, provider.base_url)
         if old is not None:
             if (old.pool.connection, old.pool.transport_name) == (provider.connection, name):
                 return Link(provider, old.pool)
             old.pool.retire()
+        if old is None or old.pool.transport_name != name:
+            logger.info("provider %s is called by the %s transport: %s", provider.slug, name, why)
         return Link(provider, Pool(name, provider.connection))
 
     def links(self) -> list[Link]:

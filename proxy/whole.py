@@ -41,10 +41,10 @@ def read_stream(answer: Answer, ask: ChatAsk) -> tuple[bytes, Usage] | None:
 
     None where more is to come, or where it didn't end well.
     """
-    if not answer.response.over:
+    if answer.kept or not answer.response.over:
         return None
     reader, body = StreamReader(), answer.body
-    if reader.feed(body) < len(body) or reader.rest or reader.failed or not reader.whole:
+    if reader.feed(body) < len(body) or reader.waiting or reader.failed or not reader.whole:
         return None
     told = UsageFilter().take(body) if answer.hides_usage else body
     return told, reader.usage or estimate(ask.size, reader.size)

@@ -171,6 +171,8 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
             keep_alive=row.keep_alive,
             max_queue=row.max_queue,
             prewarm=row.prewarm,
+            key_share=row.key_share_percent / 100,
+            longest_answer=row.max_answer_bytes,
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,

@@ -66,6 +66,8 @@ class Connection:
     keep_alive: float
     max_queue: int = 1000
     prewarm: int = 0
+    key_share: float = 0.5  # of max_connections, that one key gets while another waits
+    longest_answer: int = 32 * 1024 * 1024  # bytes that are collected of one
 
 
 def rank_of(priority: int, weight: int) -> int:

@@ -35,6 +35,8 @@ def form(**values):
         "queue_timeout": "5",
         "max_queue": "1000",
         "prewarm": "0",
+        "key_share_percent": "50",
+        "max_answer_bytes": "33554432",
         "keep_alive": "60",
         "retries": "1",
         "retry_delay": "0.5",

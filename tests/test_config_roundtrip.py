@@ -228,6 +228,8 @@ providers = st.fixed_dictionaries(
         "queue_timeout": seconds(0, 300),
         "max_queue": st.integers(0, 100000),
         "prewarm": st.integers(0, 1000),
+        "key_share_percent": st.integers(1, 100),
+        "max_answer_bytes": st.integers(65536, 536870912),
         "keep_alive": seconds(0, 3600),
         "retries": st.integers(0, 10),
         "retry_delay": seconds(0, 60),

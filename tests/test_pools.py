@@ -9,11 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import pytest
 
 from proxy.errors import PoolExhausted
-from proxy.upstreams import Upstreams
+from proxy.upstreams import Pool, Upstreams
 from routing.compiler import compile_table
+from routing.table import Connection
 from tests.factories import make_key, make_provider, make_route, make_target
-from tests.live import eventually
+from tests.live import eventually, until
 from tests.raw_server import answering, serving, whole
+from tests.scripted_engine import _provider as scripted_provider
 from tests.test_transports import closed_port
 from tests.upstream import Answer, events
 
@@ -117,17 +119,17 @@ class TestPool:
 
         async def story():
             upstreams, link = await make()
-            assert link.pool.take_free()
-            assert link.pool.take_free()
-            assert not link.pool.take_free()
-            waiter = asyncio.ensure_future(link.pool.wait_for_free("p"))
+            assert link.pool.take_free(1)
+            assert link.pool.take_free(1)
+            assert not link.pool.take_free(1)
+            waiter = asyncio.ensure_future(link.pool.wait_for_free(1, "p"))
             await asyncio.sleep(0)
             full = upstreams.gauges()["p"]
-            link.pool.release()
+            link.pool.release(1)
             await waiter
             handed_on = upstreams.gauges()["p"]
-            link.pool.release()
-            link.pool.release()
+            link.pool.release(1)
+            link.pool.release(1)
             return full, handed_on, upstreams.gauges()["p"]
 
         full, handed_on, free = asyncio.run(story())
@@ -140,16 +142,16 @@ class TestPool:
 
         async def story():
             _, link = await make()
-            assert link.pool.take_free()
-            first = asyncio.ensure_future(link.pool.wait_for_free("p"))
-            second = asyncio.ensure_future(link.pool.wait_for_free("p"))
+            assert link.pool.take_free(1)
+            first = asyncio.ensure_future(link.pool.wait_for_free(1, "p"))
+            second = asyncio.ensure_future(link.pool.wait_for_free(1, "p"))
             await asyncio.sleep(0)
-            link.pool.release()
+            link.pool.release(1)
             first.cancel()
             await asyncio.wait_for(second, 1)
             with pytest.raises(asyncio.CancelledError):
                 await first
-            link.pool.release()
+            link.pool.release(1)
             return link.pool.in_use
 
         assert asyncio.run(story()) == 0
@@ -159,8 +161,8 @@ class TestPool:
 
         async def story():
             upstreams, link = await make()
-            assert link.pool.take_free()
-            waiters = [link.pool.wait_for_free("p") for _ in range(100)]
+            assert link.pool.take_free(1)
+            waiters = [link.pool.wait_for_free(1, "p") for _ in range(100)]
             found = await asyncio.gather(*waiters, return_exceptions=True)
             return found, upstreams.gauges()["p"]
 
@@ -236,7 +238,7 @@ class TestPool:
         async def story():
             upstreams, link = await make()
             await eventually(lambda: "not warmed" in caplog.text, "it is noted")
-            assert link.pool.take_free()
+            assert link.pool.take_free(1)
             await upstreams.aclose()
 
         asyncio.run(story())
@@ -257,3 +259,154 @@ class TestPool:
         from routing.table import EMPTY_TABLE
 
         assert asyncio.run(story(EMPTY_TABLE)) == {}
+
+
+# Keys take turns
+
+
+class Queueing:
+    """Requests by key for the slots of one pool; `order` tells who got one, and who was turned away."""
+
+    def __init__(self, **settings):
+        given = {"connect_timeout": 1, "read_timeout": 1, "queue_timeout": 5, "keep_alive": 1}
+        self.pool = Pool("fast", Connection(**{**given, **settings}))
+        self.order, self.refused, self.tasks = [], [], []
+
+    async def come(self, *keys):
+        for key in keys:
+            self.tasks.append(asyncio.ensure_future(self.wait(key)))
+        await asyncio.sleep(0)
+
+    async def wait(self, key):
+        try:
+            await self.pool.wait_for_free(key, "p")
+            self.order.append(key)
+        except PoolExhausted as refusal:
+            self.refused.append((key, refusal.message))
+
+    async def free(self, *keys):
+        for key in keys:
+            self.pool.release(key)
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    async def end(self):
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_the_queue_takes_turns_by_key():
+    story = Queueing(max_connections=1)
+    assert story.pool.take_free(9)
+    await story.come(*"aaaa", "b", "c", "b")
+    await story.free(9)
+    for _ in range(6):
+        await story.free(story.order[-1])
+    assert "".join(story.order) == "abcabaa"
+    await story.end()
+
+
+async def test_no_key_gets_more_than_its_share_while_another_waits():
+    story = Queueing(max_connections=4)
+    for _ in range(4):
+        assert story.pool.take_free("a")
+    await story.come(*"aaaa", *"bbbb")
+    await story.free(*"aaaa")
+    assert "".join(sorted(story.order)) == "aabb"
+    assert "".join(story.order[:2]) == "bb"
+    await story.end()
+
+
+async def test_a_key_may_hold_all_slots_while_nobody_else_waits():
+    story = Queueing(max_connections=4)
+    for _ in range(4):
+        assert story.pool.take_free("a")
+    await story.come(*"aa")
+    await story.free("a", "a")
+    assert story.order == ["a", "a"]
+    await story.end()
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.25, 2), (0.75, 6), (1.0, 8)])
+async def test_the_share_is_a_setting(share, most):
+    story = Queueing(max_connections=8, key_share=share)
+    for _ in range(8):
+        assert story.pool.take_free("x")
+    await story.come(*"a" * 8)
+    await story.come(*"b" * 8)
+    await story.free(*"x" * 8)
+    assert story.order.count("a") <= max(most, 4)
+    assert story.order.count("a") + story.order.count("b") == 8
+    await story.end()
+
+
+async def test_a_full_queue_makes_room_for_who_has_less_in_it():
+    story = Queueing(max_connections=1, max_queue=4)
+    assert story.pool.take_free("a")
+    await story.come(*"aaaa")
+    await story.come("b")
+    await asyncio.sleep(0)
+    assert [key for key, _ in story.refused] == ["a"]
+    assert "this key has the most" in story.refused[0][1]
+    await story.come(*"aa")
+    assert [key for key, _ in story.refused] == ["a", "a", "a"]
+    await story.free("a", "a", "b", "a", "a")
+    assert "".join(story.order) == "abaa"
+    assert story.pool.gauges().in_use == 0
+    await story.end()
+
+
+async def test_whoever_leaves_the_queue_takes_no_slot_with_him():
+    story = Queueing(max_connections=1, max_queue=10)
+    assert story.pool.take_free("a")
+    await story.come(*"aab")
+    story.tasks[0].cancel()
+    await story.free("a")
+    assert story.order in (["a"], ["b"])
+    await story.free(*story.order)
+    await story.free(story.order[-1])
+    assert sorted(story.order) == ["a", "b"]
+    gauges = story.pool.gauges()
+    assert (gauges.in_use, gauges.waiting, story.pool._held) == (0, 0, {})
+
+
+def test_one_key_that_fills_pool_and_queue_keeps_no_other_out(door, upstream, served, published):
+    greedy = served(max_connections=4, max_queue=4, queue_timeout=20)
+    _, other = make_key()
+    published()
+    gate = threading.Event()
+    upstream.always("p1", Answer(chunks=events("a", "b"), gate=gate))
+    with ThreadPoolExecutor(16) as callers:
+        mine = [callers.submit(door.chat, greedy, stream=True) for _ in range(8)]
+        until(lambda: len(upstream.calls("p1")) == 4, "the pool is full")
+        time.sleep(0.3)  # the queue, too
+        others = callers.submit(door.chat, other, stream=True)
+        wait(mine, timeout=20, return_when=FIRST_COMPLETED)  # one of the greedy key's makes room
+        gate.set()
+        assert others.result().status_code == 200
+        statuses = sorted(call.result().status_code for call in mine)
+    assert statuses == [200] * 7 + [503]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "proxies", "told"),
+    [
+        ("fast", {}, "called by the fast transport: no proxy stands before it"),
+        ("httpx", {}, "called by the httpx transport: UPSTREAM_TRANSPORT is set to it"),
+        ("fast", {"HTTP_PROXY": "http://127.0.0.1:1"}, "called by the httpx transport: HTTP_PROXY is set"),
+        ("fast", {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "*"}, "called by the fast transport"),
+    ],
+)
+async def test_the_log_says_which_transport_serves_and_why(wanted, proxies, told, monkeypatch, caplog):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    caplog.set_level("INFO", "proxy.upstreams")
+    upstreams = Upstreams(wanted)
+    for _ in range(2):
+        upstreams.link(scripted_provider(1))
+    assert len(caplog.messages) == 1
+    assert told in caplog.text
+    await upstreams.aclose()

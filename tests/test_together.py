@@ -297,7 +297,8 @@ def test_requests_leave_together_and_are_in_the_journal_by_then(engine, monkeypa
 def test_who_finds_no_slot_waits_for_one(engine, tmp_path):
     link = running_gateway().upstreams.links()[0]
     limit = link.pool.connection.max_connections
-    link.pool.in_use += limit  # all are in use elsewhere
+    for _ in range(limit):
+        link.pool.take_free(None)  # all are in use elsewhere
 
     async def ask() -> bytes:
         client = Client(engine, engine._request(SCENARIOS["json"]))
@@ -307,7 +308,7 @@ def test_who_finds_no_slot_waits_for_one(engine, tmp_path):
         assert client.told == b""
         assert link.pool.gauges().waiting == 1
         for _ in range(limit):
-            link.pool.release()
+            link.pool.release(None)
         for _ in range(100):
             await asyncio.sleep(0)
         client.leave()

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from proxy.transports import make_transport
 from proxy.transports.base import (
+    LONGEST_ERROR,
     ConnectFailed,
     ConnectionBroken,
     RequestHead,
@@ -132,14 +133,14 @@ async def test_headers_are_found_by_lower_case_name_and_repeated_ones_joined(tra
 
 
 @both
-async def test_five_megabytes_go_both_ways(transport, stream):
+async def test_five_megabytes_go_both_ways(kind, transport, stream):
     seen = []
     async with serving(answering(whole(BIG), seen=seen)) as server, transport() as made:
         for _ in range(2):
             response = await made.send(post(server, BIG, stream=stream))
             assert await body_of(response, stream) == BIG
         assert [body for _, body in seen] == [BIG, BIG]
-        assert server.opened == 1
+        assert server.opened == (2 if kind == "httpx" else 1)
 
 
 async def test_a_stream_is_handed_on_as_it_arrives(transport):
@@ -316,12 +317,12 @@ async def test_a_url_that_is_none_is_a_fault(transport, url):
 
 
 @both
-async def test_a_connection_is_used_again(transport, stream):
+async def test_a_connection_is_used_again_by_who_knows_that_it_is_clean(kind, transport, stream):
     async with serving(answering(whole())) as server, transport() as made:
         for _ in range(5):
             assert await body_of(await made.send(post(server, stream=stream)), stream) == b"{}"
-        assert server.opened == 1
-        assert made.opened_total == 1
+        assert server.opened == (5 if kind == "httpx" else 1)
+        assert made.opened_total == server.opened
 
 
 def can_begin(kind, transport, request):
@@ -471,11 +472,7 @@ async def test_keep_alive_0_keeps_none(transport):
     "extra", [whole(b"evil"), whole(b"evil")[:-2], b"HTTP/1.1 200 OK\r\ncontent-le", b"rubbish"]
 )
 @pytest.mark.parametrize("together", [True, False])
-async def test_bytes_that_nobody_asked_for_answer_nobody(kind, transport, extra, together, request):
-    if kind == "httpx" and together:
-        reason = "httpcore reads what lies behind an answer as the next one"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-
+async def test_bytes_that_nobody_asked_for_answer_nobody(transport, extra, together):
     async def script(peer):
         await peer.request()
         await peer.send(whole(b"good") + extra) if together else await peer.send(whole(b"good"), extra)
@@ -626,14 +623,22 @@ async def test_a_head_without_end_is_cut_off(transport):
     assert type(fault) is ConnectionBroken
 
 
-async def test_an_answer_too_long_to_keep_says_so(kind, transport, monkeypatch):
-    if kind == "httpx":
-        pytest.skip("httpx sets no limit")
-    monkeypatch.setattr("proxy.transports.http1.LONGEST_ANSWER", 300_000)
-    async with serving(answering(whole(BIG))) as server, transport() as made:
+async def test_an_answer_too_long_to_keep_says_so(transport):
+    async with serving(answering(whole(BIG))) as server, transport(longest_answer=300_000) as made:
         fault = await fault_of(made, post(server))
         assert str(fault) == "sent an answer of more than 300,000 bytes"
         assert await body_of(await made.send(post(server, stream=True)), True) == BIG
+
+
+@both
+async def test_of_an_error_little_more_than_its_beginning_is_read(transport, stream):
+    async with serving(answering(whole(BIG, status=b"400 No"))) as server, transport() as made:
+        response = await made.send(post(server, stream=stream))
+        body = await response.read()
+        assert (response.status, BIG.startswith(body)) == (400, True)
+        assert LONGEST_ERROR <= len(body) <= LONGEST_ERROR + 300_000
+        await response.aclose()
+        assert await (await made.send(post(server, stream=stream))).read()
 
 
 # TLS
@@ -685,12 +690,12 @@ def tls(tmp_path, monkeypatch):
 
 
 @both
-async def test_tls_with_a_ca_of_ones_own(transport, tls, stream):
+async def test_tls_with_a_ca_of_ones_own(kind, transport, tls, stream):
     async with serving(answering(whole(BIG)), tls=tls("127.0.0.1")) as server, transport() as made:
         for _ in range(2):
             request = post(f"https://127.0.0.1:{server.port}/v1", BIG, stream=stream)
             assert await body_of(await made.send(request), stream) == BIG
-        assert server.opened == 1
+        assert server.opened == (2 if kind == "httpx" else 1)
 
 
 async def test_a_certificate_for_another_name_is_refused(transport, tls):

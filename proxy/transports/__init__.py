@@ -14,12 +14,14 @@ TRANSPORTS: dict[str, type[FastTransport] | type[HttpxTransport]] = {
 }
 
 
-def transport_for(wanted: str, base_url: str) -> str:
-    """`wanted`, unless the environment puts a proxy before this provider: only httpx speaks to one."""
+def transport_for(wanted: str, base_url: str) -> tuple[str, str]:
+    """`wanted`, unless a proxy stands before this provider: only httpx speaks to one. And why it is that."""
     parts = urlsplit(base_url)
     proxies = getproxies()
-    proxied = (parts.scheme in proxies or "all" in proxies) and not proxy_bypass(parts.hostname or "")
-    return "httpx" if proxied else wanted
+    scheme = parts.scheme if parts.scheme in proxies else "all"
+    if scheme in proxies and not proxy_bypass(parts.hostname or ""):
+        return "httpx", f"{scheme.upper()}_PROXY is set, and this host is not in NO_PROXY"
+    return wanted, "UPSTREAM_TRANSPORT is set to it" if wanted != "fast" else "no proxy stands before it"
 
 
 def make_transport(name: str, connection: Connection) -> Transport:

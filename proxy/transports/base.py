@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+LONGEST_ERROR = 64 * 1024  # bytes that are read of an answer other than 2xx
+
 Sink = Callable[[bytes], bool]
 """Takes a chunk as soon as it is here. False: it did not take it. What it raises, ends the wait."""
 
@@ -59,7 +61,10 @@ class UpstreamResponse(Protocol):
         """By lower-case name."""
 
     async def read(self) -> bytes:
-        """The whole body. Raises TransportFault."""
+        """The whole body, or the rest of it. Raises TransportFault, also where it is longer than allowed.
+
+        Of an answer other than 2xx little more than LONGEST_ERROR is read.
+        """
 
     async def next_chunk(self, sink: Sink | None = None) -> bytes:
         """The next bytes as they arrived; b"" at the end. Raises TransportFault.

@@ -142,11 +142,12 @@ class FastTransport:
     async def _connect(self, place: Place) -> Http1Connection:
         host, port, secure = place
         loop = asyncio.get_running_loop()
+        longest = self._settings.longest_answer
         try:
             context = tls_context() if secure else None
             async with asyncio.timeout(self._settings.connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Http1Connection(loop, place, self._freed, self._all.discard),
+                    lambda: Http1Connection(loop, place, self._freed, self._all.discard, longest),
                     host,
                     port,
                     ssl=context,

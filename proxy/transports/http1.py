@@ -6,10 +6,15 @@ from typing import Any, cast
 
 import httptools
 
-from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
+from proxy.transports.base import (
+    LONGEST_ERROR,
+    ConnectionBroken,
+    Sink,
+    TransportFault,
+    TransportTimeout,
+)
 
 HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back; longest head
-LONGEST_ANSWER = 512 * 1024 * 1024  # bytes of an answer that is collected whole
 
 
 class Http1Response:
@@ -23,6 +28,7 @@ class Http1Response:
         "chunks",
         "complete",
         "headers",
+        "limit",
         "size",
         "started",
         "status",
@@ -38,6 +44,7 @@ class Http1Response:
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
         self.size = 0  # bytes that came and were not taken yet
+        self.limit = HIGH_WATER  # of them, from which on bound() looks at it
         self._fault: TransportFault | None = None
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -68,6 +75,7 @@ class Http1Response:
     async def read(self) -> bytes:
         if not self.complete:
             self.stream = False  # nobody takes it chunk by chunk: it must not be held back
+            self.limit = LONGEST_ERROR if self.is_error else self._connection.longest
             self._connection.go_on()
         while not self.complete:
             await self._arrival()
@@ -99,19 +107,29 @@ class Http1Response:
         self.headers.clear()
 
     def bound(self) -> None:
-        """More than HIGH_WATER came, and there will be others. Raises ConnectionBroken for too many."""
+        """More than its limit came, and there will be others. Raises ConnectionBroken for too many."""
         if not self.started:
             raise ConnectionBroken(f"sent headers of more than {HIGH_WATER:,} bytes")
-        if self.stream:
-            if self.chunks:  # else there is nothing whose taking would let it go on
-                self._connection.hold_back()
-        elif self.size > LONGEST_ANSWER:
-            raise ConnectionBroken(f"sent an answer of more than {LONGEST_ANSWER:,} bytes")
+        if self.is_error:
+            self.abandon()
+            self.complete = True  # what came says what it says
+        elif not self.stream:
+            raise ConnectionBroken(f"sent an answer of more than {self.limit:,} bytes")
+        elif self.chunks:  # else there is nothing whose taking would let it go on
+            self._connection.hold_back()
+
+    @property
+    def is_error(self) -> bool:
+        return not 200 <= self.status < 300
 
     def begin_body(self, status: int) -> None:
         self.status = status
         self.started = True
         self.size = 0
+        if not 200 <= status < 300:
+            self.limit = LONGEST_ERROR
+        elif not self.stream:
+            self.limit = self._connection.longest
 
     def fail(self, fault: TransportFault) -> None:
         self._fault = fault
@@ -180,6 +198,7 @@ class Http1Connection(asyncio.Protocol):
         "_response",
         "_transport",
         "active_at",
+        "longest",
         "loop",
         "lost",
         "place",
@@ -191,9 +210,11 @@ class Http1Connection(asyncio.Protocol):
         place: Any,
         on_free: Callable[["Http1Connection"], None],
         on_lost: Callable[["Http1Connection"], None],
+        longest: int,
     ) -> None:
         self.loop = loop
         self.place = place  # whose connection this is; the pool's business
+        self.longest = longest  # bytes of an answer that is collected whole
         self.lost = False
         self.active_at = loop.time()  # when bytes last went in either direction
         self._on_free = on_free
@@ -252,7 +273,7 @@ class Http1Connection(asyncio.Protocol):
         response.size += len(data)
         try:
             self._parser.feed_data(data)
-            if response.size > HIGH_WATER and not response.complete:
+            if response.size > response.limit and not response.complete:
                 response.bound()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             ours = error.__context__  # where a callback of ours put an end to it

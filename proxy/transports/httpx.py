@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import httpx
 
 from proxy.transports.base import (
+    LONGEST_ERROR,
     ConnectFailed,
     ConnectionBroken,
     RequestHead,
@@ -45,8 +46,9 @@ def _mapped() -> Iterator[None]:
 class HttpxResponse:
     over = False  # httpx doesn't tell before it is asked for the next chunk
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, longest: int) -> None:
         self._response = response
+        self._longest = longest
         self._chunks: AsyncIterator[bytes] = response.aiter_raw()
         self._reading: asyncio.Task[bytes] | None = None
 
@@ -58,8 +60,16 @@ class HttpxResponse:
         return self._response.headers.get(name)
 
     async def read(self) -> bytes:
-        with _mapped():
-            return await self._response.aread()
+        parts, size = [], 0
+        while chunk := await self.next_chunk():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > self._longest and self._response.is_success:
+                raise ConnectionBroken(f"sent an answer of more than {self._longest:,} bytes")
+            if size > LONGEST_ERROR and not self._response.is_success:
+                await self.aclose()
+                break
+        return b"".join(parts)
 
     async def next_chunk(self, sink: Sink | None = None) -> bytes:
         while True:
@@ -89,10 +99,11 @@ class HttpxTransport:
         timeout = httpx.Timeout(connection.read_timeout, connect=connection.connect_timeout, pool=None)
         limits = httpx.Limits(
             max_connections=None,  # upstreams.py bounds them, for all transports alike
-            max_keepalive_connections=None if connection.keep_alive else 0,
-            keepalive_expiry=connection.keep_alive,
+            # What a provider sends behind an answer, httpx takes for the answer to the next request.
+            max_keepalive_connections=0,
         )
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+        self._longest = connection.longest_answer
         self.opened_total = 0
 
     def can_begin(self, head: RequestHead) -> bool:
@@ -111,7 +122,7 @@ class HttpxTransport:
                 extensions={"trace": self._count},
             )
             response = await self._client.send(prepared, stream=True)
-        return HttpxResponse(response)
+        return HttpxResponse(response, self._longest)
 
     async def _count(self, event: str, _details: object) -> None:
         if event == "connection.connect_tcp.complete":

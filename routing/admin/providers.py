@@ -262,6 +262,7 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
                 ("connect_timeout", "read_timeout"),
                 ("max_connections", "max_queue", "queue_timeout"),
                 ("keep_alive", "prewarm"),
+                ("key_share_percent", "max_answer_bytes"),
             ],
             "description": "How long the gateway waits.",
         },

@@ -101,13 +101,19 @@ def choice_constraint(model: str, field: str, choices: type[models.TextChoices])
     )
 
 
+def _told(bound: float) -> str:
+    """`g` rounds to six digits."""
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:,g}"
+
+
 def range_constraint(
     model: str, field: str, low: float, high: float, *, nullable: bool = False
 ) -> models.CheckConstraint:
     inside = Q(**{f"{field}__gte": low, f"{field}__lte": high})
     condition = Q(**{f"{field}__isnull": True}) | inside if nullable else inside
+    name = field.replace("_", " ").capitalize()
     return models.CheckConstraint(
         condition=condition,
         name=f"{model}_{field}_range",
-        violation_error_message=f"{field.replace('_', ' ').capitalize()}: allowed are {low:,g} to {high:,g}.",
+        violation_error_message=f"{name}: allowed are {_told(low)} to {_told(high)}.",
     )

@@ -115,6 +115,21 @@ class Provider(Limited):
         help_text="Requests that wait for a free connection at the same time, per web process, 0 to 100,000. "
         "Further ones get 503 at once.",
     )
+    key_share_percent = models.PositiveSmallIntegerField(
+        "share of one key",
+        default=50,
+        db_default=50,
+        help_text="Percent of the connections that one key gets while another key waits for one, 1 to 100. "
+        "While nobody waits, a key may hold them all.",
+    )
+    max_answer_bytes = models.PositiveIntegerField(
+        "longest answer",
+        default=32 * 1024 * 1024,
+        db_default=32 * 1024 * 1024,
+        help_text="Bytes that are collected of an answer before it is passed on (of one that is no stream, a "
+        "stream that is held back, an event of a stream that may be continued), 65,536 to 536,870,912. A "
+        "longer one is a failure of the provider.",
+    )
     keep_alive = models.FloatField(
         default=60, help_text="Seconds that an idle connection is kept, 0 to 3,600. 0: a new one each time."
     )
@@ -213,6 +228,8 @@ class Provider(Limited):
             range_constraint("provider", "queue_timeout", 0, 300),
             range_constraint("provider", "max_queue", 0, 100000),
             range_constraint("provider", "prewarm", 0, 1000),
+            range_constraint("provider", "key_share_percent", 1, 100),
+            range_constraint("provider", "max_answer_bytes", 65536, 536870912),
             range_constraint("provider", "keep_alive", 0, 3600),
             range_constraint("provider", "retries", 0, 10),
             range_constraint("provider", "retry_delay", 0, 60),
