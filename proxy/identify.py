@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from proxy.errors import InvalidApiKey
-from routing.gateway_keys import digest
+from routing.gateway_keys import OWN_PREFIX, digest
 from routing.table import KeyEntry, RoutingTable
 
 KEY_HEADERS = (b"x-api-key", b"api-key")
 """Where Anthropic's and Azure's clients put the key."""
+_OWN_PREFIX = OWN_PREFIX.encode()
 _CREDENTIALS = frozenset((b"authorization", b"x-litellm-api-key", *KEY_HEADERS))
 
 
@@ -17,9 +18,12 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
     own = b""
     if b"x-litellm-api-key" in headers:
-        own = headers[b"x-litellm-api-key"].strip()
-        if own and (entry := table.keys.get(digest(own))):
+        own = without_bearer(headers[b"x-litellm-api-key"].strip())
+        hashed = digest(own)
+        if own and (entry := table.keys.get(hashed)):
             return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+        if hashed in table.retired_keys or own.startswith(_OWN_PREFIX):
+            raise InvalidApiKey("x-litellm-api-key holds a gateway key that is unknown, or was replaced.")
     presented = _digest_of(headers)
     if presented is None:
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
@@ -27,6 +31,10 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     if entry is None:
         raise InvalidApiKey("Unknown API key.")
     return check_valid(entry), own.decode("latin-1") if own else ""
+
+
+def without_bearer(value: bytes) -> bytes:
+    return value[7:].strip() if value[:7].lower() == b"bearer " else value
 
 
 def presents_key(headers: Mapping[bytes, bytes]) -> bool:

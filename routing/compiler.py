@@ -16,6 +16,7 @@ from routing.demo_provider import called_at
 from routing.models import (
     ApiKey,
     GatewaySettings,
+    IssuedKey,
     MaintenanceWindow,
     ModelRoute,
     Provider,
@@ -77,9 +78,11 @@ def _compile(version: int) -> RoutingTable:
         targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id], now))
     routes = _routes(targets)
     gateway = GatewaySettings.load()
+    keys = _keys()
     return RoutingTable(
         version=version,
-        keys=MappingProxyType(_keys()),
+        keys=MappingProxyType(keys),
+        retired_keys=_issued() - keys.keys(),
         routes=MappingProxyType(_names(routes)),
         wildcards=_wildcards(routes),
         upstream_models=MappingProxyType(_upstream_models(entry for _, entry in routes)),
@@ -290,6 +293,10 @@ def _keys() -> dict[bytes, KeyEntry]:
     if settings.MASTER_KEY:
         found[gateway_keys.digest(settings.MASTER_KEY)] = MASTER
     return found
+
+
+def _issued() -> frozenset[bytes]:
+    return frozenset(map(bytes.fromhex, IssuedKey.objects.values_list("key_hash", flat=True).iterator()))
 
 
 MASTER = KeyEntry(

@@ -3,12 +3,13 @@
 import hashlib
 import secrets
 
-PREFIX_LENGTH = 10  # characters kept in clear, so that an admin recognises a key
+OWN_PREFIX = "sk-sw-"  # no provider's keys begin so; clients of OpenAI's want the sk-
+PREFIX_LENGTH = 12  # characters kept in clear, so that an admin recognises a key
 SHORTEST = 20  # characters of a key that an admin brings along: what is shorter can be guessed
 
 
 def generate() -> str:
-    return f"sk-{secrets.token_urlsafe(32)}"
+    return f"{OWN_PREFIX}{secrets.token_urlsafe(32)}"
 
 
 def digest(plaintext: str | bytes) -> bytes:

@@ -221,6 +221,7 @@ class RoutingTable:
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
     recounted: int = 0  # rises when spending must be read from the log again
+    retired_keys: frozenset[bytes] = frozenset()  # SHA-256 of what was replaced or deleted
     valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:

@@ -72,7 +72,7 @@ def test_adding_a_key_shows_its_plaintext_and_stores_only_the_hash(admin_client)
     (plaintext,) = plaintexts(answer)
     key = ApiKey.objects.get()
     assert key.key_hash == gateway_keys.digest(plaintext).hex()
-    assert key.prefix == plaintext[:10]
+    assert key.prefix == plaintext[:12]
     assert plaintext not in everything_stored()
     assert plaintext not in cookies(admin_client)
     assert "no-store" in answer["Cache-Control"]
@@ -160,7 +160,7 @@ def test_regenerating_shows_a_new_plaintext_and_forgets_the_old_one(admin_client
     key.refresh_from_db()
     assert new != old
     assert key.key_hash == gateway_keys.digest(new).hex()
-    assert (key.prefix, key.last_used_at) == (new[:10], None)
+    assert (key.prefix, key.last_used_at) == (new[:12], None)
     assert RoutingVersion.objects.get().number > before
     assert new not in everything_stored() + cookies(admin_client)
     assert LogEntry.objects.get().get_change_message() == "Regenerated."
@@ -217,7 +217,7 @@ def test_the_list_shows_prefix_routes_limits_and_expiry(admin_client):
     gone = timezone.now() - timedelta(days=1)
     _, plaintext = make_key(allowed_routes=[route], rpm=60, tpm=40000, expires_at=gone)
     page = admin_client.get(LIST).content.decode()
-    for shown in (f"{plaintext[:10]}…", "gpt-4o", "60 rpm", "40,000 tpm", "expired"):
+    for shown in (f"{plaintext[:12]}…", "gpt-4o", "60 rpm", "40,000 tpm", "expired"):
         assert shown in page
     assert plaintext not in page
 

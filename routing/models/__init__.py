@@ -1,4 +1,4 @@
-from routing.models.access import ApiKey, Team
+from routing.models.access import ApiKey, IssuedKey, Team
 from routing.models.fallback import RouteFallback
 from routing.models.maintenance import MaintenanceWindow
 from routing.models.provider import Provider
@@ -8,6 +8,7 @@ from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
 __all__ = [
     "ApiKey",
     "GatewaySettings",
+    "IssuedKey",
     "MaintenanceWindow",
     "ModelRoute",
     "Provider",

@@ -1,5 +1,8 @@
 """Who may call: teams and their gateway API keys."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from django.db import models
 
 from routing import gateway_keys
@@ -42,6 +45,39 @@ class Team(Limited):
         return self.slug
 
 
+class IssuedKey(models.Model):
+    """A key that there is or was: what once opened this gateway must never be sent to a provider."""
+
+    key_hash = models.CharField(max_length=64, primary_key=True, editable=False)
+
+    def __str__(self) -> str:
+        return self.key_hash
+
+
+class ApiKeyQuerySet(RoutingQuerySet["ApiKey"]):
+    """Bulk writes send no signals, so they note the hashes here."""
+
+    def update(self, **values: Any) -> int:
+        if isinstance(given := values.get("key_hash"), str):  # bulk_update() comes by with an expression
+            note_issued([given])
+        return super().update(**values)
+
+    def bulk_create(self, objs: Any, *args: Any, **options: Any) -> list["ApiKey"]:
+        rows = list(objs)
+        note_issued(row.key_hash for row in rows)
+        return super().bulk_create(rows, *args, **options)
+
+    def bulk_update(self, objs: Any, fields: Any, *args: Any, **options: Any) -> int:
+        rows = list(objs)
+        if "key_hash" in fields:
+            note_issued(row.key_hash for row in rows)
+        return super().bulk_update(rows, fields, *args, **options)
+
+
+def note_issued(hashes: Iterable[str]) -> None:
+    IssuedKey.objects.bulk_create([IssuedKey(key_hash=one) for one in hashes], ignore_conflicts=True)
+
+
 class ApiKey(Limited):
     name = models.CharField(max_length=100, unique=True, help_text="What or who uses the key.")
     prefix = models.CharField(max_length=16, editable=False, help_text="First characters of the key.")
@@ -67,7 +103,7 @@ class ApiKey(Limited):
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
-    objects = RoutingQuerySet["ApiKey"].as_manager()
+    objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
         verbose_name = "API key"
@@ -81,3 +117,7 @@ class ApiKey(Limited):
         """Keep what identifies the key; the plaintext itself is stored nowhere."""
         self.key_hash = gateway_keys.digest(plaintext).hex()
         self.prefix = gateway_keys.shown_prefix(plaintext)
+
+    def save(self, *args: Any, **options: Any) -> None:
+        super().save(*args, **options)
+        note_issued([self.key_hash])
