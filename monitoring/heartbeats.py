@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 TICKS, WORKER, SHIPPER = "ticks", "worker", "shipper"
 STALLED_SECONDS: int = settings.STALLED_SECONDS
 BEAT_SECONDS = STALLED_SECONDS / 6
+GAP = timedelta(seconds=STALLED_SECONDS / 2 + settings.ALERT_TICK_SECONDS)
 FORGOTTEN = timedelta(days=1)  # what has been away for so long was taken down
 
 _MEANING = {
@@ -37,7 +38,31 @@ def beat(component: str, now: datetime, details: dict[str, Any] | None = None) -
     )
 
 
+class Watch:
+    """Since when this process sees signs of life without a gap: what was off with it could give none."""
+
+    def __init__(self) -> None:
+        self.since: datetime | None = None  # None: it does not watch
+        self._looked: datetime | None = None
+
+    def look(self, now: datetime) -> None:
+        """Call it again and again. A gap is a start, a machine that slept, a database that was away."""
+        if self._looked is None or now - self._looked > GAP:
+            self.since = now
+        self._looked = now
+
+
+watch = Watch()
+
+
 def stalled(now: datetime) -> dict[str, str]:
+    """Those of silent() that had the time to give a sign since this process watches."""
+    if watch.since is not None and now - watch.since <= timedelta(seconds=STALLED_SECONDS):
+        return {}
+    return silent(now)
+
+
+def silent(now: datetime) -> dict[str, str]:
     """component -> a sentence, of those that were alive within a day and aren't now.
 
     A component is alive as long as one of its instances is.

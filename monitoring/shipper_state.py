@@ -63,6 +63,7 @@ class StateFile:
         self._damage = self._read_damage()
         self.state = read_state(directory) or ShipperState()
         self.state.damaged = len(self._damage)
+        self.state.stalled = {}  # that is what an earlier one saw
         self._saved = b""
 
     def save(self) -> None:

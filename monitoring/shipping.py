@@ -124,6 +124,7 @@ class Shipper:
             heartbeats.beat(
                 heartbeats.SHIPPER, now, {"backlog_bytes": backlog_bytes(self._directory, self._books.state)}
             )
+            heartbeats.watch.look(now)
             self._books.state.stalled = heartbeats.stalled(now)
 
     @contextmanager

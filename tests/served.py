@@ -58,7 +58,7 @@ class Served:
         return self.wait_until_ready()
 
     def wait_until_ready(self) -> "Served":
-        until(lambda: "\nReady: " in self.output, lambda: f"serve is ready:\n{self.output}", 40)
+        until(lambda: "\nReady: " in self.output, lambda: f"serve is ready:\n{self.output}", 120)
         return self
 
     def ready(self) -> bool:

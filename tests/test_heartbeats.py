@@ -9,11 +9,12 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from monitoring import heartbeats
+from monitoring import heartbeats, watching
 from monitoring.models import Heartbeat
 from monitoring.shipper_state import ShipperState, write_state
 from tests import plain
-from tests.live import until
+from tests.conftest import TEST_DATABASE
+from tests.live import LiveGateway, until
 from tests.served import Served
 
 
@@ -45,7 +46,17 @@ def test_a_heartbeat_is_written_at_most_every_ten_seconds():
     assert seen == [now, now, moments[2]]
 
 
-def test_readiness_names_a_stalled_beat(live, transactional_db):
+@pytest.fixture
+def attentive(tmp_path, transactional_db):
+    """Looks often, and waits for 6 s only after its start."""
+    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "STALLED_SECONDS": "6"}
+    gateway = LiveGateway(tmp_path, env).start()
+    yield gateway
+    gateway.stop()
+
+
+def test_readiness_names_a_stalled_beat(attentive):
+    live = attentive
     beaten("ticks", 120)
     until(lambda: "ticks" in live.readiness()["stalled"], lambda: f"{live.readiness()}", 25)
     assert plain.get(f"{live.url}/health/readiness").status_code == 200, "requests are served all the same"
@@ -56,8 +67,9 @@ def test_readiness_names_a_stalled_beat(live, transactional_db):
 @pytest.mark.parametrize(
     ("age", "shown"), [(3600, "shows no sign of life"), (0, "Celery beat: nothing ran.")]
 )
-def test_the_admin_names_what_is_stalled(admin_client, settings, tmp_path, age, shown):
+def test_the_admin_names_what_is_stalled(admin_client, settings, tmp_path, monkeypatch, age, shown):
     settings.JOURNAL_DIR = tmp_path
+    monkeypatch.setattr(watching, "STARTED", time.time() - 7200)
     page = reverse("admin:routing_gatewaysettings_changelist")
     assert shown not in admin_client.get(page, follow=True).content.decode()
     write_state(tmp_path, ShipperState(time.time() - age, stalled={"ticks": "Celery beat: nothing ran"}))

@@ -57,6 +57,7 @@ def test_a_stop_ends_every_process_and_lets_streams_end(start: Callable[..., Ser
     until(
         lambda: all(any(part in line for line in served.processes().values()) for part in PARTS),
         "all parts run",
+        60,
     )
     stream = Streaming(served, words=25)  # with the greeting about 2 s
     begun = time.monotonic()
@@ -104,7 +105,7 @@ def test_a_stop_during_start_up_ends_everything(begin: Callable[..., Served], mo
         "table": lambda: "routing table" in served.output,
         "answers": served.ready,
     }
-    until(moments[moment], lambda: f"{moment}:\n{served.output}", 40)
+    until(moments[moment], lambda: f"{moment}:\n{served.output}", 120)
     served.stop(signal.SIGTERM, seconds=5)
     nothing_runs(served)
     assert "Traceback" not in served.output

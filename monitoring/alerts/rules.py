@@ -4,15 +4,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Count, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from monitoring import heartbeats
 from monitoring.budget_periods import refresh
-from monitoring.models import AlertRule, BudgetPeriod, Heartbeat, RequestLog
+from monitoring.models import Alert, AlertRule, BudgetPeriod, Heartbeat, RequestLog
+from monitoring.restarts import restarted
 from routing.models import ApiKey, MaintenanceWindow, ProviderHealth
 
 ERROR_MINUTES = 5
@@ -97,7 +100,13 @@ def backlog(now: datetime, rule: AlertRule) -> Iterator[Finding]:
 
 
 def stalled(now: datetime, rule: AlertRule) -> Iterator[Finding]:
-    for component, text in heartbeats.stalled(now).items():
+    """Also parts of `make serve` that ended by themselves, until they have lived for a minute."""
+    opened = Alert.objects.filter(rule__kind="stalled", ended_at=None).values_list("subject", flat=True)
+    said = heartbeats.stalled(now)
+    # An alert that was open before this process's start is over with a sign of life, not before.
+    said |= {name: text for name, text in heartbeats.silent(now).items() if name in opened}
+    said |= restarted(Path(settings.PARTS_DIR), now.timestamp())
+    for component, text in said.items():
         yield Finding(component, text[0].upper() + text[1:])
 
 

@@ -9,12 +9,14 @@ from django.utils import timezone
 
 from monitoring.alerts.delivering import deliver
 from monitoring.alerts.raising import evaluate
+from monitoring.heartbeats import watch
 
 logger = logging.getLogger(__name__)
 
 
 def tick() -> None:
     now = timezone.now()
+    watch.look(now)
     evaluate(now)
     deliver(timezone.now())
 
