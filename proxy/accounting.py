@@ -96,6 +96,7 @@ class Accounting:
             self._contents.write(call)
         if call.trace is not None:
             call.trace.end(call, call.row)
+        call.incoming.body, call.ask = b"", None  # let go, whoever still holds the call
 
 
 def _not_accounted(call: Call, error: Exception) -> None:

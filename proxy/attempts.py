@@ -24,6 +24,7 @@ from proxy.errors import (
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
+    forget_history,
 )
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
@@ -145,6 +146,7 @@ class Attempts:
                         raise
                     continue
                 except (UpstreamError, PoolExhausted, RateLimited) as failure:
+                    forget_history(failure)
                     failures.append(failure)
                     if type(failure) is RateLimited:
                         call.skip(call.order[position], failure.message)
@@ -162,6 +164,7 @@ class Attempts:
             try:
                 return await move(call, position, last + 1)
             except RateLimited as failure:
+                forget_history(failure)
                 failures.append(failure)
         if self._spent(call) or not await self._detour(call, kind):
             raise _verdict(call, failures)
@@ -249,6 +252,7 @@ class Attempts:
                 pause = backoff(target.provider.retry_delay, number, failure.retry_after, self._dice)
                 if pause >= call.deadline_at - time.perf_counter():
                     raise  # nobody would be there to get the answer
+                forget_history(failure)
                 failures.append(failure)
                 await _pause(call, pause)
             # A retry is a further request: it counts against the target's limits.
@@ -293,6 +297,8 @@ class _Hedge:
             raise
 
     def over(self) -> None:
+        for failure in self.failures:
+            forget_history(failure)
         if self._grant is not None:
             self._grant.settle(0, 0)
 

@@ -24,6 +24,7 @@ from proxy.errors import (
     Refusal,
     UpstreamError,
     UpstreamRateLimited,
+    forget_history,
 )
 from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
@@ -105,19 +106,24 @@ class Engine:
                 call.content.add(body)
             return Whole(answer.response.status, body, answer.content_type, call, self.accounting.close)
         except GatewayError as error:
-            raise self._refused(call, error) from error
+            forget_history(error)
+            raise self._refused(call, error) from None
         except asyncio.CancelledError:
             self.give_up(call)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 it is logged here, while its traceback is known
             _log_failure(call)
-            begun = answer if answer is not None and answer.stream else None
-            if begun is not None:
-                call.usage = estimate(len(call.incoming.body), len(begun.body))
-            refusal = self._refused(call, GatewayError())  # accounted for before a wait that can be cancelled
-            if begun is not None:
-                await begun.aclose()
-            raise refusal from error
+            forget_history(error)
+            raise await self._broken_off(call, answer) from None
+
+    async def _broken_off(self, call: Call, answer: Answer | None) -> Refusal:
+        """Our own code failed. Accounted for before a wait that can be cancelled."""
+        if answer is None or not answer.stream:
+            return self._refused(call, GatewayError())
+        call.usage = estimate(len(call.incoming.body), len(answer.body))
+        refusal = self._refused(call, GatewayError())
+        await answer.aclose()
+        return refusal
 
     def finish(self, answers: list[Whole]) -> None:
         """Step 6 of whole answers that came together: price and headers."""
@@ -238,7 +244,7 @@ class Engine:
 
 def _note(call: Call, fault: Exception) -> None:
     if isinstance(fault, GatewayError):
-        fault.__traceback__ = None  # it knows the calls of all that came together
+        forget_history(fault)  # it knows the calls of all that came together
     call.fault = fault
 
 

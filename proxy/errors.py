@@ -187,6 +187,11 @@ class UpstreamTimeout(UpstreamError):
     default_message = "The provider did not answer in time."
 
 
+def forget_history(error: BaseException) -> None:
+    """Before an error is kept: the frames that it came through hold the call, and with it the body."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 def with_gateway_code(error: UpstreamError, gateway_code: str) -> UpstreamError:
     """The same error under a dialect's own gateway code."""
     error.gateway_code = gateway_code

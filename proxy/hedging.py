@@ -27,19 +27,22 @@ async def race(call: Call, first: Ask, second: Callable[[], Awaitable[Ask | None
         await asyncio.wait(racers, timeout=after)
         if not racers[0].done() and (ask := await second()) is not None:
             racers.append(asyncio.ensure_future(ask()))
-        winner = await _winner(racers)
+        await _let_decide(racers)
     except BaseException as error:
         await _stop(racers, "" if isinstance(error, asyncio.CancelledError) else OTHER_WAS_FIRST)
+        racers.clear()
         raise
     finally:
         # Both added their time; the caller waited once.
         call.upstream_ms = spent + (time.perf_counter() - started) * 1000
     try:
-        await _stop([racer for racer in racers if racer is not winner], OTHER_WAS_FIRST)
+        await _stop(racers[1:], OTHER_WAS_FIRST)
     except BaseException:
-        await close(winner.result())
+        await _stop(racers[:1], "")
+        racers.clear()
         raise
-    return winner.result()
+    del racers[1:]
+    return racers.pop().result()  # a name for it would be a ring: a failure knows this frame
 
 
 async def close(answer: Answer) -> None:
@@ -47,22 +50,28 @@ async def close(answer: Answer) -> None:
     await _to_its_end(answer.aclose())
 
 
-async def _winner(racers: list[Racer]) -> Racer:
-    """Raises the first target's failure, or the second's where only that one is the caller's fault."""
+async def _let_decide(racers: list[Racer]) -> None:
+    """Puts the one first whose result counts: the first answer.
+
+    Where there is none the first target's failure, or the second's where only that one is the caller's fault.
+    """
     waiting = set(racers)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for racer in racers:
             if racer in done and not isinstance(racer.exception(), GatewayError):
-                racer.result()  # raises what is no answer either
-                return racer
+                return _put_first(racer, racers)
         if racers[0] in done and isinstance(racers[0].exception(), UpstreamRejected):
-            break  # the caller's fault, which another target would only repeat
+            return None  # the caller's fault, which another target would only repeat
     for racer in reversed(racers):
-        if racer.done() and isinstance(racer.exception(), UpstreamRejected):
-            racer.result()
-    racers[0].result()
-    raise AssertionError("unreachable: the first target failed")
+        if isinstance(racer.exception(), UpstreamRejected):
+            return _put_first(racer, racers)
+    return None
+
+
+def _put_first(racer: Racer, racers: list[Racer]) -> None:
+    racers.remove(racer)
+    racers.insert(0, racer)
 
 
 async def _stop(losers: list[Racer], why: str) -> None:

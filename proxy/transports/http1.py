@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from copy import copy
 from typing import Any, cast
 
 import httptools
@@ -163,13 +164,13 @@ class Http1Response:
     def _arrival(self) -> asyncio.Future[None]:
         """Done when more of the answer is here, or nothing will come."""
         if self._fault is not None:
-            raise self._fault
+            raise copy(self._fault)
         waiter = self._waiter = self._connection.loop.create_future()
         return waiter
 
     def _check(self) -> None:
         if self._fault is not None and not self.chunks:
-            raise self._fault
+            raise copy(self._fault)  # one that is raised knows who waited, and so would this: a ring
 
     def _taken(self) -> bytes:
         chunks = self.chunks
