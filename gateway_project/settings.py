@@ -33,6 +33,7 @@ DEMO_ADDRESS_FILE = DATA_DIR / "demo.address"  # where web serves the demo provi
 LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
 
 # The data plane
+PROVIDER_WORDS = choice("PROVIDER_WORDS", ("keep", "drop"), default="keep")
 UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fast")
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES

@@ -9,11 +9,13 @@ import msgspec
 
 from proxy import stream_usage
 from proxy.call import Attempt, Call
+from proxy.content.capture import level_of
 from proxy.continuing import Prefix
 from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from proxy.retry_after import told_wait
+from proxy.said import shown
 from proxy.sse import StreamReader
 from proxy.targets.board import Board, Trial
 from proxy.transports.base import (
@@ -27,12 +29,13 @@ from proxy.transports.base import (
 )
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
-from routing.table import ProviderEntry, RouteEntry, TargetEntry
+from routing.table import CONTENT_FULL, ProviderEntry, RouteEntry, TargetEntry
 
 CANCELLED = "cancelled"
 OTHER_WAS_FIRST = "cancelled: another target was first"
 JSON, EVENTS = "application/json", "text/event-stream"
 ONE_PIECE = 256 * 1024  # bytes; a stream that was held back and is longer goes out piece by piece
+LONGEST_RESULT = 200  # characters of the gateway's own words; a provider's have a bound of their own
 
 
 class Answer(msgspec.Struct, eq=False):
@@ -128,11 +131,14 @@ class Asker:
     def _begin(self, call: Call, target: TargetEntry, link: Link) -> Begun:
         assert call.route is not None
         assert call.ask is not None
+        assert call.key is not None
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
         call.trial = trial = self._board.begin(
-            target.id, stream=call.ask.stream, own_key=bool(call.caller_credential)
+            target.id,
+            stream=call.ask.stream,
+            own_key=bool(call.caller_credential),
+            caller=call.key.id or 0,
         )
-        assert call.key is not None
         return Begun(attempt, trial, link, call.key.id)
 
     async def ask(self, call: Call, target: TargetEntry, prefix: Prefix | None = None) -> Answer:
@@ -151,7 +157,7 @@ class Asker:
             else:
                 answer = await self._in_time(call, begun, prefix)
         except BaseException as error:
-            attempt.result = _result(error)
+            attempt.result = _result(error, call)
             if isinstance(error, GatewayError):
                 trial.failed(error)
             trial.end()
@@ -322,7 +328,7 @@ async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayE
     # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
     for credential in credentials:
         body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
-    error = link.dialect.error(link.provider, response.status, body, wait, own_key)
+    error = link.dialect.error(link.provider, response.status, body, wait, own_key, call.incoming.body)
     if isinstance(error, UpstreamRateLimited):
         error.told_wait = wait
     elif isinstance(error, UpstreamError) and response.status >= 500:
@@ -330,6 +336,7 @@ async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayE
     # ... and again after the JSON's escapes are gone.
     for credential in credentials:
         error.message = error.message.replace(credential, "[redacted]")
+        error.said = error.said.replace(credential, "[redacted]")
         error.code = error.code.replace(credential, "[redacted]")
         error.param = error.param and error.param.replace(credential, "[redacted]")
     return error
@@ -370,9 +377,19 @@ def _bound_name(base_url: str) -> str:
     return "max_completion_tokens" if own else "max_tokens"
 
 
-def _result(error: BaseException) -> str:
+def _result(error: BaseException, call: Call) -> str:
     if isinstance(error, GatewayError):
-        return f"{error.code}: {error.message}"[:200]
+        return f"{error.code}: {_told(error, call)}"
     if isinstance(error, asyncio.CancelledError):
         return OTHER_WAS_FIRST if OTHER_WAS_FIRST in error.args else CANCELLED
     return type(error).__name__
+
+
+def _told(error: GatewayError, call: Call) -> str:
+    """What went wrong, with the provider's own words."""
+    if not error.said:
+        return error.message[:LONGEST_RESULT]
+    words = shown(error.said, call.incoming.body, keeps_content=level_of(call) == CONTENT_FULL)
+    if error.message == error.said:
+        return words
+    return error.message[:LONGEST_RESULT] + (f" ({words})" if words else "")

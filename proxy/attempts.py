@@ -19,7 +19,6 @@ from proxy.errors import (
     GatewayError,
     PoolExhausted,
     RateLimited,
-    UpstreamAuthFailed,
     UpstreamError,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -140,6 +139,10 @@ class Attempts:
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:
+                    if failure.others_may_take and position < len(call.order) - 1:
+                        failures.append(failure)
+                        await self._go_on(call, position + 1, failures, detours.CONTEXT)
+                        continue
                     # From here on only routes of this list: those for other errors would reject it as well.
                     kind = detours.kind_of(failure) or ""
                     if not kind or not await self._detour(call, kind):
@@ -262,7 +265,7 @@ class Attempts:
 
     def _is_worth_a_retry(self, call: Call, target: TargetEntry, failure: UpstreamError) -> bool:
         """Whether the same target should be asked once more before others are."""
-        if isinstance(failure, UpstreamRejected | UpstreamAuthFailed | UpstreamTimeout) or self._spent(call):
+        if not failure.worth_a_retry or self._spent(call):
             return False
         if target is call.order[-1] and not detours.any_left(call, detours.ERROR):
             return True

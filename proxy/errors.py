@@ -17,6 +17,7 @@ class GatewayError(Exception):
     code: str = "internal_error"
     gateway_code: str = "INTERNAL_ERROR"
     cause: ClassVar[str] = "the gateway itself failed"
+    said: str = ""  # the provider's own words, for admins
     default_message: ClassVar[str] = (
         "The gateway failed to handle this request. The request id helps to find out why."
     )
@@ -115,7 +116,8 @@ class UpstreamError(GatewayError):
     """Faults of providers."""
 
     status, type, code, gateway_code = 502, "upstream_error", "upstream_error", "UPSTREAM_ERROR"
-    cause = "upstream 5xx, reset or malformed answer, after all attempts"
+    cause = "upstream 5xx, reset, malformed answer or wrong address, after all attempts"
+    worth_a_retry: bool = True  # at the same target
     default_message = "The provider failed to answer."
 
 
@@ -124,6 +126,8 @@ class UpstreamRejected(UpstreamError):
 
     status, type, code, gateway_code = 400, "invalid_request_error", "upstream_rejected", "VALIDATION_ERROR"
     cause = "upstream 4xx that is the caller's fault: same status, the upstream's message and code"
+    worth_a_retry = False
+    others_may_take: bool = False  # targets of the same route, before the route's fallback lists
 
     def __init__(
         self, message: str, *, status: int, code: str = "", param: str | None = None, provider: str
@@ -150,8 +154,16 @@ class UpstreamRateLimited(UpstreamError):
     told_wait: float | None = None  # seconds that the provider itself said to wait
 
 
+class UpstreamUnpaid(UpstreamError):
+    code = "upstream_unpaid"
+    cause = "upstream 402, or as much in words: the gateway's account there is unpaid"
+    worth_a_retry = False
+    certain: bool = False  # else known from words alone, and no failure of the target until confirmed
+
+
 class UpstreamAuthFailed(UpstreamError):
     code = "upstream_auth_failed"
+    worth_a_retry = False
     cause = "upstream 401 or 403: the provider refuses the gateway's credential"
 
 
@@ -184,6 +196,7 @@ class PoolExhausted(GatewayError):
 class UpstreamTimeout(UpstreamError):
     status, type, code, gateway_code = 504, "timeout_error", "upstream_timeout", "TIMEOUT"
     cause = "the deadline or a provider's time-out passed"
+    worth_a_retry = False
     default_message = "The provider did not answer in time."
 
 

@@ -14,7 +14,7 @@ from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
-from proxy.usage import estimate
+from proxy.usage import told_or_estimated
 
 FAREWELL_SECONDS = 2.0  # between a stream's last word and its usage
 logger = logging.getLogger(__name__)
@@ -319,5 +319,5 @@ class Relay:
         if self._reader.failed and not call.outcome:
             call.outcome, call.error = "upstream_broken", GatewayError("", code="upstream_error_event")
         call.outcome = call.outcome or "answered"
-        if call.usage is None and call.ask is not None:
-            call.usage = estimate(call.ask.size, self._reader.size)
+        if call.ask is not None:
+            call.usage = told_or_estimated(call.usage, call.ask.size, self._reader.size)

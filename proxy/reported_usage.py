@@ -1,10 +1,16 @@
-"""The `usage` objects of the providers' APIs, read into one shape."""
+"""The `usage` objects of the providers' APIs, read into one shape.
+
+Reading them decides about the books alone, never about an answer: what can't be read is estimated.
+"""
+
+from typing import Any
 
 import msgspec
 
-from proxy.usage import NO_MORE, More, Usage
+from proxy.usage import NO_MORE, UNREAD, More, Usage
 
 MOST_TOKENS = 10**9  # far above any model's; a number beyond it is a fault, and might fit no column
+LONGEST_NUMBER = 24  # characters of a count that comes as text
 
 
 class _InputDetails(msgspec.Struct):
@@ -66,9 +72,11 @@ class ReportedUsage(msgspec.Struct):
         return ReportedUsage(**fields)
 
     def _of_chat(self) -> Usage:
-        given, made = self.prompt_tokens or 0, self.completion_tokens or 0
+        given, made = self.prompt_tokens, self.completion_tokens
+        if given is None or made is None:
+            given, made = self._with_the_missing(given, made)
         # xAI and Gemini count their reasoning in the total only.
-        hidden = self.total_tokens - given - made if self.total_tokens else 0
+        hidden = self.total_tokens - given - made if self.total_tokens and UNREAD not in (given, made) else 0
         if hidden > 0:
             made += hidden
         else:
@@ -76,6 +84,11 @@ class ReportedUsage(msgspec.Struct):
         return self._with_details(
             given, made, self.prompt_tokens_details, self.completion_tokens_details, hidden
         )
+
+    def _with_the_missing(self, given: int | None, made: int | None) -> tuple[int, int]:
+        """The one that was not reported follows from the total, where that was."""
+        rest = UNREAD if self.total_tokens is None else max(self.total_tokens - (given or made or 0), 0)
+        return rest if given is None else given, rest if made is None else made
 
     def _of_others(self) -> Usage:
         # Only Anthropic has the cache's two, and it counts them apart.
@@ -120,8 +133,46 @@ class ReportedUsage(msgspec.Struct):
 _NOTHING_READ, _NOTHING_DONE = _InputDetails(), _OutputDetails()
 
 
+def lenient(value: Any) -> ReportedUsage | None:
+    """A usage object of any JSON type, field by field: 11.0 and "11" are 11, what is no count is left out."""
+    return _read(ReportedUsage, value) if isinstance(value, dict) else None
+
+
+def _read(shape: Any, value: dict[str, Any]) -> Any:
+    found = {}
+    for name in shape.__struct_fields__:
+        if (inner := _INNER.get(name)) is not None:
+            found[name] = _read(inner, value[name]) if isinstance(value.get(name), dict) else None
+        else:
+            found[name] = _count(value.get(name))
+    return shape(**found)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None
+
+
+_INNER = {
+    "prompt_tokens_details": _InputDetails,
+    "input_tokens_details": _InputDetails,
+    "completion_tokens_details": _OutputDetails,
+    "output_tokens_details": _OutputDetails,
+    "cache_creation": _CacheWrites,
+}
+
+
 def _is_credible(usage: Usage) -> bool:
-    for count in (usage.input, usage.output, usage.cached, usage.reasoning):
+    for count in (usage.input, usage.output):
+        if not UNREAD <= count <= MOST_TOKENS:
+            return False
+    for count in (usage.cached, usage.reasoning):
         if not 0 <= count <= MOST_TOKENS:
             return False
     return usage.more is NO_MORE or (min(usage.more.counts) >= 0 and max(usage.more.counts) <= MOST_TOKENS)

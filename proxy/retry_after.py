@@ -15,10 +15,21 @@ _KINDS = ("requests", "tokens")
 def told_wait(header: Callable[[str], str | None]) -> float | None:
     """Seconds to wait, 0 to 3,600; None where no header says so.
 
-    Retry-After counts first, then the time at which a used-up rate limit is reset.
+    Azure's retry-after-ms counts first, being the more exact one; then Retry-After, then the time at which
+    a used-up rate limit is reset.
     """
-    wait = retry_after_seconds(header("retry-after"))
+    wait = _milliseconds(header("retry-after-ms"))
+    if wait is None:
+        wait = retry_after_seconds(header("retry-after"))
     return _until_reset(header) if wait is None else wait
+
+
+def _milliseconds(value: str | None) -> float | None:
+    try:
+        seconds = float(value or "") / 1000
+    except ValueError:
+        return None
+    return min(seconds, LONGEST) if seconds >= 0 else None
 
 
 def _until_reset(header: Callable[[str], str | None]) -> float | None:

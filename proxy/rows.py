@@ -7,6 +7,7 @@ from proxy.journal.records import Closed, Opened
 from proxy.usage import NO_MORE, More
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 
+LONGEST_RESULT = 1000  # characters of an attempt's result
 CLIENT_INFO_LENGTH = 200
 MOST_KEPT = 10_000  # callers of a wildcard route may ask for any model
 
@@ -164,7 +165,7 @@ def trail_of(call: Call) -> list[TrailEntry]:
                 "target": target.id,
                 "provider": target.provider.slug,
                 "model": _text(attempt.upstream_model, 200),
-                "result": _text(attempt.result, 200),
+                "result": _text(attempt.result, LONGEST_RESULT),
                 "at_ms": int((attempt.started - call.incoming.received) * 1e6) / 1000,
                 "ms": int(attempt.ms * 1000) / 1000,
             }

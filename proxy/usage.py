@@ -26,6 +26,8 @@ class More(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_MORE = More()
+UNREAD = -1
+"""Stands for a count that the provider did not report such that it can be read; it is then estimated."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +47,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @property
     def total(self) -> int:
         return self.input + self.output
+
+    def completed(self, guess: "Usage") -> "Usage":
+        """With the guess in place of what is unread."""
+        if self.input != UNREAD and self.output != UNREAD:
+            return self
+        return msgspec.structs.replace(
+            self,
+            input=guess.input if self.input == UNREAD else self.input,
+            output=guess.output if self.output == UNREAD else self.output,
+            estimated=True,
+        )
 
     def __add__(self, other: "Usage") -> "Usage":
         return self._with(other, 1, self.estimated or other.estimated)
@@ -67,6 +80,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 def estimate(request_bytes: int, answer_bytes: int) -> Usage:
     """For answers without usage: one token per 4 bytes, marked as an estimate."""
     return Usage(input=request_bytes // 4 + 1, output=answer_bytes // 4, estimated=True)
+
+
+def told_or_estimated(told: Usage | None, request_bytes: int, answer_bytes: int) -> Usage:
+    """As the provider reported it; what it did not report is estimated."""
+    guess = estimate(request_bytes, answer_bytes)
+    return guess if told is None else told.completed(guess)
 
 
 def tokens_of_text(text: str) -> int:

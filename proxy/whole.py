@@ -11,7 +11,7 @@ from proxy.call import Call
 from proxy.errors import Refusal
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
-from proxy.usage import Usage, estimate
+from proxy.usage import Usage, told_or_estimated
 
 
 class _Message(msgspec.Struct):
@@ -33,7 +33,10 @@ _texts = msgspec.json.Decoder(_Texts)
 
 def usage_of(answer: Answer, ask: ChatAsk) -> Usage:
     """As the provider reported it, else estimated from what was asked and what was answered."""
-    return answer.usage or estimate(ask.size, _text_bytes(answer.body))
+    told = answer.usage
+    if told is not None and told.input >= 0 and told.output >= 0:
+        return told
+    return told_or_estimated(told, ask.size, _text_bytes(answer.body))
 
 
 def read_stream(answer: Answer, ask: ChatAsk) -> tuple[bytes, Usage] | None:
@@ -47,13 +50,13 @@ def read_stream(answer: Answer, ask: ChatAsk) -> tuple[bytes, Usage] | None:
     if reader.feed(body) < len(body) or reader.waiting or reader.failed or not reader.whole:
         return None
     told = UsageFilter().take(body) if answer.hides_usage else body
-    return told, reader.usage or estimate(ask.size, reader.size)
+    return told, told_or_estimated(reader.usage, ask.size, reader.size)
 
 
 def _text_bytes(body: bytes) -> int:
     try:
         choices = _texts.decode(body).choices
-    except msgspec.DecodeError:  # not of the usual shape: all of it, rather than nothing
+    except (msgspec.DecodeError, RecursionError):  # not of the usual shape: all of it, rather than nothing
         return len(body)
     return sum(
         len(bytes(text))

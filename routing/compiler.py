@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +31,7 @@ from routing.models.content import CONTENT_LEVELS
 from routing.models.fallback import FallbackKind
 from routing.models.provider import Dialect
 from routing.table import (
+    WORD_KINDS,
     BreakerRules,
     Budget,
     Claim,
@@ -187,7 +189,17 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         continues=row.continues,
         asks_usage=row.stream_usage == "ask" or (not row.stream_usage and row.dialect == Dialect.OPENAI),
         drains=row.when_abandoned == "drain",
+        words=_words(row),
     )
+
+
+def _words(row: Provider) -> Mapping[str, tuple[str, ...]]:
+    found = {kind: _lines(getattr(row, f"words_{kind}")) for kind in WORD_KINDS}
+    return MappingProxyType({kind: words for kind, words in found.items() if words})
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip().lower() for line in text.splitlines() if line.strip())
 
 
 def _target(row: RouteTarget, provider: ProviderEntry, now: datetime) -> TargetEntry:

@@ -86,6 +86,10 @@ class BreakerRules:
     cooldown: float = 30.0  # seconds
 
 
+NO_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+WORD_KINDS = ("too_long", "refused", "unpaid", "busy")
+
+
 # Entries compare by identity: two tables never share one, and hashing one must be cheap.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProviderEntry:
@@ -106,6 +110,8 @@ class ProviderEntry:
     maintenance: bool = False  # it is then unhealthy, and refuses
     asks_usage: bool = False  # of streams whose caller did not ask
     drains: bool = False  # streams whose caller is gone, instead of cancelling them
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_WORDS)
+    """An admin's own words for what its errors mean, in lower case, by kind; see WORD_KINDS."""
     continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 

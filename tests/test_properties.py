@@ -16,7 +16,7 @@ from proxy.admission.window import BUCKET, MINUTE, SlidingWindow
 from proxy.reported_usage import ReportedUsage
 from proxy.retry_after import LONGEST, retry_after_seconds
 from proxy.sse import StreamReader
-from proxy.usage import MILLION, NO_MORE, More, Usage, cost, estimate, priced_classes, worst_cost
+from proxy.usage import MILLION, NO_MORE, UNREAD, More, Usage, cost, estimate, priced_classes, worst_cost
 from routing.price import Price, Tier, price_from_text
 
 EXAMPLES = settings(max_examples=150, deadline=None)
@@ -277,9 +277,11 @@ def test_more_tokens_never_cost_less(usage, price, more):
 def test_reported_tokens_are_credible_or_none(prompt, completion):
     usage = ReportedUsage(prompt_tokens=prompt, completion_tokens=completion).tokens()
     if usage is not None:
-        assert (usage.input, usage.output) == (prompt or 0, completion or 0)
-        assert 0 <= usage.input <= 10**9
-        assert 0 <= usage.output <= 10**9
+        told = [UNREAD if count is None else count for count in (prompt, completion)]
+        assert [usage.input, usage.output] == told
+        assert UNREAD <= usage.input <= 10**9
+        assert UNREAD <= usage.output <= 10**9
+        assert min(usage.completed(estimate(100, 100)).input, usage.completed(estimate(100, 100)).output) >= 0
     else:
         wrong = [n for n in (prompt, completion) if n is not None and not 0 <= n <= 10**9]
         assert wrong or (prompt is None and completion is None)

@@ -13,7 +13,13 @@ from typing import Any
 from django.db import transaction
 
 from monitoring.models import HealthTransition, RequestLog, TrafficFault
-from proxy.errors import UpstreamAuthFailed, UpstreamError, UpstreamRateLimited, UpstreamTimeout
+from proxy.errors import (
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnpaid,
+)
 from routing.models import Provider, ProviderHealth
 
 logger = logging.getLogger(__name__)
@@ -25,7 +31,9 @@ FAILED_SHARE = 0.5
 HOLD = timedelta(minutes=10)  # without any traffic, after which a fault is forgotten
 SAMPLES = 5
 
-_FAULTS = {kind.code for kind in (UpstreamError, UpstreamTimeout, UpstreamAuthFailed, UpstreamRateLimited)}
+_ACCOUNT_FAULTS = {UpstreamAuthFailed.code, UpstreamUnpaid.code}
+"""No traffic mends these: one is enough where nothing else was answered."""
+_FAULTS = {kind.code for kind in (UpstreamError, UpstreamTimeout, UpstreamRateLimited)} | _ACCOUNT_FAULTS
 Status = ProviderHealth.Status
 
 
@@ -37,12 +45,15 @@ class Seen:
     model: str
     attempts: int = 0
     failures: int = 0
+    account_faults: int = 0  # part of the failures
     ms: float = 0.0
     detail: str = ""  # of the newest failure
     request_ids: list[str] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
+        if self.account_faults and self.failures == self.attempts:
+            return True
         return self.attempts >= LEAST_ATTEMPTS and self.failures >= FAILED_SHARE * self.attempts
 
     def take(self, request_id: str, entry: dict[str, Any]) -> None:
@@ -56,6 +67,7 @@ class Seen:
         self.ms += float(entry.get("ms", 0.0))
         if failed:
             self.failures += 1
+            self.account_faults += result.partition(":")[0] in _ACCOUNT_FAULTS
             self.detail = self.detail or result
             if len(self.request_ids) < SAMPLES:
                 self.request_ids.append(request_id)

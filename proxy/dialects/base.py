@@ -25,9 +25,16 @@ class Dialect(Protocol):
         """The usage in a whole answer, None where it has none. Raises MalformedAnswer."""
 
     def error(
-        self, provider: ProviderEntry, status: int, body: bytes, retry_after: float | None, own_key: bool
+        self,
+        provider: ProviderEntry,
+        status: int,
+        body: bytes,
+        retry_after: float | None,
+        own_key: bool,
+        request: bytes = b"",
     ) -> GatewayError:
         """What an answer other than 2xx means to the caller.
 
-        `own_key`: the credential was the caller's own, so a 401 is the caller's.
+        `own_key`: the credential was the caller's own, so a 401 is the caller's. `request`: the caller's
+        body, so that its words are not taken for the provider's.
         """

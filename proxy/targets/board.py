@@ -8,6 +8,7 @@ from proxy.errors import (
     UpstreamError,
     UpstreamRateLimited,
     UpstreamRejected,
+    UpstreamUnpaid,
 )
 from proxy.targets.state import Standing, TargetState
 from routing.table import BreakerRules, RouteEntry, RoutingTable, TargetEntry
@@ -27,9 +28,12 @@ class Board:
         self.of: Callable[[int], TargetState] = self.states.__getitem__
         """The state of a target, by its id; made at the first look."""
 
-    def begin(self, target_id: int, *, stream: bool, own_key: bool = False) -> "Trial":
-        """One call to the target; it must be ended. `own_key`: made with the caller's credential."""
-        return Trial(self, self.of(target_id), stream, own_key)
+    def begin(self, target_id: int, *, stream: bool, own_key: bool = False, caller: int = 0) -> "Trial":
+        """One call to the target; it must be ended.
+
+        `own_key`: made with the caller's credential. `caller`: the id of the gateway key, 0 for none.
+        """
+        return Trial(self, self.of(target_id), stream, own_key, caller)
 
     def forget_missing(self, table: RoutingTable) -> None:
         kept = {target.id for found in table.routes.values() for target in _all(found.route)}
@@ -46,10 +50,13 @@ def _all(route: RouteEntry) -> tuple[TargetEntry, ...]:
 class Trial:
     """What one call tells about its target. Every call ends with end(), however often."""
 
-    __slots__ = ("_board", "_good", "_open", "_own_key", "_probe", "_state", "_stream", "started")
+    __slots__ = ("_board", "_caller", "_good", "_open", "_own_key", "_probe", "_state", "_stream", "started")
 
-    def __init__(self, board: Board, state: TargetState, stream: bool, own_key: bool) -> None:
+    def __init__(
+        self, board: Board, state: TargetState, stream: bool, own_key: bool, caller: int = 0
+    ) -> None:
         self._board = board
+        self._caller = caller
         self._state = state
         self._stream = stream
         self._own_key = own_key
@@ -67,6 +74,8 @@ class Trial:
         state.measured((now - self.started) * 1000, now, stream=self._stream)
         if state.troubled:
             state.answers(self.started, now)
+        if state.unpaid_to is not None:
+            state.unpaid_to = None
         self.started = now  # a stream that breaks from here on is a failure of now
         self._good = True
         if self._probe:
@@ -82,10 +91,19 @@ class Trial:
         elif isinstance(error, UpstreamRateLimited):
             if not self._own_key:
                 self._state.limited(error.message, error.told_wait, now, rules)
+        elif isinstance(error, UpstreamUnpaid) and not self._is_confirmed(error):
+            self._state.note(error.message)
         elif isinstance(error, UpstreamError):
             self._state.failed(error.message, self.started, now, rules)
         if self._probe:
             self._probed()
+
+    def _is_confirmed(self, error: UpstreamUnpaid) -> bool:
+        """Words alone open no circuit until a second caller meets them: the first may have made them."""
+        first = self._state.unpaid_to
+        if first is None:
+            self._state.unpaid_to = self._caller
+        return error.certain or first not in (None, self._caller)
 
     def end(self) -> None:
         if self._open:

@@ -43,6 +43,7 @@ class TargetState:
         "total_ms",
         "troubled",
         "ttft_ms",
+        "unpaid_to",
         "why",
         "window",
     )
@@ -56,6 +57,7 @@ class TargetState:
         self.failures_in_a_row = 0
         self.last_error = ""
         self.last_error_at = 0.0  # Unix time
+        self.unpaid_to: int | None = None  # the first key that met words of money
         self.troubled = False  # whether open_until or cooling_until is set: the one look of the hot path
         self.open_until = 0.0
         self.opened_at = 0.0

@@ -275,6 +275,14 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     (
+        "What its errors mean",
+        {
+            "fields": [("words_too_long", "words_refused"), ("words_unpaid", "words_busy")],
+            "description": "In addition to what the gateway knows of many providers (docs/providers.md).",
+            "classes": ["collapse"],
+        },
+    ),
+    (
         "Streams",
         {
             "fields": [("stream_usage", "when_abandoned")],

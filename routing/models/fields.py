@@ -91,6 +91,29 @@ def validate_parameters(value: Any) -> None:
     json.dumps(value)
 
 
+SHORTEST_WORDS, MOST_WORDS = 4, 50  # characters of a line; lines
+
+
+def validate_words(value: str) -> None:
+    """Lines of text that are looked for in a provider's messages."""
+    lines = [line.strip() for line in value.splitlines() if line.strip()]
+    if len(lines) > MOST_WORDS or any(len(line) < SHORTEST_WORDS for line in lines):
+        raise ValidationError(
+            f"Allowed are up to {MOST_WORDS} lines, each of {SHORTEST_WORDS} characters or more: "
+            "shorter ones would be found in anything."
+        )
+
+
+def words_field(meaning: str) -> models.TextField:
+    return models.TextField(
+        blank=True,
+        default="",
+        max_length=4000,
+        validators=[validate_words],
+        help_text=f"One saying a line, in any case. A 4xx that has one of them means that {meaning}.",
+    )
+
+
 def choice_constraint(model: str, field: str, choices: type[models.TextChoices]) -> models.CheckConstraint:
     """So that no bulk write stores a word that nothing knows."""
     allowed = ", ".join(value or "blank" for value in choices.values)

@@ -12,6 +12,7 @@ from routing.models.fields import (
     slug_validator,
     validate_base_url,
     validate_headers,
+    words_field,
 )
 from routing.models.limits import Limited, limit_constraints
 from routing.publishing import RoutingQuerySet
@@ -206,6 +207,12 @@ class Provider(Limited):
         help_text="Asked for with stream_options.include_usage; without it a stream's cost is an estimate. "
         "Not for providers that refuse options they don't know.",
     )
+    words_too_long = words_field(
+        "a request is too long for the model: context_window_fallbacks are then tried"
+    )
+    words_refused = words_field("the content is refused: only the content policy list is then tried")
+    words_unpaid = words_field("the gateway's account is unpaid: the next target is then tried")
+    words_busy = words_field("the provider has no capacity: it is tried again, then the next target")
     when_abandoned = models.CharField(
         "when the caller is gone",
         max_length=10,

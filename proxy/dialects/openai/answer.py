@@ -1,0 +1,77 @@
+"""Whole answers: whether there is one, and its usage. What only the books read never decides."""
+
+from typing import Any
+
+import msgspec
+
+from proxy.dialects.base import MalformedAnswer
+from proxy.dialects.openai.errors import BOM
+from proxy.reported_usage import ReportedUsage, lenient
+from proxy.usage import Usage
+
+_NO_CHOICES: list[msgspec.Raw] = []
+
+
+class _Answer(msgspec.Struct, gc=False):
+    choices: list[msgspec.Raw] = _NO_CHOICES
+    usage: ReportedUsage | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Loose(msgspec.Struct, gc=False):
+    choices: Any = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_loose = msgspec.json.Decoder(_Loose)
+_any = msgspec.json.Decoder()
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_answer(body: bytes) -> Usage | None:
+    """The usage of a whole answer; None where it tells none that can be read.
+
+    Raises MalformedAnswer where it is no JSON, tells of an error, or holds no answer.
+    """
+    try:
+        answer = _answer.decode(body)
+    except NO_JSON:
+        return _read_loosely(body)
+    if answer.choices and bytes(answer.error) == b"null":
+        return answer.usage.tokens() if answer.usage else None
+    return _read_loosely(body)
+
+
+def _read_loosely(body: bytes) -> Usage | None:
+    try:
+        answer = _loose.decode(body.removeprefix(BOM))
+    except NO_JSON:
+        raise MalformedAnswer("answered 200 with malformed JSON") from None
+    if is_error(answer.error):
+        raise MalformedAnswer("answered 200 with an error in the body")
+    if not answer.choices or not isinstance(answer.choices, list):
+        raise MalformedAnswer("answered 200 without an answer: choices is empty or missing")
+    usage = lenient(_decoded(answer.usage))
+    return usage.tokens() if usage else None
+
+
+def is_error(raw: msgspec.Raw) -> bool:
+    """Whether a body's `error` says anything: some providers send an empty one with each answer."""
+    return _says_something(_decoded(raw))
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    if isinstance(value, list):
+        return any(map(_says_something, value))
+    return bool(value)
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    try:
+        return _any.decode(raw)
+    except NO_JSON:
+        return None
