@@ -9,11 +9,9 @@ from proxy.dialects.openai.errors import BOM
 from proxy.reported_usage import ReportedUsage, lenient
 from proxy.usage import Usage
 
-_NO_CHOICES: list[msgspec.Raw] = []
-
 
 class _Answer(msgspec.Struct, gc=False):
-    choices: list[msgspec.Raw] = _NO_CHOICES
+    choices: list[msgspec.Raw] | None = None
     usage: ReportedUsage | None = None
     error: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -39,7 +37,7 @@ def read_answer(body: bytes) -> Usage | None:
         answer = _answer.decode(body)
     except NO_JSON:
         return _read_loosely(body)
-    if answer.choices and bytes(answer.error) == b"null":
+    if answer.choices is not None and bytes(answer.error) == b"null":
         return answer.usage.tokens() if answer.usage else None
     return _read_loosely(body)
 
@@ -51,8 +49,8 @@ def _read_loosely(body: bytes) -> Usage | None:
         raise MalformedAnswer("answered 200 with malformed JSON") from None
     if is_error(answer.error):
         raise MalformedAnswer("answered 200 with an error in the body")
-    if not answer.choices or not isinstance(answer.choices, list):
-        raise MalformedAnswer("answered 200 without an answer: choices is empty or missing")
+    if not isinstance(answer.choices, list):
+        raise MalformedAnswer("answered 200 without an answer: it has no choices")
     usage = lenient(_decoded(answer.usage))
     return usage.tokens() if usage else None
 
