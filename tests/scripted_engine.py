@@ -62,6 +62,9 @@ class ScriptedResponse:
     def header(self, name: str) -> str | None:
         return self._headers.get(name)
 
+    def content(self) -> tuple[str, str]:
+        return self._headers["content-type"], ""
+
     async def read(self) -> bytes:
         parts = []
         while chunk := await self.next_chunk():

@@ -13,6 +13,8 @@ from proxy.dialects.base import MalformedAnswer
 from proxy.ids import uuid7
 from proxy.journal.records import Closed
 from proxy.rows import add_more
+from proxy.transports.base import ConnectionBroken
+from proxy.transports.coding import coding_of, unpacked
 from proxy.usage import cost
 from routing.compiler import provider_entry
 from routing.credentials import CredentialUnreadable
@@ -20,6 +22,7 @@ from routing.models import Provider, RouteTarget
 from routing.prices import price_of
 from routing.table import ProviderEntry
 
+LONGEST_ANSWER = 64 * 1024  # bytes that are read of one
 GET, COMPLETION = "get", "completion"
 KEY_NAME = "health check"
 
@@ -32,6 +35,26 @@ class Result:
     latency_ms: float
     problem: str = ""  # empty: answered with 2xx
     bought: Closed | None = None  # the row of a completion
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The beginning of one."""
+
+    status: int
+    coding: str
+    sent: bytes
+    cut: bool
+
+    def body(self) -> bytes:
+        """The whole. Raises MalformedAnswer where it is too long, or can't be unpacked."""
+        try:
+            body = unpacked(self.coding, self.sent, LONGEST_ANSWER + 1)
+        except ConnectionBroken as fault:
+            raise MalformedAnswer(str(fault)) from None
+        if self.cut or len(body) > LONGEST_ANSWER:
+            raise MalformedAnswer(f"answered with more than {LONGEST_ANSWER:,} bytes")
+        return body
 
 
 def new_client() -> httpx.AsyncClient:
@@ -50,8 +73,8 @@ async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Re
     try:
         # The time-outs of httpx are per step; the setting is for the whole check.
         async with asyncio.timeout(provider.health_timeout):
-            answer = await client.send(_request(client, provider))
-        problem = "" if answer.is_success else f"status {answer.status_code}"
+            answer = await _answer(client, _request(client, provider))
+        problem = "" if 200 <= answer.status < 300 else f"status {answer.status}"
     except TimeoutError:
         problem = f"no answer within {provider.health_timeout:g} s"
     except CredentialUnreadable as error:
@@ -63,6 +86,22 @@ async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Re
     if kind == COMPLETION and answer is not None:
         problem, bought = await asyncio.to_thread(_bought, provider, answer, problem, at, ms)
     return Result(provider, at, kind, round(ms, 3), problem, bought)
+
+
+async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> "Answer":
+    """As much of it as a check may need, as it came: what unpacks it is bounded."""
+    response = await client.send(request, stream=True)
+    parts, size = [], 0
+    try:
+        async for chunk in response.aiter_raw():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > LONGEST_ANSWER:
+                break
+    finally:
+        await response.aclose()
+    coding = coding_of(response.headers.get("content-encoding", ""))
+    return Answer(response.status_code, coding, b"".join(parts), size > LONGEST_ANSWER)
 
 
 def _request(client: httpx.AsyncClient, provider: Provider) -> httpx.Request:
@@ -81,9 +120,7 @@ def _request(client: httpx.AsyncClient, provider: Provider) -> httpx.Request:
     return client.build_request("POST", url, headers=headers, content=msgspec.json.encode(body))
 
 
-def _bought(
-    provider: Provider, answer: httpx.Response, problem: str, at: datetime, ms: float
-) -> tuple[str, Closed]:
+def _bought(provider: Provider, answer: Answer, problem: str, at: datetime, ms: float) -> tuple[str, Closed]:
     """(what is wrong, the request log's row). Asks the database for the price."""
     row = Closed(
         id=uuid7(),
@@ -91,7 +128,7 @@ def _bought(
         request_id=f"health-{provider.slug}-{int(at.timestamp())}",
         outcome="upstream_failed" if problem else "answered",
         endpoint="chat/completions",
-        status=answer.status_code,
+        status=answer.status,
         model=provider.health_model,
         key_name=KEY_NAME,
         provider=provider.slug,
@@ -101,7 +138,7 @@ def _bought(
     )
     if not problem:
         try:
-            _add_usage(row, provider_entry(provider), provider, answer.content)
+            _add_usage(row, provider_entry(provider), provider, answer.body())
         except MalformedAnswer as fault:
             row.outcome, problem = "upstream_failed", str(fault)
     return problem, row

@@ -1,10 +1,12 @@
 """Sends traces and metrics over OTLP/HTTP from a thread of their own; the only importer of the SDK."""
 
 import logging
+import os
 import threading
 import time
 from typing import Any
 
+import requests
 from django.conf import settings
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -36,12 +38,29 @@ def otlp_tracing(endpoint: str) -> Tracing:
     # Read from the environment by the SDK itself: OTEL_TRACES_SAMPLER.
     sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
     base = endpoint.rstrip("/")
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{base}/{METRICS_PATH}"))
+    metrics = OTLPMetricExporter(f"{base}/{METRICS_PATH}", session=_session())
+    reader = PeriodicExportingMetricReader(metrics)
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
-    export = Export(OTLPSpanExporter(f"{base}/{TRACES_PATH}"), resource, provider)
+    export = Export(OTLPSpanExporter(f"{base}/{TRACES_PATH}", session=_session()), resource, provider)
     export.tracing = Tracing(_samples_by(sampler), export.stop)
     export.start()
     return export.tracing
+
+
+class HeadsOnly(requests.Session):
+    """Reads no answer's body: nothing in it is asked for, and it may be endless, or unpack to gigabytes."""
+
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
+        answer = super().request(*arguments, **options | {"stream": True})
+        answer.close()
+        answer._content = b""  # whoever asks for it gets nothing, instead of an error
+        return answer
+
+
+def _session() -> requests.Session | None:
+    """None where the SDK is told to load one: see OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER."""
+    told = any(name.startswith("OTEL_PYTHON_EXPORTER_OTLP_HTTP_") for name in os.environ)
+    return None if told else HeadsOnly()
 
 
 def _described() -> dict[str, Any]:

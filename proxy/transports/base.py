@@ -60,6 +60,9 @@ class UpstreamResponse(Protocol):
     def header(self, name: str) -> str | None:
         """By lower-case name."""
 
+    def content(self) -> tuple[str, str]:
+        """content-type and content-encoding; "" where it has none."""
+
     async def read(self) -> bytes:
         """The whole body, or the rest of it. Raises TransportFault, also where it is longer than allowed.
 

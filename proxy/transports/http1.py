@@ -59,6 +59,17 @@ class Http1Response:
             return values[0].decode("latin-1")
         return b", ".join(values).decode("latin-1") if values else None
 
+    def content(self) -> tuple[str, str]:
+        """In one pass: it is asked of every answer."""
+        kind = coding = b""
+        for name, value in self.headers:
+            size = len(name)
+            if size == 12 and name.lower() == b"content-type":
+                kind = value
+            elif size == 16 and name.lower() == b"content-encoding":
+                coding = coding + b"," + value if coding else value
+        return kind.decode("latin-1"), coding.decode("latin-1")
+
     async def head(self) -> "Http1Response":
         """Itself, when the head of a stream, or the whole of another answer, is here.
 

@@ -59,6 +59,9 @@ class HttpxResponse:
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
 
+    def content(self) -> tuple[str, str]:
+        return self.header("content-type") or "", self.header("content-encoding") or ""
+
     async def read(self) -> bytes:
         parts, size = [], 0
         while chunk := await self.next_chunk():
