@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, eq=False):
     body: bytes
     stream: bool
     trial: Trial
-    key: int | None  # whose slot of the pool a stream holds
+    key: int | None  # whose slot of the pool a stream holds; None: MASTER_KEY's, or a shadow's
     usage: Usage | None = None
     kept: list[bytes] | None = None  # what of a stream is here behind the first chunk, the last part first
     hides_usage: bool = False  # the caller did not ask for the usage that comes with the stream
@@ -115,8 +115,8 @@ class Asker:
         call, the caller's own credential or a trace in it.
         """
         link = self._upstreams.link(target.provider)
-        assert call.key is not None
-        if call.trace is not None or call.caller_credential or not link.can_begin(call.key.id):
+        key = None if call.key is None else call.key.id
+        if call.trace is not None or call.caller_credential or not link.can_begin(key):
             return
         begun = self._begin(call, target, link)
         try:
@@ -131,15 +131,15 @@ class Asker:
     def _begin(self, call: Call, target: TargetEntry, link: Link) -> Begun:
         assert call.route is not None
         assert call.ask is not None
-        assert call.key is not None
+        key = None if call.key is None else call.key.id  # a shadow has none
         attempt = Attempt(target, target.model_for(call.route.wildcard_part), time.perf_counter())
         call.trial = trial = self._board.begin(
             target.id,
             stream=call.ask.stream,
             own_key=bool(call.caller_credential),
-            caller=call.key.id or 0,
+            caller=key or 0,
         )
-        return Begun(attempt, trial, link, call.key.id)
+        return Begun(attempt, trial, link, key)
 
     async def ask(self, call: Call, target: TargetEntry, prefix: Prefix | None = None) -> Answer:
         """Raises the GatewayError that says what went wrong; the attempt is in the call's trail.

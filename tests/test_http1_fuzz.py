@@ -40,7 +40,7 @@ class Line:
     def __init__(self, loop):
         self.freed = 0
         self.transport = FakeTransport()
-        self.connection = Http1Connection(loop, "place", self._free, lambda _: None)
+        self.connection = Http1Connection(loop, "place", self._free, lambda _: None, 2**25)
         self.connection.connection_made(self.transport)
 
     def _free(self, connection):
