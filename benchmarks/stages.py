@@ -25,7 +25,7 @@ from typing import Any
 STAGES = {
     "parse HTTP, dispatch": ["proxy.fast_lane:FastLaneProtocol.data_received"],
     "engine, between steps": [
-        "proxy.fast_lane:Exchange._serve",
+        "proxy.exchange:Exchange._serve",
         "proxy.engine:Engine.begin",
         "proxy.engine:Engine.go_on",
         "proxy.engine:Engine.finish",
@@ -68,7 +68,7 @@ STAGES = {
         "proxy.accounting:Accounting._count",
         "proxy.engine:price_call",
     ],
-    "write": ["proxy.fast_lane:Exchange.respond", "proxy.fast_lane:Exchange._stream"],
+    "write": ["proxy.exchange:Exchange.respond", "proxy.exchange:Exchange._stream"],
     "(the fake client and provider)": [
         "benchmarks.in_process:MemoryLoop.send",
         "benchmarks.in_process:MemoryLoop.provide",

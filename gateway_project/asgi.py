@@ -22,8 +22,10 @@ from gateway_project.stop_signals import on_stop  # noqa: E402
 from gateway_project.warm_up import warm_up  # noqa: E402
 from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
 from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
+from proxy.pages import BoundedPages  # noqa: E402
 
 data_plane = DataPlaneHandler()
+pages = BoundedPages(django_application)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -31,7 +33,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         return await _lifespan(receive, send)
     if scope["type"] == "http" and scope["path"] in DATA_PLANE_PATHS:
         return await data_plane(scope, receive, send)
-    return await django_application(scope, receive, send)
+    return await pages(scope, receive, send)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

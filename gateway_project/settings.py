@@ -38,7 +38,16 @@ UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fa
 MAX_BODY_BYTES = whole_number("MAX_BODY_BYTES", 20 * 1024 * 1024, 1024, 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 HEADER_SECONDS = whole_number("HEADER_SECONDS", 30, 1, 3600)
-BODY_SECONDS = whole_number("BODY_SECONDS", 30, 1, 3600)
+BODY_SECONDS = whole_number("BODY_SECONDS", 20, 1, 3600)
+HEAD_BYTES = whole_number("HEAD_BYTES", 65536, 16384, 1024**2)
+HEAD_LINES = whole_number("HEAD_LINES", 200, 50, 10_000)
+PAGE_BODY_BYTES = whole_number("PAGE_BODY_BYTES", 1024**2, 65536, 1024**3)
+BODY_BYTES_IN_FLIGHT = whole_number("BODY_BYTES_IN_FLIGHT", 256 * 1024**2, 1024**2, 1024**4)
+if BODY_BYTES_IN_FLIGHT < MAX_BODY_BYTES:
+    raise ImproperlyConfigured("BODY_BYTES_IN_FLIGHT is below MAX_BODY_BYTES: no such body could be served.")
+CLIENT_STALL_SECONDS = whole_number("CLIENT_STALL_SECONDS", 60, 1, 3600)
+CLIENT_CONNECTIONS = whole_number("CLIENT_CONNECTIONS", 20_000, 16, 1_000_000)
+IDLE_CONNECTIONS_PER_ADDRESS = whole_number("IDLE_CONNECTIONS_PER_ADDRESS", 2000, 1, 1_000_000)
 # Streams whose caller is gone, of providers that drain them
 ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
 ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
@@ -306,7 +315,10 @@ LOGGING = {
             "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         },
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "filters": {"bounded": {"()": "gateway_project.log_bounds.BoundedLines"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["bounded"]}
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.

@@ -6,30 +6,24 @@ meets django-cors-headers and its view, nothing else. Figures: docs/decisions.md
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
 
 from corsheaders.middleware import CorsMiddleware
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, HttpResponseBase
 
+from proxy import heads
+from proxy.arriving import ClientGone, Receive, address_of, read_body
+from proxy.body_budget import Intake
 from proxy.endpoints import POST_URLS
-from proxy.errors import RequestTimeout
+from proxy.errors import GatewayError
+from proxy.gateway import running_gateway
 from proxy.views import VIEWS
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-
 WATCH_AFTER = 0.2  # seconds; a shorter call isn't worth a task that waits for its client to hang up
-SLOWEST_BODY = 500  # bytes per second, on average, after the first BODY_SECONDS
 DATA_PLANE_PATHS = {url.decode(): endpoint for url, endpoint in POST_URLS.items()}
-
-
-class ClientGone(Exception):
-    """The client hung up before its request was whole."""
 
 
 class DataPlaneHandler(ASGIHandler):
@@ -44,8 +38,12 @@ class DataPlaneHandler(ASGIHandler):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with contextlib.suppress(ClientGone):
-            request = await _request(scope, receive)
-            await self._answer(request, receive, send)
+            unread = Unread(scope, receive)
+            try:
+                await self._answer(await unread.request(), receive, send)
+            finally:
+                if unread.intake is not None:
+                    unread.intake.release()
 
     async def _answer(self, request: ASGIRequest, receive: Receive, send: Any) -> None:
         watch = HangUpWatch(receive)
@@ -59,49 +57,51 @@ class DataPlaneHandler(ASGIHandler):
             watch.stop()
 
 
-class _TooLarge(BytesIO):
-    """Stands for a body over the limit: the view finds out when it reads it."""
+class _Refused(BytesIO):
+    """Stands for a body that is not wanted, or did not come: the view finds out when it reads it."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__()
+        self._errors = [error]
 
     def read(self, *_: Any) -> bytes:
-        raise RequestDataTooBig
+        raise self._errors.pop()  # or each would know the other
 
 
-class _Stalled(BytesIO):
-    """Stands for a body that stopped coming."""
+class Unread:
+    """A data-plane request before its body is read."""
 
-    def read(self, *_: Any) -> bytes:
-        raise RequestTimeout("The body did not arrive in time.")
+    def __init__(self, scope: Any, receive: Receive) -> None:
+        self._scope = scope
+        self._receive = receive
+        self.intake: Intake | None = None
 
+    async def request(self) -> ASGIRequest:
+        """Raises ClientGone."""
+        try:
+            body = await self._body()
+        except GatewayError as error:
+            return ASGIRequest(self._scope, _Refused(error))
+        request = ASGIRequest(self._scope, BytesIO())
+        request._body = body
+        return request
 
-async def _request(scope: Any, receive: Receive) -> ASGIRequest:
-    """Raises ClientGone."""
-    try:
-        body = await _body(receive, settings.MAX_BODY_BYTES)
-    except TimeoutError:
-        return ASGIRequest(scope, _Stalled())
-    if body is None:
-        return ASGIRequest(scope, _TooLarge())
-    request = ASGIRequest(scope, BytesIO())
-    request._body = body
-    return request
+    async def _body(self) -> bytes:
+        if self._scope["method"] == "POST":
+            holder, budget = self._key(), running_gateway().bodies
+            limit = settings.MAX_BODY_BYTES
+        else:
+            holder, budget = address_of(self._scope), running_gateway().page_bodies
+            limit = settings.PAGE_BODY_BYTES
+        self.intake = Intake(budget, holder, settings.BODY_SECONDS)
+        return await read_body(self._scope, self._receive, limit, self.intake)
 
-
-async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, None as soon as it is over the limit. Raises ClientGone, TimeoutError."""
-    parts, size, more = [], 0, True
-    waits_since = time.perf_counter()
-    while more:
-        left = settings.BODY_SECONDS + size / SLOWEST_BODY - (time.perf_counter() - waits_since)
-        async with asyncio.timeout(min(max(left, 0), settings.BODY_SECONDS)):
-            message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message.get("more_body", False)
-        if size > limit:
-            return None
-    return b"".join(parts) if len(parts) > 1 else parts[0]
+    def _key(self) -> str:
+        """Before the body is asked for. Raises InvalidRequest, InvalidApiKey, RateLimited."""
+        gateway = running_gateway()
+        headers = heads.together(self._scope["headers"])
+        key, _ = gateway.engine.identify(headers, address_of(self._scope), gateway.keeper.table)
+        return f"key {key.id}"
 
 
 class HangUpWatch:

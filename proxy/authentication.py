@@ -6,6 +6,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from proxy.gateway import running_gateway
+from proxy.heads import together
 from routing.table import KeyEntry
 
 
@@ -42,10 +43,10 @@ class GatewayKeyAuthentication(BaseAuthentication):
 
 
 def header_bytes(request: Any) -> dict[bytes, bytes]:
-    """A Django or DRF request's headers as ASGI has them."""
+    """A Django or DRF request's headers as ASGI has them. Raises InvalidRequest."""
     scope = getattr(request, "scope", None)
     if scope is not None:
-        return dict(scope["headers"])
+        return together(scope["headers"])
     return {
         name.lower().encode("latin-1"): value.encode("latin-1", "replace")
         for name, value in request.headers.items()

@@ -40,14 +40,14 @@ class TrustedProxies:
         """The nearest address that is not a trusted proxy's; `peer` is the connection's own."""
         nearest = peer
         hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
-        while hops and self._trusts(nearest):
+        while hops and self.trusts(nearest):
             hop = _address(hops.pop())
             if hop is None:
                 break  # no proxy writes this: the rest is not to be believed either
             nearest = str(hop)
         return nearest
 
-    def _trusts(self, text: str) -> bool:
+    def trusts(self, text: str) -> bool:
         address = _address(text)
         return address is not None and any(address in network for network in self._networks)
 

@@ -93,17 +93,36 @@ class MethodNotAllowed(GatewayError):
 
 class RequestTimeout(GatewayError):
     status, type, code, gateway_code = 408, "timeout_error", "request_timeout", "TIMEOUT"
-    cause = "the headers did not come within HEADER_SECONDS, or the body stopped coming for BODY_SECONDS"
+    cause = (
+        "the headers did not come within HEADER_SECONDS, "
+        "or the body brought less than 500 bytes a second over BODY_SECONDS"
+    )
     default_message = "The request did not arrive in time."
 
 
 class RequestTooLarge(GatewayError):
     status, type, code, gateway_code = 413, "invalid_request_error", "request_too_large", "VALIDATION_ERROR"
-    cause = "a body over MAX_BODY_BYTES"
+    cause = "a body over MAX_BODY_BYTES, or of a page over PAGE_BODY_BYTES"
 
     @classmethod
     def over(cls, limit: int) -> "RequestTooLarge":
         return cls(f"The body is larger than the {limit:,} bytes allowed.")
+
+
+class UrlTooLong(GatewayError):
+    status, type, code, gateway_code = 414, "invalid_request_error", "url_too_long", "VALIDATION_ERROR"
+    cause = "a URL over a quarter of HEAD_BYTES"
+
+
+class UpgradeRefused(GatewayError):
+    status, type, code, gateway_code = 426, "invalid_request_error", "no_websockets", "VALIDATION_ERROR"
+    cause = "a WebSocket handshake: there is none here, the same endpoints answer over HTTP"
+    default_message = "There are no WebSockets here: send the request over HTTP, streams come as events."
+
+
+class HeadTooLarge(GatewayError):
+    status, type, code, gateway_code = 431, "invalid_request_error", "headers_too_large", "VALIDATION_ERROR"
+    cause = "headers or trailers over HEAD_BYTES, or more than HEAD_LINES of them"
 
 
 class RateLimited(GatewayError):
@@ -179,6 +198,20 @@ class LimitsUnavailable(GatewayError):
     cause = (
         "limits can't be counted: Redis is away and LIMITS_WITHOUT_REDIS=closed, or a budget is unreadable"
     )
+
+
+class BodiesInFlight(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "bodies_in_flight"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "the gateway holds BODY_BYTES_IN_FLIGHT of request bodies, or the key a quarter while others wait"
+    default_message = "The gateway holds as many bytes of requests as it may: try again."
+
+
+class TooManyConnections(GatewayError):
+    status, type, code = 503, "service_unavailable_error", "too_many_connections"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "the gateway has CLIENT_CONNECTIONS, and none of them is idle"
+    default_message = "The gateway has as many connections as it may: try again."
 
 
 class JournalFull(GatewayError):

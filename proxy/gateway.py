@@ -17,6 +17,7 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.body_budget import BodyBudget
 from proxy.client_address import TrustedProxies
 from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
@@ -50,6 +51,8 @@ class Gateway:
     warming: Warming
     posting: Posting
     limits_file: LimitsFile
+    bodies: BodyBudget  # of the data plane
+    page_bodies: BodyBudget
     tracing: Tracing | None = None
     draining: bool = False
 
@@ -106,6 +109,8 @@ def build_gateway() -> Gateway:
             Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing, tracing
         ),
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
+        bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT),
+        page_bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT // 4),
         tracing=tracing,
     )
 

@@ -51,7 +51,7 @@ def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpR
     response = HttpResponse(error.body(request_id), status=error.status, content_type="application/json")
     response["x-request-id"] = request_id
     response["X-LiteLLM-Proxy"] = "true"
-    if error.status == 429 and error.retry_after is not None:
+    if error.status in (429, 503) and error.retry_after is not None:
         response["Retry-After"] = str(max(int(-(-error.retry_after // 1)), 1))
     if isinstance(error, InvalidApiKey):
         response["WWW-Authenticate"] = "Bearer"
@@ -112,10 +112,12 @@ class ChatCompletionsView(GatewayView):
 
 async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
     """The Django door: a thin adapter over the engine."""
-    engine = running_gateway().engine
-    incoming = Incoming(
-        endpoint, header_bytes(request), b"", time.perf_counter(), request.META.get("REMOTE_ADDR", "")
-    )
+    engine, received = running_gateway().engine, time.perf_counter()
+    try:
+        headers = header_bytes(request)
+    except InvalidRequest as error:
+        return error_response(error, request)
+    incoming = Incoming(endpoint, headers, b"", received, request.META.get("REMOTE_ADDR", ""))
     try:
         try:
             incoming.body = request.body
@@ -123,7 +125,7 @@ async def serve(request: HttpRequest, endpoint: str) -> HttpResponseBase:
             from django.conf import settings
 
             raise engine.refuse(incoming, RequestTooLarge.over(settings.MAX_BODY_BYTES)) from None
-        except RequestTimeout as error:
+        except GatewayError as error:
             raise engine.refuse(incoming, error) from None
         relay = await engine.serve(incoming)
     except Refusal as refusal:

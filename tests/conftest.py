@@ -1,6 +1,7 @@
 """Fixtures: a scripted provider, a live gateway beside the test's database, both doors."""
 
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -185,6 +186,23 @@ def live_on(gateways: Callable[[str], LiveGateway], transport: str, transactiona
 @pytest.fixture(params=["fast_lane", "drf"])
 def door(request: pytest.FixtureRequest, live: LiveGateway) -> Door:
     return Door(request.param, live.url)
+
+
+@pytest.fixture
+def connect(live):
+    """Opens connections to the gateway, and closes them."""
+    opened = []
+
+    def make(port=live.port, **options):
+        client = socket.create_connection(("127.0.0.1", port), timeout=10)
+        for name, value in options.items():
+            client.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.close()
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from monitoring.models import RequestLog
 from routing.compiler import current_version
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import LiveGateway, ask, steady, until
+from tests.raw_client import GET_HEALTH, PATH, Answers, post, statuses
 from tests.upstream import Answer, completion, events
-
-PATH = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -24,75 +23,6 @@ def key(published, upstream):
     _, plaintext = make_key()
     published()
     return plaintext
-
-
-@pytest.fixture
-def connect(live):
-    """Opens connections to the gateway, and closes them."""
-    opened = []
-
-    def make(port=live.port, **options):
-        client = socket.create_connection(("127.0.0.1", port), timeout=10)
-        for name, value in options.items():
-            client.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
-        opened.append(client)
-        return client
-
-    yield make
-    for client in opened:
-        client.close()
-
-
-def post(key, body=None, *headers, path=PATH, method="POST", version="1.1", length=True):
-    body = ask("gpt") if body is None else body
-    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", f"AUTHORIZATION: Bearer {key}", *headers]
-    if length:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-GET_HEALTH = b"GET /health/liveliness HTTP/1.1\r\nhost: localhost\r\n\r\n"
-
-
-class Answers:
-    """Reads one answer after the other."""
-
-    def __init__(self, client):
-        self.file = client.makefile("rb")
-
-    def next(self):
-        """(status, headers, body)"""
-        status = int(self.file.readline().split()[1])
-        headers = {}
-        while (line := self.file.readline().strip()) != b"":
-            name, _, value = line.partition(b":")
-            headers[name.lower().decode()] = value.strip().decode()
-        if status == 100:
-            return status, headers, b""
-        if headers.get("transfer-encoding") == "chunked":
-            return status, headers, self._chunks()
-        if "content-length" in headers:
-            return status, headers, self.file.read(int(headers["content-length"]))
-        return status, headers, self.file.read()
-
-    def _chunks(self):
-        parts = []
-        while size := int(self.file.readline(), 16):
-            parts.append(self.file.read(size))
-            self.file.readline()
-        self.file.readline()
-        return b"".join(parts)
-
-    def ended(self):
-        try:
-            return self.file.read(1) == b""
-        except ConnectionResetError:
-            return True
-
-
-def statuses(client, count):
-    answers = Answers(client)
-    return [answers.next()[0] for _ in range(count)]
 
 
 # One after the other
@@ -442,7 +372,7 @@ def test_a_slow_body_that_goes_on_is_waited_for(hasty, connect, upstream, key):
         b"POST /v1/chat/completions HTTP/9.9\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nno colon\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: ten\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"POST /v1/models HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ],
     ids=["tls", "garbage", "version", "header", "length", "chunk", "chunk to Django"],

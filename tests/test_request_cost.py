@@ -17,7 +17,8 @@ from benchmarks.answers import SCENARIOS
 from benchmarks.in_process import InProcess
 from monitoring.models import RequestLog
 from monitoring.shipping import Shipper
-from proxy.fast_lane import Exchange, FastLaneProtocol
+from proxy.exchange import Exchange
+from proxy.fast_lane import FastLaneProtocol
 from proxy.gateway import build_gateway, stop_gateway
 from tests.factories import make_key, make_provider, make_route, make_target
 

@@ -1,0 +1,103 @@
+"""How many connections clients may have; one look a second at each of them."""
+
+import asyncio
+import resource
+import time
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from django.conf import settings
+from uvicorn.server import ServerState
+
+from proxy.client_address import TrustedProxies, counted_as
+from proxy.errors import TooManyConnections
+
+if TYPE_CHECKING:
+    from proxy.fast_lane import FastLaneProtocol
+
+LOOK_SECONDS = 1.0
+OTHER_FILES = 128  # that a process has open beside connections: database, journal, Redis, logs
+AT_ONCE = 50  # the 50th part of all connections makes room together: to look for them costs time
+
+
+class Connections:
+    """Of one server."""
+
+    _of: "WeakKeyDictionary[ServerState, Connections]" = WeakKeyDictionary()
+
+    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self._all: set[FastLaneProtocol] = state.connections  # type: ignore[assignment]
+        self._loop = loop
+        self._looks = False
+        self._none_spare = False  # when they were last looked through, since the last look
+        self._most = min(settings.CLIENT_CONNECTIONS, most_by_files())
+        self._proxies = TrustedProxies(settings.TRUSTED_PROXIES)
+
+    @classmethod
+    def of(cls, state: ServerState, loop: asyncio.AbstractEventLoop) -> "Connections":
+        found = cls._of.get(state)
+        if found is None:
+            found = cls._of[state] = cls(state, loop)
+        return found
+
+    def welcome(self, newcomer: "FastLaneProtocol") -> None:
+        """Where there is no room, an idle connection goes, else the new one."""
+        if not self._looks:
+            self._looks = True
+            self._loop.call_later(LOOK_SECONDS, self._look)
+        if len(self._all) > self._most and not self._make_room(newcomer):
+            newcomer.end_with(TooManyConnections(retry_after=1))
+            self._all.discard(newcomer)
+
+    def _make_room(self, newcomer: "FastLaneProtocol") -> bool:
+        if self._none_spare:
+            return False
+        spare = _by_age([one for one in self._all if one is not newcomer and one.spare_since is not None])
+        for connection in spare[: max(len(self._all) // AT_ONCE, 1)]:
+            self._end(connection)
+        self._none_spare = not spare
+        return bool(spare)
+
+    def _end(self, connection: "FastLaneProtocol") -> None:
+        self._all.discard(connection)  # before the event loop gets to it: more may come in this turn
+        connection.transport.abort()
+
+    def _look(self) -> None:
+        """One timer for all connections: one for each would cost every request."""
+        now = time.perf_counter()
+        for connection in list(self._all):
+            connection.end_if_slow(now)
+        self._end_idle()
+        self._none_spare = False
+        self._looks = bool(self._all)
+        if self._looks:
+            self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _end_idle(self) -> None:
+        """Where one address has more of them than it may."""
+        most = settings.IDLE_CONNECTIONS_PER_ADDRESS
+        if len(self._all) <= most:
+            return
+        by_address: dict[str, list[FastLaneProtocol]] = {}
+        for connection in self._all:
+            if connection.spare_since is not None:
+                by_address.setdefault(self._counted_as(connection), []).append(connection)
+        by_address.pop("", None)
+        for idle in by_address.values():
+            for connection in _by_age(idle)[: max(len(idle) - most, 0)]:
+                self._end(connection)
+
+    def _counted_as(self, connection: "FastLaneProtocol") -> str:
+        """ "" for what has no bound of its own: a proxy in front has the connections of all clients."""
+        address = connection.client[0] if connection.client else ""
+        return "" if not address or self._proxies.trusts(address) else counted_as(address)
+
+
+def most_by_files() -> int:
+    """Half of the files that the process may open: a stream needs two, to client and provider."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max((soft - OTHER_FILES) // 2, 16)
+
+
+def _by_age(connections: "list[FastLaneProtocol]") -> "list[FastLaneProtocol]":
+    return sorted(connections, key=lambda connection: connection.spare_since or 0.0)
