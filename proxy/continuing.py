@@ -11,7 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
-from proxy.reported_usage import ReportedUsage
+from proxy.dialects.openai.answer import says_something
+from proxy.reported_usage import lenient
 from proxy.sse import LONGEST_EVENT, UNREADABLE
 from proxy.usage import Usage, tokens_of_text
 from routing.table import ProviderEntry
@@ -86,7 +87,8 @@ class Continuation:
         """Of all parts together; None where nothing was cut."""
         if self._before is None:
             return None
-        return self._before + (self._usage or self._estimate())
+        told = self._usage.completed(self._estimate()) if self._usage else self._estimate()
+        return self._before + told
 
     def take(self, chunk: bytes) -> bytes:
         """The events that are whole and good; `fault` is set where one isn't. A half one waits."""
@@ -139,7 +141,7 @@ class Continuation:
             good.append(event + b"\n\n")
             return True
         content = _decoded(data)
-        if content is None or content.get("error"):
+        if content is None or says_something(content.get("error")):
             self.fault = "sent a malformed event" if content is None else "sent an error"
             return False
         if self._before is not None:
@@ -176,7 +178,8 @@ class Continuation:
                 choice["delta"].pop("role", None)  # the caller has been told
         usage = content.get("usage")
         if isinstance(usage, dict):
-            self._usage = msgspec.convert(usage, ReportedUsage, strict=False).tokens()
+            told = lenient(usage)
+            self._usage = told.tokens() if told is not None else None
             _share_out(usage, tokens_of_text("".join(self._texts[: self._cut_texts])))
 
 

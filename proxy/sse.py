@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 
-from proxy.reported_usage import ReportedUsage
+from proxy.dialects.openai.answer import is_error
+from proxy.reported_usage import ReportedUsage, lenient
 from proxy.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
 LONGEST_EVENT = 1024 * 1024  # bytes of data; a longer one (an image, say) passes without being read
+MOST_CHOICES = 1024  # of one answer that are followed
 ENCODED = re.compile(rb";base64,|\"b64_json\"")  # what stands behind is an image or a sound, no text
 IMAGE = 4 * 1290  # bytes of text that cost as much as an image (Gemini's count of tokens, four bytes each)
 BOM = b"\xef\xbb\xbf"
@@ -26,6 +28,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
     finish_reason: str | None = None
     delta: _Delta | None = None
 
@@ -43,6 +46,7 @@ class _Event(msgspec.Struct, gc=False):
     type: Any = None
     response: _Inner | str | None = None
     message: _Inner | str | None = None
+    x_groq: _Inner | None = None
 
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed", "message_stop")
@@ -50,6 +54,15 @@ TERMINAL = ("response.completed", "response.incomplete", "response.failed", "mes
 
 
 _event = msgspec.json.Decoder(_Event)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_anything = msgspec.json.Decoder()
+_parts = msgspec.json.Decoder(list[msgspec.Raw])
+_readers: dict[str, msgspec.json.Decoder[Any]] = {
+    field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Event)
+}
+_choice_readers: dict[str, msgspec.json.Decoder[Any]] = {
+    field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Choice)
+}
 
 
 def _decoded(data: list[bytes]) -> list[_Event] | None:
@@ -69,7 +82,35 @@ def _read(data: bytes) -> _Event | None:
     try:
         return _event.decode(data)
     except msgspec.ValidationError:
-        return _Event()  # JSON, but not of the shape that we know
+        return _loosely(data)
+    except UNREADABLE:
+        return None
+
+
+def _loosely(data: bytes) -> _Event:
+    """JSON, but not of the shape that we know: what of it can be read, field by field."""
+    fields = _decode(_fields, data) or {}
+    found = _known(_readers, fields)
+    if "choices" not in found:
+        found["choices"] = [_loose_choice(raw) for raw in _decode(_parts, fields.get("choices", NULL)) or ()]
+    if "usage" not in found:
+        found["usage"] = lenient(_decode(_anything, fields.get("usage", NULL)))
+    return _Event(**found)
+
+
+def _loose_choice(data: msgspec.Raw) -> _Choice:
+    return _Choice(**_known(_choice_readers, _decode(_fields, data) or {}))
+
+
+def _known(readers: dict[str, msgspec.json.Decoder[Any]], fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    read = {name: _decode(reader, fields[name]) for name, reader in readers.items() if name in fields}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
+    """None where it is something else."""
+    try:
+        return decoder.decode(data)
     except UNREADABLE:
         return None
 
@@ -85,14 +126,17 @@ class StreamReader:
     __slots__ = (
         "_data",
         "_data_size",
+        "_first_ends",
+        "_first_seen",
         "_half",
         "_on_event",
+        "_others",
         "_reported",
         "_skipping",
+        "_terminal",
         "_unread",
         "done",
         "failed",
-        "finished",
         "malformed",
         "size",
         "usage",
@@ -102,11 +146,13 @@ class StreamReader:
     def __init__(self, on_event: Callable[[bytes], None] | None = None) -> None:
         self.usage: Usage | None = None
         self.done = False  # saw data: [DONE]
-        self.finished = False  # saw a finish_reason
         self.failed = False  # saw an error event
         self.malformed = False  # saw data that is no JSON
         self.size = 0  # bytes of text, as far as an estimate needs it
         self.waiting = 0  # bytes of a line that is not whole yet
+        self._first_seen = self._first_ends = False  # choice 0; nearly all answers have no other one
+        self._others: dict[int, bool] = {}  # whether a choice has ended, by its index
+        self._terminal = False  # saw the last event of another API
         self._reported: ReportedUsage | None = None
         self._on_event = on_event
         self._half: list[bytes] = []  # the pieces of that line
@@ -217,6 +263,15 @@ class StreamReader:
             self._note(*event)
 
     @property
+    def finished(self) -> bool:
+        """Whether each choice that began has its finish_reason."""
+        if self._terminal:
+            return True
+        if self._others and not all(self._others.values()):
+            return False
+        return self._first_ends or (bool(self._others) and not self._first_seen)
+
+    @property
     def whole(self) -> bool:
         """Whether the answer came to its end; a cut one must never look like a success."""
         return (self.done or self.finished) and not self.malformed
@@ -260,8 +315,12 @@ class StreamReader:
     def _note(self, event: _Event, data: bytes) -> None:
         text = 0
         for choice in event.choices or ():
-            if choice.finish_reason:  # some providers send "" with each chunk
-                self.finished = True
+            if choice.index:
+                self._note_other_choice(choice)
+            else:
+                self._first_seen = True
+                if choice.finish_reason:  # some providers send "" with each chunk
+                    self._first_ends = True
             if (delta := choice.delta) is not None:
                 text += len(delta.content) - EMPTY
                 if delta.reasoning_content is not NULL:
@@ -272,10 +331,17 @@ class StreamReader:
             self._take_usage(event.usage)
         if event.type is not None:
             self._note_other_api(event)
-        if event.error is not NULL and bytes(event.error) != b"null":
+        if event.x_groq is not None and event.x_groq.usage is not None:
+            self._take_usage(event.x_groq.usage)
+        if event.error is not NULL and bytes(event.error) != b"null" and is_error(event.error):
             self.failed = True
         if self._on_event is not None:
             self._on_event(data)
+
+    def _note_other_choice(self, choice: _Choice) -> None:
+        if choice.index in self._others or len(self._others) < MOST_CHOICES:
+            ended = bool(choice.finish_reason)
+            self._others[choice.index] = ended or self._others.get(choice.index, False)
 
     def _take_usage(self, usage: ReportedUsage) -> None:
         """What a later event says holds: counts may grow with each."""
@@ -287,5 +353,5 @@ class StreamReader:
             if isinstance(inner, _Inner) and inner.usage is not None:
                 self._take_usage(inner.usage)
         if event.type in TERMINAL:
-            self.finished = True
+            self._terminal = True
             self.failed = self.failed or event.type == "response.failed"

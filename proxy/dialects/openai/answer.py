@@ -57,14 +57,15 @@ def _read_loosely(body: bytes) -> Usage | None:
 
 def is_error(raw: msgspec.Raw) -> bool:
     """Whether a body's `error` says anything: some providers send an empty one with each answer."""
-    return _says_something(_decoded(raw))
+    return says_something(_decoded(raw))
 
 
-def _says_something(value: Any) -> bool:
+def says_something(value: Any) -> bool:
+    """Whether there is anything in it but nothings, however deep."""
     if isinstance(value, dict):
-        return any(map(_says_something, value.values()))
+        return any(map(says_something, value.values()))
     if isinstance(value, list):
-        return any(map(_says_something, value))
+        return any(map(says_something, value))
     return bool(value)
 
 
