@@ -67,7 +67,10 @@ def _demo() -> str:
 
 
 def _move_demo() -> None:
-    """The row of a release that gave the demo provider a port. A service of the user's own stays."""
+    """Once: the row of a release that gave the demo provider a port. A service of the user's own stays."""
+    if settings.DEMO_ADDRESS_FILE.exists():
+        return
+    settings.DEMO_ADDRESS_FILE.touch()
     ours = Provider.objects.filter(slug=DEMO, name=DEMO_NAME, targets__upstream_model="echo").first()
     found = re.fullmatch(r"http://127\.0\.0\.1:(\d{1,5})/v1", ours.base_url) if ours else None
     if ours and found and not _listens(int(found[1])):

@@ -48,8 +48,8 @@ class SingleScheduler(Scheduler):
             now = Clock.now()
             for name, entry in self.schedule.items():
                 if self._due.setdefault(name, now + min(_period(entry), FIRST_SECONDS)) <= now:
-                    # From the moment that was meant, so that it keeps its rhythm; never one in the past.
-                    self._due[name] = max(self._due[name], now - _period(entry)) + _period(entry)
+                    following = self._due[name] + _period(entry)  # in its rhythm, where that isn't over
+                    self._due[name] = following if following > now else now + _period(entry)
                     self._send(entry)
         except self._away as error:
             self._note(f"beat waits, the broker is away: {type(error).__name__}")
