@@ -10,20 +10,22 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 
-from django.core.asgi import get_asgi_application
+import django
 
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 from asgiref.sync import sync_to_async  # noqa: E402 Django must be set up before its apps are imported
 from django.conf import settings  # noqa: E402
 
 from gateway_project.demo import Demo  # noqa: E402
+from gateway_project.log_ins import DjangoHandler  # noqa: E402
 from gateway_project.stop_signals import on_stop  # noqa: E402
 from gateway_project.warm_up import warm_up  # noqa: E402
 from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
 from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
 from proxy.pages import BoundedPages  # noqa: E402
 
+django_application = DjangoHandler()
 data_plane = DataPlaneHandler()
 pages = BoundedPages(django_application)
 

@@ -5,7 +5,8 @@ from django.http import HttpRequest, HttpResponse
 
 from monitoring.exposition import CONTENT_TYPE, exposition
 from monitoring.insiders import holds_token
-from proxy.errors import InvalidApiKey
+from proxy.authentication import header_bytes
+from proxy.errors import GatewayError, InvalidApiKey
 from proxy.gateway import running_gateway
 from proxy.views import any_host, error_response
 
@@ -16,7 +17,14 @@ WANTED = "Metrics need METRICS_TOKEN or MASTER_KEY: send Authorization: Bearer T
 def metrics(request: HttpRequest) -> HttpResponse:
     """All web processes of this DATA_DIR together, in Prometheus' text format."""
     if not (settings.METRICS_PUBLIC or holds_token(request)):
-        return error_response(InvalidApiKey(WANTED), request)
+        return error_response(_refusal(request), request)
     gateway = running_gateway()
     living, ended = gateway.posting.read()
     return HttpResponse(exposition(living, ended, gateway.keeper.table), content_type=CONTENT_TYPE)
+
+
+def _refusal(request: HttpRequest) -> GatewayError:
+    if "authorization" not in request.headers:
+        return InvalidApiKey(WANTED)
+    peer = request.META.get("REMOTE_ADDR", "")
+    return running_gateway().failed_auth.count(peer, header_bytes(request), InvalidApiKey(WANTED))

@@ -7,13 +7,16 @@ from django.conf import settings
 from django.utils.crypto import constant_time_compare
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.exceptions import AuthenticationFailed, ValidationError
+from rest_framework.exceptions import APIException, AuthenticationFailed, Throttled, ValidationError
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from proxy.authentication import header_bytes
+from proxy.errors import InvalidApiKey, RateLimited
 from proxy.explain import Question
+from proxy.gateway import running_gateway
 from proxy.live import Live, live
 from routing.compiler import MASTER
 from routing.table import KeyEntry
@@ -36,8 +39,16 @@ class MasterKeyAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer":
             return None
         if not settings.MASTER_KEY or not constant_time_compare(token.strip(), settings.MASTER_KEY):
-            raise AuthenticationFailed("This needs the MASTER_KEY, or a session of the admin.")
+            raise self._counted(request)
         return Master(), None
+
+    def _counted(self, request: Request) -> APIException:
+        """Of one more wrong key."""
+        peer, headers = request.META.get("REMOTE_ADDR", ""), header_bytes(request)
+        error = running_gateway().failed_auth.count(peer, headers, InvalidApiKey())
+        if isinstance(error, RateLimited):
+            return Throttled(error.retry_after)
+        return AuthenticationFailed("This needs the MASTER_KEY, or a session of the admin.")
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

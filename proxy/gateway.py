@@ -17,6 +17,7 @@ from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
+from proxy.admission.redis_failures import SharedFailures
 from proxy.body_budget import BodyBudget
 from proxy.client_address import TrustedProxies
 from proxy.content.writer import ContentWriter
@@ -53,6 +54,7 @@ class Gateway:
     limits_file: LimitsFile
     bodies: BodyBudget  # of the data plane
     page_bodies: BodyBudget
+    failed_auth: FailedAuth
     tracing: Tracing | None = None
     draining: bool = False
 
@@ -83,6 +85,8 @@ def build_gateway() -> Gateway:
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
     failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
+    if isinstance(admission, RedisAdmission):
+        failed_auth.tell = SharedFailures(admission.line, failed_auth.learn).tell
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())
@@ -111,6 +115,7 @@ def build_gateway() -> Gateway:
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
         bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT),
         page_bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT // 4),
+        failed_auth=failed_auth,
         tracing=tracing,
     )
 

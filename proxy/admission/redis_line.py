@@ -31,7 +31,7 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()
 
 
-ADMIT, SETTLE, SEED, HELLO = (Script(name) for name in ("admit", "settle", "seed", "hello"))
+ADMIT, SETTLE, SEED, HELLO, FAILED = (Script(name) for name in ("admit", "settle", "seed", "hello", "failed"))
 
 
 class RedisLine:
@@ -54,6 +54,11 @@ class RedisLine:
     def steady_for(self) -> float:
         """Seconds since this Redis began to remember, or since this process found it again."""
         return time.monotonic() - max(self._memory_began, self._found_again)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """None before it was started."""
+        return self._task.get_loop() if self._task is not None else None
 
     async def start(self) -> None:
         """Returns after the first try, whether it worked or not."""
