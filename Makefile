@@ -38,19 +38,22 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 requirements: $(VENV)/installed-dev
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements-uv.in -o requirements-uv.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements-dev.in -o requirements-dev.txt
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+# `PIP_` variables and pip's files count: install.py hands them to uv.
+$(VENV)/installed: requirements.txt requirements-uv.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV)/"
+	@$(BIN)/python install.py requirements.txt
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python install.py requirements-dev.txt
 	@touch $@
 
 # Without npm or a registry, tests/optional.py leaves Node's tests out and the last lines say so.

@@ -35,7 +35,7 @@ def environment(scratch: Path, port: int, redis_url: str = "") -> dict[str, str]
         "WEB_WORKERS": "1",
         "LOG_LEVEL": "WARNING",
         "CORS_ALLOWED_ORIGINS": ORIGIN,
-        **({"REDIS_URL": redis_url, "SECRET_KEY": "bench", "ENCRYPTION_KEYS": FERNET} if redis_url else {}),
+        **({"REDIS_URL": redis_url, "SECRET_KEY": FERNET, "ENCRYPTION_KEYS": FERNET} if redis_url else {}),
     }
 
 

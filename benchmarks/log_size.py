@@ -59,7 +59,7 @@ FILTERS = (
     "team=team-07&status_group=5xx",
     "route=reasoning&outcome__exact=unknown",
 )
-MASTER = "sk-measuring-0123456789"
+MASTER = "sk-measuring-0123456789abcdef"
 
 
 def _timed(tries: int, work: Callable[[], Any]) -> tuple[float, float]:

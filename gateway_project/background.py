@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> None:
     end_with_parent(parser.parse_args(arguments).stop_seconds)
     # About pickle, which isn't accepted here, and root, whom containers run as.
     warnings.filterwarnings("ignore", category=platforms.SecurityWarning)  # type: ignore[attr-defined]
+    sys.__stdout__ = None  # type: ignore[misc]  # where Celery announces that it was told to stop
     BeatThread.always = True
     app.worker_main(["--quiet", "worker", "--pool=threads", "--without-mingle", "--without-gossip"])
 

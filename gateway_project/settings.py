@@ -6,19 +6,33 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
-from gateway_project.environment import choice, env, networks, secret, whole_number, words
+from gateway_project.environment import (
+    address,
+    choice,
+    database,
+    directory,
+    env,
+    fernet_keys,
+    flag,
+    long_secret,
+    mail_server,
+    make_directory,
+    networks,
+    secret,
+    whole_number,
+    words,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+DATA_DIR = directory("DATA_DIR", BASE_DIR / "var")
 
-REDIS_URL = env.str("REDIS_URL", default="")
+REDIS_URL = address("REDIS_URL", "redis", "rediss", "unix")
 EMBEDDED = not REDIS_URL and not env.str("DATABASE_URL", default="")
 
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = flag("DEBUG", default=False)
 SECRET_KEY = secret("SECRET_KEY", DATA_DIR, embedded=EMBEDDED)
-ENCRYPTION_KEYS = secret("ENCRYPTION_KEYS", DATA_DIR, embedded=EMBEDDED).split(",")
-MASTER_KEY = env.str("MASTER_KEY", default="")
+ENCRYPTION_KEYS = fernet_keys("ENCRYPTION_KEYS", secret("ENCRYPTION_KEYS", DATA_DIR, embedded=EMBEDDED))
+MASTER_KEY = long_secret("MASTER_KEY", embedded=EMBEDDED)
 
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = whole_number("PORT", 4000, 1, 65535)
@@ -60,12 +74,10 @@ JOURNAL_WHEN_FULL = choice("JOURNAL_WHEN_FULL", ("serve", "refuse"), default="se
 # Monitoring
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 HEALTH_PROVIDERS = choice("HEALTH_PROVIDERS", ("shown", "hidden"), default="shown")
-METRICS_PUBLIC = env.bool("METRICS_PUBLIC", default=False)
-OTEL_EXPORTER_OTLP_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
+METRICS_PUBLIC = flag("METRICS_PUBLIC", default=False)
+OTEL_EXPORTER_OTLP_ENDPOINT = address("OTEL_EXPORTER_OTLP_ENDPOINT", "http", "https")
 ALERT_TICK_SECONDS = whole_number("ALERT_TICK_SECONDS", 5, 1, 3600)
-EMAIL_URL = env.str("EMAIL_URL", default="")
-if EMAIL_URL:
-    globals().update(env.email_url_config(EMAIL_URL))
+globals().update(mail_server("EMAIL_URL"))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="switchstand@localhost")
 STALLED_SECONDS = whole_number("STALLED_SECONDS", 60, 6, 3600)
 ALERT_HISTORY_DAYS = whole_number("ALERT_HISTORY_DAYS", 90, 1, 3650)
@@ -101,7 +113,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "gateway_project.static_files.StaticFiles",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "gateway_project.hosts.HostMiddleware",
@@ -130,7 +142,7 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'switchstand.sqlite3'}")}
+DATABASES = {"default": database("DATABASE_URL", f"sqlite:///{DATA_DIR / 'switchstand.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
@@ -159,7 +171,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
-STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise warns at every start where it is missing
+make_directory(STATIC_ROOT, "DATA_DIR")  # whitenoise warns at every start where it is missing
 # `make serve` needs no collectstatic: whitenoise finds the packages' files itself.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -324,6 +336,8 @@ LOGGING = {
     },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        # A line per 404 would let strangers write the log; what fails in Django (5xx) is an error.
+        "django.request": {"level": "ERROR"},
         # httpx logs whole URLs at INFO, and a provider's URL may hold a credential.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
@@ -484,7 +498,7 @@ UNFOLD = {
     },
 }
 
-if _dsn := env.str("SENTRY_DSN", default=""):
+if _dsn := address("SENTRY_DSN", "http", "https"):
     import sentry_sdk
 
     # Local variables may hold credentials and prompts.

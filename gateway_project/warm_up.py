@@ -23,7 +23,7 @@ async def warm_up(gateway: Gateway, django: Any) -> None:
             gateway.upstreams.link(provider)
         except Exception:  # one provider that can't be called must not keep the others from serving
             logger.exception("provider %s can't be called", provider.slug)
-    logger.info("warmed up in %.0f ms", (time.perf_counter() - started) * 1000)
+    logger.debug("warmed up in %.0f ms", (time.perf_counter() - started) * 1000)
 
 
 async def _ask(django: Any, path: str) -> None:

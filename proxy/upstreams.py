@@ -179,7 +179,8 @@ class Upstreams:
                 return Link(provider, old.pool)
             old.pool.retire()
         if old is None or old.pool.transport_name != name:
-            logger.info("provider %s is called by the %s transport: %s", provider.slug, name, why)
+            level = logging.DEBUG if name == self._transport_name else logging.INFO
+            logger.log(level, "provider %s is called by the %s transport: %s", provider.slug, name, why)
         return Link(provider, Pool(name, provider.connection))
 
     def links(self) -> list[Link]:

@@ -51,7 +51,7 @@ class TableKeeper:
             stale = time.time() >= self.table.valid_until
             if not self.ready or stale or current_version() != self.table.version:
                 self.table = compile_table()
-                logger.info("routing table %d serves %d routes", self.table.version, len(self.table.routes))
+                logger.debug("routing table %d serves %d routes", self.table.version, len(self.table.routes))
             self.checked_at = time.monotonic()
             self._note("")
         except Exception as error:  # noqa: BLE001 a worker without a newer table still serves

@@ -14,7 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {
     "DATA_DIR": str(DATA_DIR),
     "DATABASE_URL": f"sqlite:///{DATA_DIR / 'main.sqlite3'}",
-    "SECRET_KEY": "only-for-tests",
+    "SECRET_KEY": "only-for-tests-and-long-enough",
     "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     # Gateways that share the tests' database must not raise alerts in the middle of other tests.
     "ALERT_TICK_SECONDS": "3600",

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from gateway_project import greeting
 from tests import plain
 from tests.live import ROOT, free_port, until
 
@@ -59,6 +60,7 @@ class Served:
 
     def wait_until_ready(self) -> "Served":
         until(lambda: "\nReady: " in self.output, lambda: f"serve is ready:\n{self.output}", 120)
+        until(lambda: self.output.count(greeting.RULE) == 2, "the box is whole")
         return self
 
     def ready(self) -> bool:
@@ -74,15 +76,20 @@ class Served:
         return found
 
     @property
+    def secrets(self) -> str:
+        """What the output names: these processes write into a pipe, which is no terminal."""
+        found = re.search(r"^Secrets: .*: (\S+) ", self.output, re.MULTILINE)
+        return Path(found[1]).read_text() if found else ""
+
+    @property
     def password(self) -> str:
-        found = re.search(r"user admin, password (\S+)", self.output)
+        found = re.search(r"^Password: (\S+)$", self.secrets, re.MULTILINE)
         return found[1] if found else ""
 
     @property
     def curl(self) -> str:
-        """The printed command, as one would copy it."""
-        until(lambda: re.search(r"}'$", self.output, re.MULTILINE), "the curl line is printed")
-        found = re.search(r"^curl .*?}'$", self.output, re.MULTILINE | re.DOTALL)
+        """The command that is shown, as one would copy it."""
+        found = re.search(r"^curl .*?}'$", self.secrets, re.MULTILINE | re.DOTALL)
         assert found, self.output
         return found[0]
 

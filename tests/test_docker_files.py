@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 APPS = ("gateway_project", "routing", "proxy", "monitoring")
 # Set by Docker or read by Python and Django, not by our settings.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
-READERS = {"choice", "whole_number", "words", "secret", "str", "bool", "int", "float", "db", "get", "getenv"}
+READERS = {
+    *("str", "flag", "choice", "whole_number", "words", "networks"),
+    *("address", "database", "directory", "mail_server", "secret", "long_secret"),
+}
 
 
 def dockerfile() -> list[tuple[str, str]]:

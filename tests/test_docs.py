@@ -12,7 +12,10 @@ from routing.config.report import Notes
 from routing.config.section import Section
 
 ROOT = Path(__file__).resolve().parent.parent
-READERS = {"str", "bool", "db", "choice", "whole_number", "words", "networks", "secret"}
+READERS = {
+    *("str", "flag", "choice", "whole_number", "words", "networks"),
+    *("address", "database", "directory", "mail_server", "secret", "long_secret"),
+}
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
@@ -29,6 +32,8 @@ def read_settings():
 
 def default_of(kind, call):
     """The default as the document shows it; None where it depends on other settings."""
+    if kind == "address":  # its other arguments are what is allowed
+        return "none"
     given = call.args[1:2] + [word.value for word in call.keywords if word.arg == "default"]
     try:
         value = eval(compile(ast.Expression(given[0]), "", "eval"), {"__builtins__": {}}) if given else ""

@@ -69,10 +69,12 @@ def test_the_master_key_may_ask_about_every_key(tmp_path, transactional_db):
     row, plaintext = make_key(name="app")
     store([closed(key_id=row.pk, key_name="app", cost_nano_usd=10**9), closed(key_id=None)])
     roll_up()
-    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "MASTER_KEY": "sk-master"}
+    env = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "MASTER_KEY": "sk-master-of-the-tests-0123"}
     gateway = LiveGateway(tmp_path, env).start()
     try:
-        client = plain.Client(base_url=gateway.url, headers={"authorization": "Bearer sk-master"})
+        client = plain.Client(
+            base_url=gateway.url, headers={"authorization": "Bearer sk-master-of-the-tests-0123"}
+        )
         for given in (plaintext, digest(plaintext).hex()):
             assert client.get("/key/info", params={"key": given}).json()["info"]["spend"] == 1.0
         assert client.get("/key/info").json()["error"]["param"] == "key"

@@ -45,7 +45,11 @@ class Metrics:
         )
 
 
-ENV = {"DATABASE_URL": f"sqlite:///{TEST_DATABASE}", "METRICS_TOKEN": TOKEN, "MASTER_KEY": "sk-master"}
+ENV = {
+    "DATABASE_URL": f"sqlite:///{TEST_DATABASE}",
+    "METRICS_TOKEN": TOKEN,
+    "MASTER_KEY": "sk-master-of-the-tests-0123",
+}
 
 
 @pytest.fixture
@@ -248,7 +252,7 @@ def test_only_who_has_the_token_may_read(guarded, header):
 def test_the_master_key_may_read_and_other_keys_may_not(guarded, transactional_db):
     _, key = make_key()
     guarded.wait_for_version(current_version())
-    assert Metrics(guarded, "sk-master").sum("worker_start_time_seconds") > 0
+    assert Metrics(guarded, "sk-master-of-the-tests-0123").sum("worker_start_time_seconds") > 0
     assert plain.get(f"{guarded.url}/metrics", headers={"authorization": f"Bearer {key}"}).status_code == 401
 
 

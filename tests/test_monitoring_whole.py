@@ -24,7 +24,7 @@ INTERVAL, THRESHOLD, GRACE = 5, 2, 2.0
 # Of the interval a tenth less is jitter; the first check of a process is late, as it loads certificates.
 LEAST_GAP = 0.6 * INTERVAL
 SECRET = "signing-secret"
-ENV = {"ALERT_TICK_SECONDS": "1", "METRICS_TOKEN": "metrics", "MASTER_KEY": "sk-master-of-tests"}
+ENV = {"ALERT_TICK_SECONDS": "1", "METRICS_TOKEN": "metrics", "MASTER_KEY": "sk-master-of-the-tests-0123"}
 
 # The provider `bad` is asked for its health under another name, so that only its checks fail.
 ROWS = """
@@ -119,7 +119,7 @@ def told(upstream, rule="provider_down", subject="bad"):
 
 def chat(url):
     body = {"model": "gpt", "messages": [{"role": "user", "content": "x"}]}
-    auth = {"authorization": "Bearer sk-master-of-tests"}
+    auth = {"authorization": "Bearer sk-master-of-the-tests-0123"}
     answer = plain.post(f"{url}/v1/chat/completions", json=body, headers=auth, timeout=20)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-proxy-provider"]
@@ -331,7 +331,7 @@ def _request(number):
     model = "slow" if number % 250 == 1 else model
     body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": kind in (6, 7)}
     content = json.dumps(body).encode()
-    key = "sk-wrong" if number % 500 == 9 else "sk-master-of-tests"
+    key = "sk-wrong" if number % 500 == 9 else "sk-master-of-the-tests-0123"
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer {key}\r\ncontent-length: {len(content)}\r\n\r\n"

@@ -23,7 +23,7 @@ HELLO = "This is the demo provider of Switchstand"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One that is left running by the tests that use it."""
-    gateway = Served(tmp_path_factory.mktemp("serve")).start()
+    gateway = Served(tmp_path_factory.mktemp("serve") / "made").start()
     yield gateway
     gateway.kill()
     print(gateway.output)  # shown where a test has failed: one that ended by itself says why
@@ -78,7 +78,7 @@ def test_the_printed_curl_line_answers(served: Served) -> None:
 
 
 def test_the_printed_curl_line_streams_as_its_hint_says(served: Served) -> None:
-    assert 'add "stream": true to stream' in served.output
+    assert 'add "stream": true to stream' in served.secrets
     command = served.curl.replace('"messages"', '"stream": true, "messages"').replace(
         "curl ", "curl -sSN ", 1
     )
@@ -118,9 +118,10 @@ def test_an_edit_in_the_admin_is_live_a_second_later(served: Served) -> None:
 
 
 def test_no_secret_is_readable_by_others(served: Served) -> None:
-    for file in served.data_dir.glob("*.secret"):
-        assert file.stat().st_mode & 0o077 == 0
     assert list(served.data_dir.glob("*.secret"))
+    served.ask()
+    for path in [served.data_dir, *served.data_dir.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_a_second_start_keeps_the_key_and_prints_no_secret(start: Callable[..., Served]) -> None:

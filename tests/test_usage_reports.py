@@ -19,7 +19,7 @@ from tests.test_journal_faults import closed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
 DAY_NS = 86400 * 10**9
-MASTER = "sk-master"
+MASTER = "sk-master-of-the-tests-0123"
 
 
 def master(settings, client, path):

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from gateway_project import greeting
 from gateway_project.first_run import set_up
 from routing.config.loader import ConfigInvalid
 
@@ -16,9 +17,5 @@ class Command(BaseCommand):
             made = set_up()
         except ConfigInvalid as error:
             raise CommandError(str(error)) from error
-        for line in made.config_lines:
+        for line in [*made.config_lines, *greeting.secret_lines(made, self.stdout)]:
             self.stdout.write(line)
-        if made.admin_password:
-            self.stdout.write(f"Admin user: admin, password: {made.admin_password}")
-        if made.demo_key:
-            self.stdout.write(f"Demo key: {made.demo_key}")
