@@ -112,6 +112,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "gateway_project.page_security.PageSecurity",
     "django.middleware.security.SecurityMiddleware",
     "gateway_project.static_files.StaticFiles",
     "corsheaders.middleware.CorsMiddleware",
@@ -348,6 +349,16 @@ LOGGING = {
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+HTTPS = choice("HTTPS", ("false", "true"), default="false") == "true"
+HSTS_SECONDS = whole_number("HSTS_SECONDS", 3600, 0, 63_072_000)
+if HTTPS:
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_HSTS_SECONDS = HSTS_SECONDS
+    # Only what a trusted proxy wrote gets so far: PageSecurity.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# Subdomains and browsers' preload lists are not ours to bind; the proxy that ends TLS redirects, and a
+# redirect from here would go round in circles where TRUSTED_PROXIES is missing.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 
 UNFOLD = {
     "SITE_TITLE": "Switchstand",
