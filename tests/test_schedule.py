@@ -1,6 +1,7 @@
 """Each periodic task runs in time, whatever became of the others; beat is on a private clock."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -205,3 +206,15 @@ def test_a_tick_that_was_missed_is_not_made_up_for(embedded: Background) -> None
     after = {task: len([at for at in embedded.begins(task) if at >= begun + 7200]) for task in PERIODS}
     assert after["keep_request_log"] == after["prune_health_history"] == 1, "not four times"
     assert after["update_budgets"] <= 2
+
+
+def test_nothing_but_beat_puts_tasks_into_a_queue() -> None:
+    """In memory no other process could; what an admin asks for is a row, and so it is in every mode."""
+    calls = re.compile(r"\.(delay|apply_async|send_task)\(")
+    apps = ("gateway_project", "routing", "proxy", "monitoring")
+    sources = [path for app in apps for path in (ROOT / app).rglob("*.py")]
+    assert [str(path) for path in sources if calls.search(path.read_text())] == []
+
+
+def test_what_an_admin_asks_for_is_looked_for_every_two_seconds() -> None:
+    assert PERIODS["reprice_requests"] == 2
