@@ -139,12 +139,15 @@ def mail_server(name: str) -> dict[str, Any]:
     if not (value := env.str(name)):
         return {}
     try:
-        return dict(env.email_url_config(value))
+        found = dict(env.email_url_config(value))
     except (ImproperlyConfigured, KeyError, ValueError):
         raise ImproperlyConfigured(
             f"{name} can't be read; allowed are addresses such as "
             "smtp+tls://user:password@mail.example.com:587."
         ) from None
+    if found["EMAIL_BACKEND"].endswith("smtp.EmailBackend"):
+        found["EMAIL_BACKEND"] = "monitoring.alerts.channels.smtp.CheckedEmailBackend"
+    return found
 
 
 def directory(name: str, default: Path) -> Path:
@@ -165,6 +168,35 @@ def make_directory(path: Path, name: str) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ImproperlyConfigured(f"{name}: {path} can't be made: {error.strerror}.") from None
+
+
+PRIVATE = (
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "198.18.0.0/15",
+    "fc00::/7",
+)
+"""Loopback, private networks, and what overlay networks and tunnels hand out."""
+
+
+def reachable(name: str, default: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Networks that are not public and may be connected to; `private` stands for the usual ones."""
+    said = words(name) or [default]
+    if "none" in said:
+        if said != ["none"]:
+            raise ImproperlyConfigured(f"{name}: none stands alone, or not at all.")
+        return []
+    listed = [network for word in said for network in (PRIVATE if word == "private" else (word,))]
+    try:
+        return [ipaddress.ip_network(word) for word in listed]
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name}: {error}. Allowed are none, private, addresses and networks such as 10.0.0.0/8."
+        ) from None
 
 
 def secret(name: str, data_dir: Path, *, embedded: bool) -> str:

@@ -18,6 +18,7 @@ from gateway_project.environment import (
     mail_server,
     make_directory,
     networks,
+    reachable,
     secret,
     whole_number,
     words,
@@ -66,6 +67,9 @@ IDLE_CONNECTIONS_PER_ADDRESS = whole_number("IDLE_CONNECTIONS_PER_ADDRESS", 2000
 ABANDONED_SECONDS = whole_number("ABANDONED_SECONDS", 60, 1, 3600)
 ABANDONED_BYTES = whole_number("ABANDONED_BYTES", 10 * 1024 * 1024, 1024, 1024**3)
 ABANDONED_AT_ONCE = whole_number("ABANDONED_AT_ONCE", 64, 0, 65535)
+# What is not public and may be connected to all the same; routing/addresses.py has what never may.
+PROVIDER_NETWORKS = reachable("PROVIDER_NETWORKS", "private")
+CHANNEL_NETWORKS = reachable("CHANNEL_NETWORKS", "none")
 JOURNAL_DIR = DATA_DIR / "journal"
 CONTENT_DIR = DATA_DIR / "content"
 CONTENT_MAX_BYTES = whole_number("CONTENT_MAX_BYTES", 262144, 1024, 300000)

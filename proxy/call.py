@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxy.usage import Usage
 
 MOST_TAGS = 20
-_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}\Z")
 
 
 def given_request_id(value: bytes | None) -> str | None:

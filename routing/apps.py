@@ -6,6 +6,6 @@ class RoutingConfig(AppConfig):
     verbose_name = "Routing"
 
     def ready(self) -> None:
-        from routing import publishing
+        from routing import checks, publishing  # noqa: F401 registers the checks
 
         publishing.connect()

@@ -18,5 +18,6 @@ os.environ |= {
     "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     # Gateways that share the tests' database must not raise alerts in the middle of other tests.
     "ALERT_TICK_SECONDS": "3600",
+    "CHANNEL_NETWORKS": "127.0.0.0/8",
     "DJANGO_SETTINGS_MODULE": "gateway_project.settings",
 }

@@ -8,6 +8,7 @@ from datetime import datetime
 import httpx
 import msgspec
 
+from proxy.connecting import checked, refusal
 from proxy.dialects import dialect_of
 from proxy.dialects.base import MalformedAnswer
 from proxy.ids import uuid7
@@ -16,6 +17,7 @@ from proxy.rows import add_more
 from proxy.transports.base import ConnectionBroken
 from proxy.transports.coding import coding_of, unpacked
 from proxy.usage import cost
+from routing.addresses import for_providers
 from routing.compiler import provider_entry
 from routing.credentials import CredentialUnreadable
 from routing.models import Provider, RouteTarget
@@ -59,11 +61,12 @@ class Answer:
 
 def new_client() -> httpx.AsyncClient:
     """A new connection for each check: an old one would say nothing about the way there."""
-    return httpx.AsyncClient(
+    client = httpx.AsyncClient(
         follow_redirects=False,
         timeout=None,  # noqa: S113 ask() bounds the whole
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
     )
+    return checked(client, for_providers())
 
 
 async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Result:
@@ -80,7 +83,7 @@ async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Re
     except CredentialUnreadable as error:
         problem = str(error)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        problem = f"{type(error).__name__}: connection failed"
+        problem = str(refusal(error) or f"{type(error).__name__}: connection failed")
     ms = (time.perf_counter() - started) * 1000
     bought = None
     if kind == COMPLETION and answer is not None:

@@ -10,6 +10,10 @@ Sink = Callable[[bytes], bool]
 """Takes a chunk as soon as it is here. False: it did not take it. What it raises, ends the wait."""
 
 
+NOT_ALLOWED = "its address is not one that this gateway connects to"
+"""What callers are told; admins read the reason in the health checks."""
+
+
 class RequestHead:
     """Where a request goes, and its headers; the same object for every call that shares them.
 

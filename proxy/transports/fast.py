@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import certifi
 
+from proxy.connecting import connected
 from proxy.transports.base import (
+    NOT_ALLOWED,
     ConnectFailed,
     RequestHead,
     TransportFault,
@@ -22,6 +24,7 @@ from proxy.transports.base import (
     UpstreamResponse,
 )
 from proxy.transports.http1 import Http1Connection, Http1Response
+from routing.addresses import AddressRefused, for_providers
 from routing.table import Connection
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ def place_of(url: str) -> Place:
 class FastTransport:
     def __init__(self, connection: Connection) -> None:
         self._settings = connection
+        self._rules = for_providers()
         self._idle: dict[Place, list[Http1Connection]] = {}
         self._all: set[Http1Connection] = set()
         self._ticker: asyncio.TimerHandle | None = None
@@ -140,20 +144,17 @@ class FastTransport:
         return idle
 
     async def _connect(self, place: Place) -> Http1Connection:
-        host, port, secure = place
+        host, _, secure = place
         loop = asyncio.get_running_loop()
-        longest = self._settings.longest_answer
         try:
             context = tls_context() if secure else None
             async with asyncio.timeout(self._settings.connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: Http1Connection(loop, place, self._freed, self._all.discard, longest),
-                    host,
-                    port,
-                    ssl=context,
-                )
+                connection = await self._open(loop, place, context)
         except TimeoutError:
             raise TransportTimeout("timed out while connecting") from None
+        except AddressRefused as why:
+            logger.debug("%s: %s", host, why)
+            raise ConnectFailed(NOT_ALLOWED) from why
         except ssl.SSLError as error:
             raise ConnectFailed(f"TLS failed: {error.reason or 'handshake'}") from error
         except (OSError, UnicodeError) as error:
@@ -163,6 +164,24 @@ class FastTransport:
         if self._ticker is None:
             self._tick_later(loop)  # a tick now would find it idle, before its first request
         return connection
+
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, place: Place, context: ssl.SSLContext | None
+    ) -> Http1Connection:
+        host, port, secure = place
+        longest = self._settings.longest_answer
+
+        async def connect(address: str) -> Http1Connection:
+            _, connection = await loop.create_connection(
+                lambda: Http1Connection(loop, place, self._freed, self._all.discard, longest),
+                address,
+                port,
+                ssl=context,
+                server_hostname=host if secure else None,
+            )
+            return connection
+
+        return await connected(host, port, self._rules, connect, OSError)
 
     def _freed(self, connection: Http1Connection) -> None:
         if self._settings.keep_alive and not self._closed:

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 import httpx
 
+from proxy.connecting import checked, refusal
 from proxy.transports.base import (
     LONGEST_ERROR,
+    NOT_ALLOWED,
     ConnectFailed,
     ConnectionBroken,
     RequestHead,
@@ -17,6 +19,7 @@ from proxy.transports.base import (
     TransportTimeout,
     UpstreamRequest,
 )
+from routing.addresses import for_providers
 from routing.table import Connection
 
 FAULTS: tuple[tuple[type[Exception], type[TransportFault], str], ...] = (
@@ -37,6 +40,8 @@ def _mapped() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if refusal(error) is not None:
+            raise ConnectFailed(NOT_ALLOWED) from error
         for foreign, ours, text in FAULTS:
             if isinstance(error, foreign):
                 raise ours(text) from error
@@ -105,7 +110,8 @@ class HttpxTransport:
             # What a provider sends behind an answer, httpx takes for the answer to the next request.
             max_keepalive_connections=0,
         )
-        self._client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+        client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+        self._client = checked(client, for_providers())
         self._longest = connection.longest_answer
         self.opened_total = 0
 

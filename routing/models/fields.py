@@ -10,15 +10,21 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
+from routing import addresses
+
 slug_validator = RegexValidator(
     r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
     "Allowed are 1 to 64 lower-case letters, digits, dots, dashes and underscores, a letter or digit first.",
 )
 
-_HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")
+_HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}\Z")
 _TAG = re.compile(r"^(?! )[ -+\--~]{1,64}(?<! )\Z")
 # What the transport or the credential owns can't be set by hand.
 _RESERVED_HEADERS = {"authorization", "connection", "content-length", "host", "transfer-encoding"}
+
+
+# Blanks, control characters, and a backslash: some libraries take it for a slash, others for a letter.
+_NOT_IN_A_URL = re.compile(r"[\s?#\\\x00-\x20\x7f]")
 
 
 def validate_base_url(value: str) -> None:
@@ -28,12 +34,16 @@ def validate_base_url(value: str) -> None:
         parts.port  # noqa: B018 raises ValueError
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s?#]", value):
+    if parts.scheme not in ("http", "https") or not parts.hostname or _NOT_IN_A_URL.search(value):
         raise ValidationError(
             "Allowed is an http or https URL without query, for example https://api.openai.com/v1."
         )
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ValidationError("A URL with a user or password in it isn't allowed: use the API key.")
+    try:
+        addresses.for_providers().check_url(value)
+    except addresses.AddressRefused as why:
+        raise ValidationError(f"{why}. docs/settings.md says what PROVIDER_NETWORKS opens.") from None
 
 
 def validate_headers(value: Any) -> None:
@@ -74,7 +84,7 @@ def validate_origins(value: Any) -> None:
     """A JSON list of web origins: scheme and host, no path."""
     validate_names(value)
     for origin in value:
-        if origin != "*" and not re.match(r"^https?://[^/\s?#]+$", origin):
+        if origin != "*" and not re.match(r"^https?://[^/\s?#]+\Z", origin):
             raise ValidationError(
                 f"{origin!r} is not an origin: allowed are a scheme and a host without a path, "
                 'for example "https://app.example.com".'

@@ -6,6 +6,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connectio
 from django.core.mail.utils import DNS_NAME
 
 from monitoring.alerts.message import ChannelFailed, File, Message
+from proxy.connecting import refusal
 
 MOST_BYTES = 10 * 1000 * 1000
 """Of an attachment: most servers take no more."""
@@ -45,4 +46,4 @@ def _send(mail: EmailMessage, seconds: float) -> None:
         mail.connection = get_connection(timeout=seconds)
         mail.send()
     except (smtplib.SMTPException, OSError) as error:
-        raise ChannelFailed(f"{type(error).__name__}: not sent") from None
+        raise ChannelFailed(str(refusal(error) or f"{type(error).__name__}: not sent")) from None

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 import httpx
 
 from monitoring.alerts.message import ChannelFailed
+from proxy.connecting import checked, refusal
+from routing.addresses import for_channels
 
 Content = bytes | AsyncIterator[bytes]
 
@@ -20,7 +22,8 @@ def post(url: str, content: Content, headers: dict[str, str], seconds: float) ->
 async def _post(url: str, content: Content, headers: dict[str, str], seconds: float) -> int:
     try:
         # The time-outs of httpx are per step: a server that drips bytes would hold it for ever.
-        async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds) as client:
+        client = checked(httpx.AsyncClient(timeout=seconds), for_channels())
+        async with asyncio.timeout(seconds), client:
             request = client.build_request("POST", url, content=content, headers=headers)
             answer = await client.send(request, stream=True)
             await answer.aclose()
@@ -28,4 +31,5 @@ async def _post(url: str, content: Content, headers: dict[str, str], seconds: fl
     except TimeoutError:
         raise ChannelFailed(f"no answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ChannelFailed(f"{type(error).__name__}: connection failed") from None
+        why = refusal(error) or f"{type(error).__name__}: connection failed"
+        raise ChannelFailed(str(why)) from None
