@@ -14,6 +14,7 @@ from proxy.continuing import Prefix
 from proxy.deadline import Deadline, DeadlinePassed
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamTimeout
+from proxy.redaction import secrets_of
 from proxy.retry_after import told_wait
 from proxy.said import shown
 from proxy.sse import StreamReader
@@ -324,21 +325,21 @@ async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayE
     body = (await response.read())[:LONGEST_ERROR]
     own_key = bool(call.caller_credential)
     wait = told_wait(response.header)
-    credentials = [text for text in (link.provider.credential, call.caller_credential) if text]
+    secrets = secrets_of(call, link.provider)
     # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
-    for credential in credentials:
-        body = body.replace(credential.encode("latin-1", "replace"), b"[redacted]")
+    for secret in secrets:
+        body = body.replace(secret.encode("latin-1", "replace"), b"[redacted]")
     error = link.dialect.error(link.provider, response.status, body, wait, own_key, call.incoming.body)
     if isinstance(error, UpstreamRateLimited):
         error.told_wait = wait
     elif isinstance(error, UpstreamError) and response.status >= 500:
         error.retry_after = wait
     # ... and again after the JSON's escapes are gone.
-    for credential in credentials:
-        error.message = error.message.replace(credential, "[redacted]")
-        error.said = error.said.replace(credential, "[redacted]")
-        error.code = error.code.replace(credential, "[redacted]")
-        error.param = error.param and error.param.replace(credential, "[redacted]")
+    for secret in secrets:
+        error.message = error.message.replace(secret, "[redacted]")
+        error.said = error.said.replace(secret, "[redacted]")
+        error.code = error.code.replace(secret, "[redacted]")
+        error.param = error.param and error.param.replace(secret, "[redacted]")
     return error
 
 

@@ -11,6 +11,7 @@ from proxy.attempt import Answer, next_chunk
 from proxy.call import Call
 from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
+from proxy.redaction import secrets_of
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
@@ -36,10 +37,8 @@ Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
 
 def redacted(error_event: bytes, call: Call) -> bytes:
     """Some providers repeat the key that they refuse."""
-    stored = call.target.provider.credential if call.target else ""
-    for credential in (stored, call.caller_credential):
-        if credential:
-            error_event = error_event.replace(credential.encode("latin-1", "replace"), b"[redacted]")
+    for secret in secrets_of(call, call.target.provider if call.target else None):
+        error_event = error_event.replace(secret.encode("latin-1", "replace"), b"[redacted]")
     return error_event
 
 

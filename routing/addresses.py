@@ -84,7 +84,7 @@ class Rules:
         host = parts.hostname or ""
         self.check_name(host)
         if (address := literal(host)) is not None:
-            self.check(str(address), port_of(parts))
+            self.check(str(address), _port_or_none(parts))
 
 
 def for_providers() -> Rules:
@@ -141,6 +141,13 @@ def plain_address(address: Address) -> Address:
 def port_of(parts: SplitResult) -> int:
     """Raises ValueError for one that is none."""
     return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _port_or_none(parts: SplitResult) -> int | None:
+    try:
+        return port_of(parts)
+    except ValueError:
+        return None  # nobody can connect there
 
 
 def origin(url: str) -> tuple[str, str, int]:

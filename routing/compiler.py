@@ -12,7 +12,7 @@ import msgspec
 from django.conf import settings
 from django.utils import timezone
 
-from routing import gateway_keys, prices, strategies
+from routing import gateway_keys, prices, secret_headers, strategies
 from routing.demo_provider import called_at
 from routing.models import (
     ApiKey,
@@ -160,13 +160,18 @@ _OWNERS: dict[type, str] = {
 def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
     health = getattr(row, "health", None)
     ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
+    credential, headers = row.api_key, row.headers
     return ProviderEntry(
         id=row.pk,
         slug=row.slug,
         dialect=row.dialect,
         base_url=called_at(row.base_url),
-        credential=row.api_key,
-        headers=tuple(row.extra_headers.items()),
+        credential=credential,
+        # Stored before it was refused, or by a bulk write.
+        headers=tuple(
+            (name, text) for name, text in headers.items() if name.lower() not in secret_headers.REFUSED
+        ),
+        secrets=secret_headers.searched(credential, headers),
         api_version=row.api_version,
         connection=Connection(
             connect_timeout=row.connect_timeout,

@@ -98,7 +98,8 @@ class ProviderEntry:
     dialect: str
     base_url: str
     credential: str = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # what is redacted in texts, the longest first
     api_version: str = ""
     connection: Connection
     retries: int

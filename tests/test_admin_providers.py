@@ -99,7 +99,7 @@ def test_no_history_entry_holds_the_api_key(admin_client):
 
 
 def test_a_blank_new_api_key_keeps_the_stored_one(admin_client):
-    provider = make_provider(slug="openai", api_key=SECRET)
+    provider = make_provider(slug="openai", api_key=SECRET, base_url="https://api.openai.com/v1")
     answer = admin_client.post(change(provider), form(name="Renamed", when_unhealthy="try"))
     assert answer.status_code == 302
     provider.refresh_from_db()

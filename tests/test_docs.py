@@ -13,7 +13,7 @@ from routing.config.section import Section
 
 ROOT = Path(__file__).resolve().parent.parent
 READERS = {
-    *("str", "flag", "choice", "whole_number", "words", "networks"),
+    *("str", "flag", "choice", "whole_number", "words", "networks", "reachable"),
     *("address", "database", "directory", "mail_server", "secret", "long_secret"),
 }
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)

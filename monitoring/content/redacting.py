@@ -5,8 +5,8 @@ from typing import Any
 
 import re2
 
-from proxy.content.capture import SHORTEST_CREDENTIAL
 from routing.models.content import pattern_options
+from routing.secret_headers import SHORTEST_SEARCHED
 
 REDACTED = "[redacted]"
 CREDENTIALS = (
@@ -35,7 +35,7 @@ class Redactor:
         self._patterns = [re2.compile(one, options) for one in (*CREDENTIALS, *patterns)]
         self._said = re2.compile(_SAID, options)
         self._name = re2.compile(_NAMED, options)
-        self._secrets = [one for one in secrets if len(one) >= SHORTEST_CREDENTIAL]
+        self._secrets = [one for one in secrets if len(one) >= SHORTEST_SEARCHED]
 
     def tree(self, value: Any) -> Any:
         """All texts in it, names included."""

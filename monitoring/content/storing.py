@@ -11,7 +11,7 @@ from monitoring.content.reading import read
 from monitoring.content.redacting import Redactor
 from monitoring.models import RequestContent
 from proxy.content.records import Content, unpack
-from routing import credentials
+from routing import credentials, secret_headers
 from routing.models import GatewaySettings, Provider
 
 logger = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ def store(records: list[Content]) -> None:
 
 
 def _redactor() -> Redactor:
-    secrets = []
-    for provider in Provider.objects.exclude(encrypted_api_key=""):
+    secrets: list[str] = []
+    for provider in Provider.objects.all():
         try:
-            secrets.append(provider.api_key)
+            secrets += secret_headers.searched(provider.api_key, provider.headers)
         except credentials.CredentialUnreadable:
             logger.error("content: the credential of %s can't be read, nor looked for", provider.slug)
     return Redactor(GatewaySettings.load().content_patterns, secrets)

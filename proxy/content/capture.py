@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 
 from proxy.call import Call
+from routing.secret_headers import SHORTEST_SEARCHED, is_secret
 from routing.table import CONTENT_NEVER, CONTENT_OFF
 
-SHORTEST_CREDENTIAL = 8  # characters
 REDACTED = b"[redacted]"
-_CREDENTIAL_HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-litellm-api-key")
 _FINISH_REASON = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([a-z_]{1,40})"')
 
 
@@ -70,12 +69,15 @@ class Capture:
         }
 
 
-def _credentials(call: Call) -> set[bytes]:
-    given = [call.incoming.headers.get(name, b"") for name in _CREDENTIAL_HEADERS]
-    found = [value.rpartition(b" ")[2] for value in given]
-    found.append(call.caller_credential.encode("latin-1", "replace"))
-    found += [attempt.target.provider.credential.encode("latin-1", "replace") for attempt in call.attempts]
-    return {credential for credential in found if len(credential) >= SHORTEST_CREDENTIAL}
+def _credentials(call: Call) -> list[bytes]:
+    """The longest first: it may contain the others."""
+    headers = call.incoming.headers.items()
+    given = [value for name, value in headers if is_secret(name.decode("latin-1"))]
+    found = {value.rpartition(b" ")[2] for value in given}
+    found.add(call.caller_credential.encode("latin-1", "replace"))
+    for attempt in call.attempts:
+        found.update(secret.encode("latin-1", "replace") for secret in attempt.target.provider.secrets)
+    return sorted((one for one in found if len(one) >= SHORTEST_SEARCHED), key=len, reverse=True)
 
 
 def _counted(messages: Any) -> dict[str, int]:

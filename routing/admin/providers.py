@@ -19,6 +19,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
+from routing import credentials, secret_headers
+from routing.addresses import origin
 from routing.admin.base import (
     NOTHING,
     JsonObjectField,
@@ -37,6 +39,13 @@ STALE_AFTER_PROBES = 3
 LONGEST_DETAIL = 32  # characters in the list; the tip has all
 _ADDED_FROM_DIALECT = ("api_version", "extra_headers", "when_unhealthy")
 HEALTH_KIND = {"healthy": "success", "degraded": "warning", "unhealthy": "danger"}
+
+
+_MASKED_HELP = (
+    "Values of names such as x-api-key are stored encrypted and shown by their end; leave them as they "
+    "are to keep them."
+)
+_MOVED = "The base URL has another scheme, host or port:"
 
 
 class ProviderForm(BudgetForm):
@@ -60,8 +69,18 @@ class ProviderForm(BudgetForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._kept_headers: list[str] = []
         if self.instance.pk is None and "when_unhealthy" in self.fields:
             self._offer_dialect_defaults()
+        elif "extra_headers" in self.fields:
+            self.initial["extra_headers"] = secret_headers.masked(self._stored_headers())
+            self.fields["extra_headers"].help_text += f" {_MASKED_HELP}"
+
+    def _stored_headers(self) -> dict[str, str]:
+        try:
+            return self.instance.headers
+        except credentials.CredentialUnreadable:
+            return secret_headers.split(self.instance.extra_headers)[0]
 
     def _offer_dialect_defaults(self) -> None:
         self.fields["api_version"].help_text = "Sent as X-API-Version to Z.ai. Blank: the dialect's default."
@@ -77,13 +96,37 @@ class ProviderForm(BudgetForm):
             raise ValidationError("Allowed are printable ASCII characters without blanks.")
         return key
 
+    def clean_extra_headers(self) -> dict[str, Any]:
+        given: dict[str, Any] = self.cleaned_data["extra_headers"]
+        meant, self._kept_headers = secret_headers.unmasked(given, self._stored_headers())
+        for name, text in meant.items():
+            if secret_headers.is_masked(text):
+                raise ValidationError(f"{name}: this value is not the stored one; type it anew.")
+        return meant
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if cleaned.get("new_api_key") and cleaned.get("clear_api_key"):
             self.add_error("clear_api_key", "Allowed is either a new API key or clearing the stored one.")
         if self.instance.pk is None:
             self._fill_from_dialect(cleaned)
+        else:
+            self._check_move(cleaned)
+        if isinstance(cleaned.get("extra_headers"), dict):
+            self.instance.headers = cleaned["extra_headers"]
+            cleaned["extra_headers"] = self.instance.extra_headers
         return cleaned
+
+    def _check_move(self, cleaned: dict[str, Any]) -> None:
+        """Whoever may edit the address must not have the stored credentials sent to a host of theirs."""
+        base_url = cleaned.get("base_url")
+        if base_url is None or origin(base_url) == origin(self.initial["base_url"]):
+            return
+        typed_anew = cleaned.get("new_api_key") or cleaned.get("clear_api_key")
+        if self.instance.encrypted_api_key and not typed_anew:
+            self.add_error("new_api_key", f"{_MOVED} type the API key anew, or clear it.")
+        for name in self._kept_headers:
+            self.add_error("extra_headers", f"{_MOVED} type the value of {name} anew, or take it out.")
 
     def _fill_from_dialect(self, cleaned: dict[str, Any]) -> None:
         defaults = DIALECT_DEFAULTS.get(cleaned.get("dialect", ""), {})
@@ -150,7 +193,7 @@ class ProviderAdmin(BudgetAdmin):
         "shown_spending",
     )
 
-    @method_decorator(sensitive_post_parameters("new_api_key"))
+    @method_decorator(sensitive_post_parameters("new_api_key", "extra_headers"))
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         return super().changeform_view(request, *args, **options)
 

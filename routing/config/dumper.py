@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from routing import secret_headers
 from routing.config import fallback_rows
 from routing.config.environment import escape_all
 from routing.config.fields import dump_fields
@@ -116,6 +117,13 @@ def _provider(row: Provider) -> dict[str, Any]:
     found = dump_fields(row, "slug")
     if row.encrypted_api_key:
         found["api_key"] = f"{ENCRYPTED}{row.encrypted_api_key}"
+    if secret_headers.split(row.extra_headers)[1]:
+        row.headers = row.headers  # what a bulk write left in the plain ones is encrypted on its way out
+    found.pop("extra_headers", None)
+    if row.extra_headers:
+        found["extra_headers"] = row.extra_headers
+    if row.encrypted_headers:
+        found["encrypted_headers"] = f"{ENCRYPTED}{row.encrypted_headers}"
     return found
 
 

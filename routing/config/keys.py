@@ -38,6 +38,18 @@ def read_credential(section: Section, name: str = "api_key") -> Any:
     return section.problem(name, "allowed are printable ASCII characters without blanks")
 
 
+def read_secret_headers(section: Section) -> Any:
+    """A provider's extra headers that hold credentials, as dump_config wrote them."""
+    raw = section.raw("encrypted_headers")
+    if raw is ABSENT:
+        return ABSENT
+    if isinstance(raw, str) and raw.startswith(ENCRYPTED):
+        return _decrypted(section, "encrypted_headers", raw.removeprefix(ENCRYPTED))
+    return section.problem(
+        "encrypted_headers", "allowed is what dump_config wrote; in plain text they belong into extra_headers"
+    )
+
+
 def _decrypted(section: Section, name: str, token: str) -> Any:
     try:
         plaintext = credentials.decrypt(token)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from routing.config import fields
-from routing.config.keys import read_credential, read_hash
+from routing.config.keys import read_credential, read_hash, read_secret_headers
 from routing.config.plan import PlannedRow
 from routing.config.section import ABSENT, Section
 from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, Team
@@ -62,9 +62,10 @@ def _route(section: Section) -> PlannedRow:
 
 
 def _provider(section: Section) -> PlannedRow:
-    api_key = read_credential(section)
+    api_key, headers = read_credential(section), read_secret_headers(section)
     row = _row(section, Provider, "slug")
     row.say("api_key", api_key, section.at("api_key"))
+    row.say("encrypted_headers", headers, section.at("encrypted_headers"))
     return row
 
 

@@ -8,7 +8,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from routing import credentials
+from routing import credentials, secret_headers
+from routing.addresses import origin
 from routing.config.plan import Credential, PlannedRow
 from routing.config.report import Change, Notes
 from routing.models import ApiKey, ModelRoute, Provider
@@ -76,14 +77,17 @@ def _fill(row: models.Model, planned: PlannedRow, notes: Notes, *, new: bool) ->
     for name, value in (planned.initial if new else {}).items():
         setattr(row, name, value)
     for name, more in planned.additions.items():
-        setattr(row, name, _merged(name, getattr(row, name), more))
+        if name != "extra_headers":
+            setattr(row, name, _merged(getattr(row, name), more))
     for name, value in planned.values.items():
-        if name != "api_key":
+        if name not in ("api_key", "extra_headers", "encrypted_headers"):
             setattr(row, name, value)
     for name, lowest in planned.floors.items():
         setattr(row, name, max(getattr(row, name), lowest))
     if isinstance(row, Provider):
-        _fill_credential(row, planned, notes, moved=not new and _origin(row.base_url) != _origin(place))
+        moved = not new and _moved(place, row.base_url)
+        _fill_credential(row, planned, notes, moved=moved)
+        _fill_headers(row, planned, notes, moved=moved)
 
 
 def _fill_credential(row: Provider, planned: PlannedRow, notes: Notes, *, moved: bool) -> None:
@@ -104,24 +108,59 @@ def _is_same(row: Provider, plaintext: str) -> bool:
         return False
 
 
-def _origin(url: str) -> str:
-    return "/".join(url.split("/", 3)[:3]).lower()
+def _fill_headers(row: Provider, planned: PlannedRow, notes: Notes, *, moved: bool) -> None:
+    before = _secret_headers(row)
+    if moved and row.encrypted_headers:
+        row.encrypted_headers = ""
+        if "extra_headers" not in planned.values:
+            notes.warn(
+                planned.path, "the provider moved to another host, so its stored secret headers were removed"
+            )
+    wanted: Credential | None = planned.values.get("encrypted_headers")
+    if "extra_headers" in planned.values or wanted is not None:
+        said = planned.values.get("extra_headers", {})
+        if not isinstance(said, dict):
+            row.extra_headers = said  # its own check says what is wrong
+            return
+        row.headers = said | (json.loads(wanted.plaintext) if wanted is not None else {})
+        if wanted is not None and before != _secret_headers(row):
+            row.encrypted_headers = wanted.token  # so that what is dumped is what was loaded
+    elif more := planned.additions.get("extra_headers"):
+        row.headers = _with_headers(row.extra_headers | (_secret_headers(row) or {}), more)
+    elif secret_headers.split(row.extra_headers)[1]:
+        row.headers = row.extra_headers  # a new row's initial ones
 
 
-def _merged(name: str, there: Any, more: Any) -> Any:
+def _secret_headers(row: Provider) -> dict[str, str] | None:
+    """None where they can't be read."""
+    try:
+        return row.secret_headers
+    except credentials.CredentialUnreadable:
+        return None
+
+
+def _with_headers(there: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+    """Header names have no case: one that is there in another spelling is replaced."""
+    lowered = {name.lower() for name in more if name not in there}
+    return {name: text for name, text in there.items() if name.lower() not in lowered} | more
+
+
+def _moved(before: str, after: Any) -> bool:
+    try:
+        return origin(before) != origin(after)
+    except (AttributeError, ValueError):
+        return True  # one of them is no URL: its own check says so
+
+
+def _merged(there: Any, more: Any) -> Any:
     if isinstance(more, list):
         return [*there, *(item for item in more if item not in there)]
-    merged = dict(there)
-    for key, value in more.items():
-        if name == "extra_headers" and key not in merged:
-            merged = {other: text for other, text in merged.items() if other.lower() != key.lower()}
-        merged[key] = value
-    return merged
+    return dict(there) | more
 
 
 def _contents(row: models.Model) -> dict[str, Any]:
     """What is compared. JSON as text: Python takes 1, 1.0 and true for the same."""
-    written_here = ("encrypted_api_key", "key_hash", "prefix", "restricted")
+    written_here = ("encrypted_api_key", "encrypted_headers", "key_hash", "prefix", "restricted")
     found = {}
     for field in row._meta.concrete_fields:
         if not field.primary_key and (field.editable or field.name in written_here):
@@ -137,7 +176,7 @@ def _stamps(row: models.Model) -> list[str]:
 
 
 def _as_planned(name: str) -> str:
-    return "api_key" if name == "encrypted_api_key" else name
+    return {"encrypted_api_key": "api_key", "encrypted_headers": "extra_headers"}.get(name, name)
 
 
 def _problems(row: models.Model, unsure: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 
-from routing import addresses
+from routing import addresses, secret_headers
 
 slug_validator = RegexValidator(
     r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
@@ -19,8 +19,6 @@ slug_validator = RegexValidator(
 
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}\Z")
 _TAG = re.compile(r"^(?! )[ -+\--~]{1,64}(?<! )\Z")
-# What the transport or the credential owns can't be set by hand.
-_RESERVED_HEADERS = {"authorization", "connection", "content-length", "host", "transfer-encoding"}
 
 
 # Blanks, control characters, and a backslash: some libraries take it for a slash, others for a letter.
@@ -50,10 +48,13 @@ def validate_headers(value: Any) -> None:
     """A JSON object of header names to one-line texts."""
     if not isinstance(value, dict):
         raise ValidationError('Allowed is a JSON object, for example {"x-team": "search"}.')
+    lowered = [name.lower() for name in value]
     for name, text in value.items():
+        if lowered.count(name.lower()) > 1:
+            raise ValidationError(f"{name} is there twice: header names have no case.")
         if not _HEADER_NAME.match(name):
             raise ValidationError(f"{name!r} is not a header name: allowed are letters, digits and dashes.")
-        if name.lower() in _RESERVED_HEADERS:
+        if name.lower() in secret_headers.REFUSED:
             raise ValidationError(f"{name} is set by the gateway itself and can't be listed here.")
         if not isinstance(text, str) or not text.isprintable() or not text.isascii() or len(text) > 4000:
             raise ValidationError(

@@ -1,10 +1,13 @@
 """A provider: one account at one upstream API."""
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import models
 
-from routing import credentials
+from routing import credentials, secret_headers
 from routing.demo_provider import called_at
 from routing.models.fields import (
     choice_constraint,
@@ -93,6 +96,13 @@ class Provider(Limited):
         blank=True,
         validators=[validate_headers],
         help_text='Sent with each request to the provider, for example {"User-Agent": "ZAI-Gateway/1.0"}.',
+    )
+    encrypted_headers = models.TextField(
+        "extra headers that hold credentials (encrypted)",
+        blank=True,
+        default="",
+        db_default="",  # the release before adds rows too, while both run
+        editable=False,
     )
     api_version = models.CharField(
         "API version",
@@ -262,6 +272,57 @@ class Provider(Limited):
     @api_key.setter
     def api_key(self, plaintext: str) -> None:
         self.encrypted_api_key = credentials.encrypt(plaintext)
+
+    @property
+    def secret_headers(self) -> dict[str, str]:
+        """Those of the extra headers that are stored encrypted. Raises CredentialUnreadable."""
+        found: dict[str, str] = json.loads(credentials.decrypt(self.encrypted_headers) or "{}")
+        return found
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All extra headers in plain text. Raises CredentialUnreadable."""
+        newer = {name.lower() for name in self.extra_headers}
+        stored = self.secret_headers.items()
+        return {name: text for name, text in stored if name.lower() not in newer} | self.extra_headers
+
+    @headers.setter
+    def headers(self, all_of_them: dict[str, str]) -> None:
+        self.extra_headers, secret = secret_headers.split(all_of_them)
+        if not secret:
+            self.encrypted_headers = ""
+        elif not self._has_secret_headers(secret):
+            self.encrypted_headers = credentials.encrypt(json.dumps(secret))
+
+    def _has_secret_headers(self, wanted: dict[str, str]) -> bool:
+        try:
+            return self.secret_headers == wanted
+        except credentials.CredentialUnreadable:
+            return False
+
+    def clean(self) -> None:
+        super().clean()
+        if not isinstance(self.extra_headers, dict):
+            return  # the field's own check says so
+        try:
+            validate_headers(self.headers)
+        except credentials.CredentialUnreadable:
+            pass  # compiling says so; here it must not keep an admin from mending it
+        except ValidationError as error:
+            raise ValidationError({"extra_headers": error}) from None
+
+    def save(self, *, update_fields: Iterable[str] | None = None, **options: Any) -> None:
+        """Extra headers that hold credentials are taken out of the plain ones and encrypted."""
+        if isinstance(self.extra_headers, dict) and secret_headers.split(self.extra_headers)[1]:
+            self.headers = self._all_headers()
+            update_fields = update_fields and {*update_fields, "extra_headers", "encrypted_headers"}
+        super().save(update_fields=update_fields, **options)
+
+    def _all_headers(self) -> dict[str, str]:
+        try:
+            return self.headers
+        except credentials.CredentialUnreadable:
+            return self.extra_headers
 
     @property
     def masked_api_key(self) -> str:

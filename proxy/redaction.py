@@ -1,0 +1,12 @@
+"""What must not stand in anything that a provider's words get into."""
+
+from proxy.call import Call
+from routing.secret_headers import SHORTEST_SEARCHED
+from routing.table import ProviderEntry
+
+
+def secrets_of(call: Call, provider: ProviderEntry | None) -> tuple[str, ...]:
+    """The credentials that such a call was sent with."""
+    stored = provider.secrets if provider is not None else ()
+    own = call.caller_credential
+    return (own, *stored) if len(own) >= SHORTEST_SEARCHED else stored
