@@ -329,9 +329,12 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "console": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "console": {
+            "()": "monitoring.log_formats.Console",
+            "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
+        },
         "json": {
-            "()": "pythonjsonlogger.json.JsonFormatter",
+            "()": "monitoring.log_formats.Json",
             "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         },
     },
@@ -516,10 +519,7 @@ UNFOLD = {
 if _dsn := address("SENTRY_DSN", "http", "https"):
     import sentry_sdk
 
-    # Local variables may hold credentials and prompts.
-    sentry_sdk.init(
-        dsn=_dsn,
-        send_default_pii=False,
-        max_request_body_size="never",
-        include_local_variables=False,
-    )
+    from monitoring.crash_reports import Reports, options
+
+    _known = (MASTER_KEY, METRICS_TOKEN, SECRET_KEY, *ENCRYPTION_KEYS, DATABASES["default"].get("PASSWORD"))
+    sentry_sdk.init(dsn=_dsn, **options(Reports(_known)))

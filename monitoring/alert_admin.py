@@ -6,19 +6,22 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE
 from django.core.exceptions import ValidationError
-from django.core.validators import URLValidator, validate_email
+from django.core.validators import validate_email
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminPasswordWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
 from monitoring.alerts.delivering import send_test
 from monitoring.alerts.rules import THRESHOLDS
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
+from routing.addresses import AddressRefused, for_channels, origin
 from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, nowrap, record, utc
+from routing.credentials import CredentialUnreadable
+from routing.models.fields import validate_url
 
 STATUS_KIND = {"sent": "success", "pending": "warning", "failed": "danger"}
 
@@ -39,6 +42,12 @@ class ChannelForm(forms.ModelForm):
         widget=UnfoldAdminPasswordWidget({"autocomplete": "new-password"}),
         help_text="Webhooks only: signs each message. Blank: the stored one stays.",
     )
+    clear_secret = forms.BooleanField(
+        label="Clear the stored signing secret",
+        required=False,
+        widget=UnfoldBooleanSwitchWidget(),
+        help_text="Messages are then not signed.",
+    )
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -47,15 +56,36 @@ class ChannelForm(forms.ModelForm):
             self.add_error("new_target", "An address is needed.")
         elif target:
             _check(cleaned.get("kind", ""), target, self)
+            self._check_move(cleaned, target)
+        if cleaned.get("new_secret") and cleaned.get("clear_secret"):
+            self.add_error("clear_secret", "Allowed is either a new secret or clearing the stored one.")
         return cleaned
+
+    def _check_move(self, cleaned: dict[str, Any], target: str) -> None:
+        """Whoever may edit the address must not have messages signed for a host of theirs."""
+        typed_anew = cleaned.get("new_secret") or cleaned.get("clear_secret")
+        if self.instance.encrypted_secret and not typed_anew and _moved(self.instance, target):
+            self.add_error(
+                "new_secret",
+                "The address has another scheme, host or port: type the secret anew, or clear it.",
+            )
 
     def save(self, commit: bool = True) -> AlertChannel:
         if target := self.cleaned_data.get("new_target", "").strip():
             self.instance.target = target
         if secret := self.cleaned_data.get("new_secret"):
             self.instance.secret = secret
+        elif self.cleaned_data.get("clear_secret"):
+            self.instance.secret = ""
         channel: AlertChannel = super().save(commit)
         return channel
+
+
+def _moved(channel: AlertChannel, target: str) -> bool:
+    try:
+        return origin(channel.target) != origin(target)
+    except (CredentialUnreadable, ValueError):
+        return True  # nobody knows where it was
 
 
 def _check(kind: str, target: str, form: forms.Form | forms.ModelForm) -> None:
@@ -63,17 +93,20 @@ def _check(kind: str, target: str, form: forms.Form | forms.ModelForm) -> None:
         if kind == AlertChannel.Kind.EMAIL:
             for address in target.split(","):
                 validate_email(address.strip())
-        elif not target.startswith("http://"):  # a plain host name (a container's) is allowed there
-            URLValidator(schemes=["https"])(target)
+        else:
+            validate_url(target, "Allowed are an http or https URL, or e-mail addresses for e-mail.")
+            for_channels().check_url(target)
     except ValidationError:
         form.add_error("new_target", "Allowed are an http or https URL, or e-mail addresses for e-mail.")
+    except AddressRefused as why:
+        form.add_error("new_target", f"{why}. docs/settings.md says what CHANNEL_NETWORKS opens.")
 
 
 @admin.register(AlertChannel)
 class AlertChannelAdmin(ModelAdmin):
     form = ChannelForm
     list_display = ("name", "kind", "last_delivery", "enabled")
-    fields = (("name", "kind"), "new_target", "new_secret", "enabled")
+    fields = (("name", "kind"), "new_target", ("new_secret", "clear_secret"), "enabled")
     actions = ("send_a_test",)
     compressed_fields = False
 

@@ -1,5 +1,7 @@
 """Headers of the gateway's answers, as the lines that go over the wire: each ends with CR LF."""
 
+import re
+
 from proxy.admission.base import NO_HEADROOMS
 from proxy.call import Call
 from proxy.errors import GatewayError
@@ -13,6 +15,7 @@ _REQUESTS, _TOKENS = (
     for kind in (b"requests", b"tokens")
 )
 _BOTH = _REQUESTS + _TOKENS
+_NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
 MOST_KEPT = 10_000  # two for each target: one of a table with many
 
 
@@ -102,4 +105,5 @@ def _rate_limits(call: Call) -> bytes:
 
 
 def _ascii(text: str) -> bytes:
-    return text.encode("ascii", "replace")
+    """As a header may hold it: whatever else is in a name becomes a question mark."""
+    return _NOT_PRINTABLE.sub("?", text).encode("ascii")

@@ -306,7 +306,7 @@ def mailbox(settings):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mailbox) as server:
         server.mails, server.recipients = [], []
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_BACKEND = "monitoring.alerts.channels.smtp.CheckedEmailBackend"
         settings.EMAIL_HOST, settings.EMAIL_PORT = server.server_address
         yield server
         server.shutdown()
@@ -323,7 +323,7 @@ def test_mail_reaches_all_addresses(mailbox):
 
 
 def test_a_mail_server_that_is_away_is_a_failed_try(settings):
-    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_BACKEND = "monitoring.alerts.channels.smtp.CheckedEmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
     make_channel(kind="email", target="a@example.com")
     ill()

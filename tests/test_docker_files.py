@@ -1,6 +1,8 @@
 """What can be checked of docker/ without an engine; docker/README.md says what was run by hand."""
 
 import ast
+import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -11,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
+
+from tests.live import until
+from tests.optional import needs
+from tests.services import RedisServer, scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 APPS = ("gateway_project", "routing", "proxy", "monitoring")
 # Set by Docker or read by Python and Django, not by our settings.
 NOT_OURS = {"DJANGO_SETTINGS_MODULE", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 READERS = {
-    *("str", "flag", "choice", "whole_number", "words", "networks"),
+    *("str", "flag", "choice", "whole_number", "words", "networks", "reachable"),
     *("address", "database", "directory", "mail_server", "secret", "long_secret"),
 }
 
@@ -127,7 +134,7 @@ def test_compose_has_every_part_and_one_web_port() -> None:
     assert services()["web"]["ports"][0].endswith(":4000")
 
 
-@pytest.mark.parametrize("name", ["SECRET_KEY", "ENCRYPTION_KEYS", "DATABASE_URL"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "ENCRYPTION_KEYS", "DATABASE_URL", "REDIS_URL"])
 def test_compose_has_no_default_for_secrets(name: str) -> None:
     for service in OURS:
         assert re.search(r"\$\{[A-Z_]+:\?", services()[service]["environment"][name])
@@ -153,3 +160,36 @@ def test_processes_of_compose_are_those_of_make_serve() -> None:
         assert " ".join(services()[service]["command"]) == procfile[service]
     command = only("CMD").translate(str.maketrans("", "", '[],"'))
     assert command == procfile["web"]
+
+
+@needs("Redis")
+def test_redis_of_compose_asks_for_a_password_that_no_command_line_shows() -> None:
+    service = services()["redis"]
+    assert ":?" in service["environment"]["REDISCLI_AUTH"]
+    password = "0123456789abcdef"
+    with scratch("redis") as directory:
+        server = RedisServer(directory)
+        (entry := Path(directory) / "docker-entrypoint.sh").write_text('#!/bin/sh\nexec "$@"\n')
+        entry.chmod(0o755)  # the image's own, which becomes the user redis first
+        path = f"{directory}:{os.environ['PATH']}"
+        options = f" --port {server.port} --bind 127.0.0.1 --save ''"
+        shell = service["command"][2].replace("$$", "$") + options
+        process = subprocess.Popen(
+            ["sh", "-ec", shell], cwd=directory, env=os.environ | {"REDISCLI_AUTH": password, "PATH": path}
+        )
+        try:
+            link = redis.Redis(port=server.port, password=password)
+            until(lambda: answers(link), "Redis answers with the password")
+            with pytest.raises(redis.AuthenticationError):
+                redis.Redis(port=server.port).ping()
+            assert password.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        finally:
+            with contextlib.suppress(redis.RedisError):
+                redis.Redis(port=server.port, password=password).shutdown(nosave=True)
+            process.wait(10)
+
+
+def answers(link: "redis.Redis") -> bool:
+    with contextlib.suppress(redis.ConnectionError):
+        return bool(link.ping())
+    return False

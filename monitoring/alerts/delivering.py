@@ -73,6 +73,10 @@ def send(delivery: AlertDelivery) -> str:
     except (ChannelFailed, CredentialUnreadable) as error:
         problem = str(error)[:300]
         logger.warning("alert not delivered to %s: %s", channel.name, problem)
+    except Exception as error:
+        # The next message may go through: nothing that one of them holds may end the thread.
+        problem = f"{type(error).__name__}: not sent; the gateway's log says why"
+        logger.exception("alert not delivered to %s", channel.name)
     status = Status.SENT
     if problem:
         status = Status.FAILED if delivery.attempts >= MOST_ATTEMPTS else Status.PENDING

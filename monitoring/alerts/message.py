@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 
+def one_line(text: str) -> str:
+    """Line breaks, tabs and other control characters as blanks: what a header or a log line may hold."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 class ChannelFailed(Exception):
     """The message was not taken. The text is safe to show: it holds no address and no secret."""
 

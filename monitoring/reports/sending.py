@@ -51,6 +51,10 @@ def send(delivery: ReportDelivery) -> str:
     except (ChannelFailed, CredentialUnreadable) as error:
         problem = str(error)[:300]
         logger.warning("report %s not delivered to %s: %s", delivery, channel.name, problem)
+    except Exception as error:
+        # The next report may go through: nothing that one of them holds may end the task.
+        problem = f"{type(error).__name__}: not sent; the gateway's log says why"
+        logger.exception("report %s not delivered to %s", delivery, channel.name)
     values: dict[str, object] = {"status": Status.SENT, "sent_at": timezone.now()}
     if problem:
         values = {"status": Status.FAILED if delivery.attempts >= MOST_ATTEMPTS else Status.PENDING}

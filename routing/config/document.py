@@ -10,6 +10,8 @@ import yaml
 
 from routing.config.report import ConfigInvalid
 
+MOST_BYTES = 16 * 1024 * 1024  # of a file
+MOST_VALUES = 1_000_000  # once its aliases are written out
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -25,11 +27,15 @@ class _Loader(yaml.SafeLoader):
 def load(path: str | Path) -> dict[str, Any]:
     """The file's content. Raises ConfigInvalid, without a word of what stands in the file."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8-sig") if len(content) <= MOST_BYTES else ""
     except OSError as error:
         raise ConfigInvalid([f"{path}: can't be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigInvalid([f"{path}: is not UTF-8 text"]) from None
+    if len(content) > MOST_BYTES:
+        raise ConfigInvalid([f"{path}: is larger than {MOST_BYTES:,} bytes"])
     return parse(text, str(path))
 
 
@@ -57,11 +63,26 @@ def _construct(text: str, name: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
+        if _size(node, {}) > MOST_VALUES:
+            raise ConfigInvalid([f"{name}: holds more than {MOST_VALUES:,} values, its aliases written out"])
         if twice := list(_duplicates(node, set())):
             raise ConfigInvalid(f"{name}, line {line}: the key {key} is there twice" for key, line in twice)
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values it stands for: an alias counts as all that it repeats. One inside itself ends too."""
+    if (found := known.get(id(node))) is not None:
+        return found
+    known[id(node)] = 0  # for an alias inside itself, which is refused later
+    children: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    size = 1 + sum(_size(child, known) for child in children)
+    known[id(node)] = size
+    return size
 
 
 def _duplicates(node: yaml.Node, visited: set[int]) -> Iterator[tuple[str, int]]:

@@ -22,22 +22,28 @@ _TAG = re.compile(r"^(?! )[ -+\--~]{1,64}(?<! )\Z")
 
 
 # Blanks, control characters, and a backslash: some libraries take it for a slash, others for a letter.
-_NOT_IN_A_URL = re.compile(r"[\s?#\\\x00-\x20\x7f]")
+_NOT_IN_A_URL = re.compile(r"[\s\\\x00-\x20\x7f]")
 
 
-def validate_base_url(value: str) -> None:
-    """An http(s) URL; plain host names (a container's, localhost) are allowed."""
+def validate_url(value: str, allowed: str) -> None:
+    """An http(s) URL without a user; plain host names (a container's, localhost) are allowed."""
     try:
         parts = urlsplit(value)
         parts.port  # noqa: B018 raises ValueError
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or _NOT_IN_A_URL.search(value):
-        raise ValidationError(
-            "Allowed is an http or https URL without query, for example https://api.openai.com/v1."
-        )
+        raise ValidationError(allowed)
     if "@" in parts.netloc:
         raise ValidationError("A URL with a user or password in it isn't allowed: use the API key.")
+
+
+def validate_base_url(value: str) -> None:
+    """Of a provider."""
+    allowed = "Allowed is an http or https URL without query, for example https://api.openai.com/v1."
+    validate_url(value, allowed)
+    if "?" in value or "#" in value:
+        raise ValidationError(allowed)
     try:
         addresses.for_providers().check_url(value)
     except addresses.AddressRefused as why:

@@ -5,7 +5,7 @@ import smtplib
 from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
 from django.core.mail.utils import DNS_NAME
 
-from monitoring.alerts.message import ChannelFailed, File, Message
+from monitoring.alerts.message import ChannelFailed, File, Message, one_line
 from proxy.connecting import refusal
 
 MOST_BYTES = 10 * 1000 * 1000
@@ -16,7 +16,7 @@ def send(addresses: str, secret: str, message: Message, seconds: float) -> None:
     """`addresses`: separated by commas. Raises ChannelFailed."""
     lines = [message.summary, "", f"Rule: {message.rule}", f"Since: {message.started_at}"]
     lines += [f"{name}: {value}" for name, value in message.evidence.items()]
-    _send(EmailMessage(f"Switchstand: {message.title}"[:200], "\n".join(lines), to=_list(addresses)), seconds)
+    _send(EmailMessage(_subject(message.title), "\n".join(lines), to=_list(addresses)), seconds)
 
 
 def send_file(addresses: str, secret: str, file: File, seconds: float) -> None:
@@ -25,7 +25,7 @@ def send_file(addresses: str, secret: str, file: File, seconds: float) -> None:
     if len(content) > MOST_BYTES:
         raise ChannelFailed(f"{file.name} is larger than {MOST_BYTES // 10**6} MB: a webhook takes it")
     mail = EmailMultiAlternatives(
-        f"Switchstand: {file.title}"[:200],
+        _subject(file.title),
         f"{file.title}\n",
         to=_list(addresses),
         headers={"Message-ID": f"<{file.id}@{DNS_NAME}>"},
@@ -35,6 +35,11 @@ def send_file(addresses: str, secret: str, file: File, seconds: float) -> None:
     else:
         mail.attach(file.name, content, file.content_type.partition(";")[0])
     _send(mail, seconds)
+
+
+def _subject(title: str) -> str:
+    """One line, whatever the names in it hold: a header has no other."""
+    return one_line(f"Switchstand: {title}")[:200]
 
 
 def _list(addresses: str) -> list[str]:

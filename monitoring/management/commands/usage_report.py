@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from monitoring import rollups, usage
 from monitoring.forecast import Forecast, forecasts
+from monitoring.usage_csv import safe
 
 SHOWN = ("group", "requests", "error_rate", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")
 
@@ -39,7 +40,7 @@ class Command(BaseCommand):
         elif options["format"] == "csv":
             writer = csv.DictWriter(self.stdout, usage.COLUMNS)
             writer.writeheader()
-            writer.writerows(lines)
+            writer.writerows(map(safe, lines))
         else:
             self._table(_report_rows([*lines, usage.total(asked).shown()]))
             if asked.group_by == "team" and (found := list(forecasts())):
