@@ -88,7 +88,7 @@ def test_the_migration_encrypts_what_is_stored_and_back():
     make_provider(slug="p")
     make_provider(slug="q", extra_headers={"x-team": "a"})
     Provider.objects.filter(slug="p").update(extra_headers=HEADERS)
-    module = importlib.import_module("routing.migrations.0014_secret_headers")
+    module = importlib.import_module("routing.migrations.0016_secret_headers")
     for _ in range(2):  # twice: a second run finds nothing to do
         module.encrypt(apps, SimpleNamespace(connection=connection))
         assert MIDDLE not in stored()

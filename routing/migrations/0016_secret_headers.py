@@ -24,7 +24,7 @@ def decrypt(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("routing", "0013_answer_bounds")]
+    dependencies = [("routing", "0015_error_words")]
     operations = [
         migrations.AddField(
             model_name="provider",
