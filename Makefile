@@ -1,4 +1,4 @@
-# Everything there is to learn: serve, test, bench, bench-peers, profile, lint, types, format, requirements.
+# Everything there is to learn: serve, test, bench, bench-peers, profile, lint, types, format, audit, requirements.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ TEST_WORKERS ?= 5
 NODE_CLIENTS := tests/clients
 NODE_PACKAGES := $(NODE_CLIENTS)/node_modules/installed
 
-.PHONY: serve test bench bench-peers profile lint types format requirements
+.PHONY: serve test bench bench-peers profile lint types format audit requirements
 
 serve: $(VENV)/installed
 	@exec $(BIN)/python manage.py serve
@@ -36,6 +36,10 @@ types: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Known weaknesses of what is pinned; says so and passes where no advisory database can be reached.
+audit: $(VENV)/installed-dev
+	@.ci/audit
 
 requirements: $(VENV)/installed-dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header requirements-uv.in -o requirements-uv.txt
