@@ -410,6 +410,19 @@ def test_a_key_in_the_database_stays_where_its_variable_is_not_set(
     assert Provider.objects.get().api_key == "the-stored-one"
 
 
+@pytest.mark.parametrize("name", ["MASTER_KEY", "SECRET_KEY", "ENCRYPTION_KEYS"])
+@pytest.mark.parametrize("form", ["os.environ/{}", '"${{{}}}"', '"Bearer ${{{}}}"'])
+def test_no_provider_is_sent_a_secret_of_the_gateways_own(
+    name: str, form: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "secret-of-the-gateways-own-0123456789")
+    said = load(write(entry(more=f", api_key: {form.format(name)}")))
+    assert f"{name} is the gateway's own secret; it may stand for master_key only" in said
+    assert Provider.objects.get().api_key == ""
+    said = load(write(entry() + f"general_settings: {{master_key: os.environ/{name}}}"))
+    assert "own secret" not in said
+
+
 def test_wrong_references_and_needed_variables_are_problems(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

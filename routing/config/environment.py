@@ -14,12 +14,23 @@ _INSIDE = re.compile(r"\$(?P<literal>\$+\{)|\$\{(?P<name>[^}]*)(?P<end>\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+OWN_SECRETS = frozenset({"MASTER_KEY", "SECRET_KEY", "ENCRYPTION_KEYS"})
+"""The gateway's own: as a provider's credential one would be sent to whoever that provider is."""
+
+
 class NotSet(Exception):
     """A variable is not set, or empty."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"the environment variable {name} is not set")
+
+
+class OwnSecret(Exception):
+    """A reference to one of the gateway's own secrets, where none may stand."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is the gateway's own secret; it may stand for master_key only")
 
 
 class BadReference(Exception):
@@ -52,9 +63,19 @@ def _variable(name: str) -> str:
     return value
 
 
-def expand_all(value: Any) -> Any:
-    """`expand` for every text inside, keys excepted."""
+def expand_all(value: Any, *, own_secrets: bool = False) -> Any:
+    """`expand` for every text inside, keys excepted. Raises OwnSecret unless those are allowed."""
+    if not own_secrets:
+        _each_text(value, _look_for_own_secrets)
     return _each_text(value, expand)
+
+
+def _look_for_own_secrets(text: str) -> str:
+    whole = _WHOLE.fullmatch(text)
+    names = {whole["name"]} if whole else {found["name"] for found in _INSIDE.finditer(text)}
+    for name in OWN_SECRETS & names:
+        raise OwnSecret(name)
+    return text
 
 
 def escape_all(value: Any) -> Any:

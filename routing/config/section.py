@@ -50,8 +50,10 @@ class Section:
         if value is ABSENT:
             return ABSENT
         try:
-            return environment.expand_all(value)
+            return environment.expand_all(value, own_secrets=name == "master_key")
         except environment.NotSet as error:
+            self.notes.warn(self.at(name), f"{error}; this setting is left out")
+        except environment.OwnSecret as error:
             self.notes.warn(self.at(name), f"{error}; this setting is left out")
         except environment.BadReference:
             self.problem(name, "allowed references to the environment are ${NAME} and os.environ/NAME")
