@@ -24,6 +24,7 @@ def admit_at_once(call: Call, admission: Admission) -> Grant | None:
     assert call.key is not None
     assert call.route is not None
     key, route = call.key, call.route.route
+    call.admitted = call.route
     if not key.claims and not route.limited:
         return FreeGrant()
     if call.table.recounted > admission.recounted:
@@ -69,18 +70,21 @@ async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> 
     return await admission.admit((), [_option(target, given, answer, True)], need)
 
 
-async def admit_fallback(call: Call, position: int, admission: Admission) -> None:
+async def admit_fallback(call: Call, position: int, admission: Admission, last: int | None = None) -> None:
     """The call's grant holds one of the targets from `position` on, which a fallback route added.
+
+    `last`: of those before it only.
 
     Raises RateLimited or LimitsUnavailable.
     """
     assert call.grant is not None
+    complete_options(call)
     added = call.options[position:]
     if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
         assert call.need is not None
         call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
     call.bounds_answer = call.bounds_answer or any(_any_budget(option.claims) for option in added)
-    await call.grant.move(position, len(call.order))
+    await call.grant.move(position, len(call.order) if last is None else last)
 
 
 async def move(call: Call, first: int, last: int) -> None:

@@ -53,8 +53,8 @@ class Attempts:
         if call.incoming.has_options and not READ_LATE.isdisjoint(call.incoming.headers):
             return
         position, last = call.grant.option, len(call.order) - 1
-        hedges = call.route.route.hedge_after is not None
-        if position == last or not (hedges or self._chooser.lost(position, call)):
+        hedges = position < last and call.route.route.hedge_after is not None
+        if not hedges and self._may_try(call, position):
             self._asker.begin(call, call.order[position])
 
     def give_up(self, call: Call) -> None:
@@ -108,10 +108,16 @@ class Attempts:
 
     async def _continue(self, call: Call, prefix: Prefix) -> Answer | None:
         assert call.target is not None
-        for position in range(call.order.index(call.target) + 1, len(call.order)):
-            if answer := await self._continue_at(call, position, prefix):
-                return answer
-        return None
+        position = call.order.index(call.target) + 1
+        served = call.route, call.detoured_from
+        while True:
+            for place in range(position, len(call.order)):
+                if answer := await self._continue_at(call, place, prefix):
+                    return answer
+            position = len(call.order)
+            if self._spent(call) or not detours.take(call, detours.ERROR, self._chooser):
+                call.route, call.detoured_from = served
+                return None
 
     async def _continue_at(self, call: Call, position: int, prefix: Prefix) -> Answer | None:
         target = call.order[position]
@@ -119,7 +125,7 @@ class Attempts:
             return None
         assert call.grant is not None
         try:
-            await move(call, position, position + 1)
+            await admit_fallback(call, position, self._admission, position + 1)
             answer = await self._asker.ask(call, target, prefix)
             if not answer.stream:
                 return None  # a whole JSON answer can't be joined to a stream
@@ -134,8 +140,7 @@ class Attempts:
         kind = detours.ERROR
         while True:
             position = call.grant.option
-            may_try = position == len(call.order) - 1 or not self._chooser.lost(position, call)
-            if call.begun is not None or may_try:
+            if call.begun is not None or self._may_try(call, position):
                 try:
                     return await self._try_or_hedge(call, position, failures)
                 except UpstreamRejected as failure:
@@ -161,7 +166,7 @@ class Attempts:
         """Let the grant hold the next target that may be tried. Raises the verdict where there is none."""
         assert call.grant is not None
         last = len(call.order) - 1
-        while position <= last and self._is_passed_over(call, position, last):
+        while position <= last and self._is_passed_over(call, position):
             position += 1
         if position <= last and not self._spent(call):
             try:
@@ -173,14 +178,17 @@ class Attempts:
             raise _verdict(call, failures)
         return None
 
-    def _is_passed_over(self, call: Call, position: int, last: int) -> bool:
+    def _may_try(self, call: Call, position: int) -> bool:
+        """Whether its circuit is closed, or nothing better is left."""
+        if not self._chooser.lost(position, call):
+            return True
+        better = position < len(call.order) - 1 or detours.any_left(call, detours.ERROR)
+        return not (better or call.last_resorts)
+
+    def _is_passed_over(self, call: Call, position: int) -> bool:
         if call.order[position] is call.hedged:
             return True  # it has failed in the race
-        return position < last and self._lost(call, position)
-
-    def _lost(self, call: Call, position: int) -> bool:
-        """Whether it became unavailable meanwhile; the trail then says so."""
-        lost = self._chooser.lost(position, call)
+        lost = not self._may_try(call, position)
         if lost:
             call.skip(call.order[position], LOST)
         return lost
@@ -190,7 +198,9 @@ class Attempts:
         assert call.grant is not None
         while not self._spent(call):
             position = len(call.order)
-            if not detours.take(call, kind, self._chooser):
+            if not detours.take(call, kind, self._chooser) and not (
+                kind == detours.ERROR and detours.take_last_resort(call)
+            ):
                 return False
             try:
                 await admit_fallback(call, position, self._admission)

@@ -81,6 +81,7 @@ class Call:
 
     __slots__ = (
         "abandoned",
+        "admitted",
         "answered_before",
         "ask",
         "attempts",
@@ -103,6 +104,7 @@ class Call:
         "id",
         "incoming",
         "key",
+        "last_resorts",
         "left_at",
         "need",
         "opened",
@@ -151,8 +153,10 @@ class Call:
         self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
         self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
         self.detours: tuple[int, ...] = ()  # fallback routes that were looked at
+        self.last_resorts: tuple[tuple[Resolved, list[TargetEntry]], ...] = ()  # with an open circuit
+        self.admitted: Resolved | None = None  # the route whose limits the grant holds, whatever the target
         self.hedged: TargetEntry | None = None  # asked beside another one, and failed
-        self.available = 0  # so many of them had no open circuit; the rest are last resorts
+        self.available = 0  # so many of them had no open circuit when the order was made
         self.skipped: tuple[tuple[TargetEntry, str], ...] = ()  # and why
         self.shadow = False
         self.target: TargetEntry | None = None

@@ -4,10 +4,16 @@ from collections.abc import Iterator
 
 from proxy.admitting import complete_options, options_of
 from proxy.call import Call
-from proxy.errors import ContentPolicyRefused, ContextWindowExceeded, GatewayError
+from proxy.errors import (
+    ContentPolicyRefused,
+    ContextWindowExceeded,
+    GatewayError,
+    NoHealthyUpstream,
+    UpstreamRateLimited,
+)
 from proxy.resolve import targets_of
 from proxy.targets.choosing import Chooser
-from routing.table import Resolved, RouteEntry
+from routing.table import Resolved, RouteEntry, TargetEntry
 
 ERROR, CONTEXT, POLICY = "error", "context", "policy"
 
@@ -19,7 +25,46 @@ def kind_of(failure: GatewayError) -> str | None:
     return POLICY if isinstance(failure, ContentPolicyRefused) else None
 
 
-def take(call: Call, kind: str, chooser: Chooser) -> bool:
+def choose(call: Call, targets: list[TargetEntry], chooser: Chooser, *, dry: bool = False) -> None:
+    """Puts the targets of the call's route in order, with others in their place where none may be tried.
+
+    These are a fallback route's; where there is none, the route's own with an open circuit.
+    """
+    try:
+        call.order = chooser.order(call, targets, dry=dry)
+    except (NoHealthyUpstream, UpstreamRateLimited):
+        call.available = 0
+        if not take(call, ERROR, chooser, dry=dry) and not take_last_resort(call):
+            raise
+        return
+    if not call.order and not take(call, ERROR, chooser, dry=dry):
+        take_last_resort(call)
+
+
+def take_last_resort(call: Call, *, alone: bool = False) -> bool:
+    """Add the targets of one route whose circuit is open; False where there are none left.
+
+    `alone`: instead of the others, which limits keep from serving.
+    """
+    if not call.last_resorts:
+        return False
+    asked = call.detoured_from or call.route
+    (route, targets), *rest = call.last_resorts
+    call.last_resorts = tuple(rest)
+    if alone:
+        call.order, call.options, call.available = [], [], 0
+    else:
+        complete_options(call)
+    call.route = route
+    call.detoured_from = None if route is asked else asked
+    call.order = [*call.order, *targets]
+    if call.options:
+        also = () if route is call.admitted else route.route.claims
+        call.options += options_of(call, targets, also=also)
+    return True
+
+
+def take(call: Call, kind: str, chooser: Chooser, *, dry: bool = False) -> bool:
     """Add the targets of the next fallback route of this kind to the call's order.
 
     Only the lists of the route that was asked for are followed, each route once, and none that the
@@ -29,7 +74,7 @@ def take(call: Call, kind: str, chooser: Chooser) -> bool:
     asked = call.detoured_from or call.route
     for route in list(_left(call, kind)):
         call.detours += (route.id,)
-        if _append(call, asked, route, chooser):
+        if _append(call, asked, route, chooser, dry):
             call.detoured_from = asked
             return True
     return False
@@ -56,13 +101,16 @@ def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
     return route.policy_fallbacks if kind == POLICY else route.fallbacks
 
 
-def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser) -> bool:
+def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser, dry: bool) -> bool:
     complete_options(call)
     before, order, available = call.route, call.order, call.available
     call.route = Resolved(route, asked.wildcard_part)
     try:
-        more = chooser.order(call, targets_of(call, call.route))
+        more = chooser.order(call, targets_of(call, call.route), dry=dry)
     except GatewayError:  # none of its targets may be tried: the trail says why
+        call.route, call.available = before, available
+        return False
+    if not more:  # all of them have an open circuit: last resorts
         call.route, call.available = before, available
         return False
     call.available += len(order)

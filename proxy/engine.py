@@ -19,11 +19,9 @@ from proxy.content.relay import RecordedRelay
 from proxy.errors import (
     GatewayError,
     InvalidApiKey,
-    NoHealthyUpstream,
     RateLimited,
     Refusal,
     UpstreamError,
-    UpstreamRateLimited,
     forget_history,
 )
 from proxy.failed_auth import FailedAuth
@@ -38,7 +36,7 @@ from proxy.upstreams import Upstreams
 from proxy.usage import estimate
 from proxy.whole import Whole, read_stream, usage_of
 from routing.live import TableKeeper
-from routing.table import KeyEntry, RoutingTable, TargetEntry
+from routing.table import KeyEntry, RoutingTable
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +149,7 @@ class Engine:
 
     def _resolve(self, call: Call) -> None:
         call.route, targets = resolve(call)
-        self._choose(call, targets)
+        detours.choose(call, targets, self._chooser)
 
     def _admit(self, call: Call) -> None:
         call.grant = admit_at_once(call, self._admission)
@@ -212,21 +210,12 @@ class Engine:
 
     async def _admit_elsewhere(self, call: Call, refusal: RateLimited) -> None:
         """To the route that takes what limits keep from the call's own. Raises the refusal for none."""
-        other = over_limit_route(call)
-        if other is None:
+        if (other := over_limit_route(call)) is not None:
+            call.route, targets = other
+            detours.choose(call, targets, self._chooser)
+        elif not detours.take_last_resort(call, alone=True):
             raise refusal
-        call.route, targets = other
-        call.order = self._chooser.order(call, targets)
         call.grant = await admit(call, self._admission)
-
-    def _choose(self, call: Call, targets: list[TargetEntry]) -> None:
-        """Puts the targets in order; those of a fallback route where the call's own may not be tried."""
-        try:
-            call.order = self._chooser.order(call, targets)
-        except (NoHealthyUpstream, UpstreamRateLimited):
-            call.available = 0
-            if not detours.take(call, detours.ERROR, self._chooser):
-                raise
 
     def _refused(self, call: Call, error: GatewayError) -> Refusal:
         refusal = self._refusal(call, error)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from proxy import detours
 from proxy.admission.base import Claim, Headrooms
 from proxy.admission.refusals import PERIODS
 from proxy.ask import decode_chat
@@ -172,7 +173,10 @@ class _Explaining:
         assert self.call.route is not None
         route = self.call.route.route
         self._say("strategy", STRATEGIES[route.strategy].label)
-        self.call.order = self.chooser.order(self.call, targets, dry=True)
+        detours.choose(self.call, targets, self.chooser, dry=True)
+        chosen = self.call.route
+        while detours.take_last_resort(self.call):
+            self.call.route = chosen
         first = self.call.order[0]
         self._say("target", f"{first.name} is asked first, {len(self.call.order) - 1} more after it")
 

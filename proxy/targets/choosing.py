@@ -29,8 +29,8 @@ class Chooser:
     def order(self, call: Call, targets: list[TargetEntry], *, dry: bool = False) -> list[TargetEntry]:
         """Best first; what is left out is noted in the call. Raises the caller's error for none.
 
-        Last come unhealthy providers and broken targets: trying them beats refusing. Targets in the
-        pause that a 429 asked for are not tried at all.
+        Last come unhealthy providers. Broken targets become the call's last resorts: nothing else is left
+        where the order is empty. Targets in the pause that a 429 asked for are not tried at all.
         """
         assert call.route is not None
         route = call.route.route
@@ -51,8 +51,9 @@ class Chooser:
         found = _arranged(call, standings.ready, strategy, pick) if standings.ready else []
         found += in_levels(standings.ill, strategy, pick)
         call.available = len(found)
-        found += standings.broken
-        if not found:
+        if standings.broken:
+            call.last_resorts += ((call.route, standings.broken),)
+        elif not found:
             raise standings.verdict(route, bool(targets))
         return found
 

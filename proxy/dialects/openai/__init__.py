@@ -68,7 +68,8 @@ class OpenAIDialect:
     ) -> GatewayError:
         found = read_error(body)
         failure = self._failure(provider, status, found, retry_after, own_key, request)
-        failure.said = found.message
+        if found.known or not found.is_json:  # else it may be an answer, whose text is nobody's to log
+            failure.said = found.message
         return failure
 
     def _failure(

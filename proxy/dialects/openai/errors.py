@@ -32,6 +32,7 @@ _CODE = re.compile(r"[\w.:/-]+")
 class ErrorFields(msgspec.Struct, frozen=True):
     message: str = ""  # of a field that is known to hold one, else the body's text
     known: bool = False  # whether it is of such a field
+    is_json: bool = False
     code: str = ""
     kind: str = ""  # the error's `type`, or its `status` at Google's
     param: str | None = None
@@ -59,6 +60,7 @@ def read_error(body: bytes) -> ErrorFields:
     return ErrorFields(
         message or _plain_text(body),
         bool(message),
+        True,
         _text(inner.get("code")) or _text(outer.get("code")),
         kind,
         _text(inner.get("param") or outer.get("param")) or None,
