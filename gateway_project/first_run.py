@@ -5,9 +5,11 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 
 from routing import gateway_keys
@@ -29,26 +31,29 @@ class FirstRun:
     config_lines: list[str] = field(default_factory=list)
 
 
-@transaction.atomic  # a start that is broken off leaves no password that nobody was shown
 def set_up() -> FirstRun:
     """Raises routing.config.loader.ConfigInvalid where LITELLM_CONFIG can't be loaded."""
-    made = FirstRun(admin_password=_admin_user())
-    _move_demo()
-    if settings.LITELLM_CONFIG:
-        made.config_lines = loader.load_file(Path(settings.LITELLM_CONFIG)).lines()
-    elif settings.EMBEDDED and not Provider.objects.exists():
-        made.demo_key = _demo()
+    # First, and by itself: where it fails, there is no password that nobody was shown.
+    lines = loader.load_file(Path(settings.LITELLM_CONFIG)).lines() if settings.LITELLM_CONFIG else []
+    password = "" if _has_admin() else secrets.token_urlsafe(12)
+    hashed = make_password(password) if password else ""  # slow: before the transaction
+    with transaction.atomic():
+        made = FirstRun(config_lines=lines)
+        if password and not _has_admin():
+            _users().create(username="admin", password=hashed, is_staff=True, is_superuser=True)
+            made.admin_password = password
+        _move_demo()
+        if not settings.LITELLM_CONFIG and settings.EMBEDDED and not Provider.objects.exists():
+            made.demo_key = _demo()
     return made
 
 
-def _admin_user() -> str:
-    """The new admin's password, "" where there is an admin already."""
-    users = get_user_model().objects
-    if users.filter(is_superuser=True).exists():
-        return ""
-    password = secrets.token_urlsafe(12)
-    users.create_superuser(username="admin", email="", password=password)
-    return password
+def _has_admin() -> bool:
+    return _users().filter(is_superuser=True).exists()
+
+
+def _users() -> Any:
+    return get_user_model().objects
 
 
 def _demo() -> str:

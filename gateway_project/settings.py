@@ -149,6 +149,7 @@ TEMPLATES = [
 
 DATABASES = {"default": database("DATABASE_URL", f"sqlite:///{DATA_DIR / 'switchstand.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["ENGINE"] = "gateway_project.sqlite"
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,

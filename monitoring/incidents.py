@@ -7,6 +7,7 @@ from routing.models import MaintenanceWindow, ModelRoute, Provider
 
 SAME_ONE = timedelta(minutes=10)  # so soon after its end, a new fault is the same incident
 KEPT = timedelta(days=400)
+DELETE_ROWS = 1000  # at once, so that no lock is held for long
 _OF_ALERTS = {"error_rate": "More requests than usual fail", "latency": "Answers are slower than usual"}
 
 
@@ -56,4 +57,7 @@ def end_left(now: datetime) -> int:
 
 def prune(now: datetime) -> int:
     """Delete what ended long ago; how many there were."""
-    return Incident.objects.filter(ended_at__lt=now - KEPT).delete()[0]
+    deleted, old = 0, Incident.objects.filter(ended_at__lt=now - KEPT).order_by("pk")
+    while ids := list(old.values_list("pk", flat=True)[:DELETE_ROWS]):
+        deleted += Incident.objects.filter(pk__in=ids).delete()[0]
+    return deleted

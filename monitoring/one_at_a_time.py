@@ -10,6 +10,7 @@ from celery import Task
 from redis import RedisError
 
 from monitoring.locks import LEASE_SECONDS, ProcessLock, make_lock
+from monitoring.turns import left_out_where_locked
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ class OneAtATime(Task):
     def __call__(self, *args: Any, **options: Any) -> Any:
         with turn(self.name) as mine:
             if mine:
-                return super().__call__(*args, **options)
+                with left_out_where_locked(self.name):
+                    return super().__call__(*args, **options)
+                return None
             logger.debug("%s still runs: it is left out this time", self.name)
             return None
 

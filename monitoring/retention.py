@@ -4,19 +4,23 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import OperationalError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import TruncHour
 
 from monitoring import partitions, usage_sums
-from monitoring.models import RequestContent, RequestLog, RowSeal, UsageHour
-from monitoring.rollups import hour_of, replace_hour, rows_of, usage_of
+from monitoring.archiving import archive
+from monitoring.models import RequestContent, RequestLog, RowSeal, StaleHour, UsageHour
+from monitoring.rollups import hour_of, replace_hour, roll_hour, rows_of, usage_of
+from monitoring.storing import HOUR_NS, mark_stale
 from routing.models import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
 BATCH = 2000  # rows that one transaction deletes: SQLite has one writer, and the shipper waits for it
+TRIES = 3
 
 
 def prune_log(now: datetime) -> int:
@@ -95,18 +99,36 @@ def _delete_rows(before: datetime) -> int:
     """Hour by hour, a batch at a time."""
     done = 0
     while oldest := RequestLog.objects.filter(received_at__lt=before).order_by("received_at").first():
-        done += _delete_batch(hour_of(oldest.received_at))
+        deleted = _delete_some(hour_of(oldest.received_at))
+        if not deleted:
+            break  # rows of that hour keep coming: next time
+        done += deleted
     _delete_old(RowSeal, before)
     return done
 
 
+def _delete_some(hour: datetime) -> int:
+    """How many rows; 0 where the hour was changed at each try."""
+    for _ in range(TRIES):
+        roll_hour(hour)
+        state = usage_sums.state_of(usage_sums.day_of(hour))
+        ids = list(rows_of(hour).order_by("received_at").values_list("pk", flat=True)[:BATCH])
+        taken = list(usage_of(hour, RequestLog.objects.filter(pk__in=ids)))
+        if _delete_batch(hour, ids, taken, state):
+            return len(ids)
+    return 0
+
+
 @transaction.atomic
-def _delete_batch(hour: datetime) -> int:
-    usage_sums.lock_day(usage_sums.day_of(hour))
-    ids = list(rows_of(hour).order_by("received_at").values_list("pk", flat=True)[:BATCH])
-    rows = RequestLog.objects.filter(pk__in=ids)
-    _archive([hour], rows)
-    rows.delete()
+def _delete_batch(hour: datetime, ids: list[UUID], taken: list[UsageHour], state: usage_sums.State) -> bool:
+    """Only where the hour's usage is what its rows say, and still as it was when `taken` was summed up."""
+    day = usage_sums.day_of(hour)
+    usage_sums.lock_day(day)
+    if StaleHour.objects.filter(hour=hour).exists() or usage_sums.state_of(day) != state:
+        return False
+    if not archive(hour, taken):
+        mark_stale({int(hour.timestamp()) * 10**9 // HOUR_NS})  # altered by hand: summed up anew
+        return False
+    RequestLog.objects.filter(pk__in=ids).delete()
     RowSeal.objects.filter(pk__in=ids).delete()
-    replace_hour(hour)
-    return len(ids)
+    return True

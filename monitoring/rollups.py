@@ -5,6 +5,7 @@ or its usage is what its rows say.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,38 +35,74 @@ NAMES = (
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
 SUMS = ("requests", *TOKENS, "cost_nano_usd", "unpriced")
 
+TRIES = 3  # at an hour whose day others change meanwhile; then it waits for the next turn
+
 _REACHED = Q(attempts__gt=0) | Q(outcome=RequestLog.Outcome.UNKNOWN)
 
 
 def roll_up() -> int:
     """Sum up all stale hours, the newest first; how many there were."""
     hours = list(StaleHour.objects.order_by("-hour").values_list("hour", flat=True))
-    done = sum(_roll_hour(hour) for hour in hours)
+    done = sum(roll_hour(hour) for hour in hours)
     usage_sums.fold_days(timezone.now())
     return done
 
 
-def _roll_hour(hour: datetime) -> bool:
-    """False where another process does it."""
-    with transaction.atomic():
-        stale = StaleHour.objects.filter(hour=hour)
-        if connection.features.has_select_for_update_skip_locked:
-            stale = stale.select_for_update(skip_locked=True)
-        changes = stale.values_list("changes", flat=True).first()
+def roll_hour(hour: datetime) -> bool:
+    """False where it is not stale, or another process is at it."""
+    for _ in range(TRIES):
+        changes = StaleHour.objects.filter(hour=hour).values_list("changes", flat=True).first()
         if changes is None:
             return False
-        usage_sums.lock_day(usage_sums.day_of(hour))
-        replace_hour(hour)
-        # Rows that came since the sum was made have raised the number: the hour stays stale.
-        StaleHour.objects.filter(hour=hour, changes=changes).delete()
+        made = _sum_up(hour)  # outside of the transaction: nobody else can write while one is open
+        stored = _store(made, changes)
+        if stored is not None:
+            return stored
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What is to replace the hour's usage."""
+
+    hour: datetime
+    usage: list[UsageHour]
+    sums: usage_sums.Prepared
+
+
+def _sum_up(hour: datetime) -> _Made:
+    state = usage_sums.state_of(usage_sums.day_of(hour))  # before its rows are read
+    usage = list(usage_of(hour))
+    return _Made(hour, usage, usage_sums.prepare(hour, usage, state))
+
+
+@transaction.atomic
+def _store(made: _Made, changes: int) -> bool | None:
+    """None: what it was made from has changed, so it must be made again."""
+    stale = StaleHour.objects.filter(hour=made.hour)
+    skips = connection.features.has_select_for_update_skip_locked
+    locked = stale.select_for_update(skip_locked=True) if skips else stale
+    if locked.first() is None:
+        return False
+    usage_sums.lock_day(usage_sums.day_of(made.hour))
+    if not usage_sums.still_fits(made.sums):
+        return None
+    _replace(made)
+    # Rows that came since the sum was made have raised the number: the hour stays stale.
+    stale.filter(changes=changes).delete()
     return True
 
 
 def replace_hour(hour: datetime) -> None:
-    """Inside a transaction that has locked the hour's day. What is archived stays: its rows are gone."""
-    UsageHour.objects.filter(hour=hour, archived=False).delete()
-    UsageHour.objects.bulk_create(usage_of(hour), batch_size=500)
-    usage_sums.replace_hour(hour)
+    """Inside a transaction that has locked the hour's day."""
+    _replace(_sum_up(hour))
+
+
+def _replace(made: _Made) -> None:
+    """What is archived stays: its rows are gone."""
+    UsageHour.objects.filter(hour=made.hour, archived=False).delete()
+    UsageHour.objects.bulk_create(made.usage, batch_size=500)
+    usage_sums.replace(made.sums)
 
 
 def rows_of(hour: datetime) -> QuerySet[RequestLog]:

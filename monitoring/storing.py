@@ -1,6 +1,7 @@
 """Writes calls as rows, with their seals and the hours that they change: all of it, or nothing."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -115,13 +116,16 @@ def _moment(nanoseconds: int, *, postgres: bool) -> Any:
 
 
 def mark_stale(hours: Iterable[int]) -> None:
-    """Hours since 1970 whose usage must be summed up again. Inside the transaction that changes them."""
+    """Hours since 1970 whose usage must be summed up again. Inside the transaction that changes them.
+
+    The number of changes begins with the time: one that was seen never comes again for other rows.
+    """
     table = connection.ops.quote_name(StaleHour._meta.db_table)
     postgres = connection.vendor == "postgresql"
-    rows = [(_moment(hour * HOUR_NS, postgres=postgres),) for hour in sorted(hours)]
+    rows = [(_moment(hour * HOUR_NS, postgres=postgres), time.time_ns()) for hour in sorted(hours)]
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {table} (hour, changes) VALUES (%s, 1) "
+            f"INSERT INTO {table} (hour, changes) VALUES (%s, %s) "
             f"ON CONFLICT (hour) DO UPDATE SET changes = {table}.changes + 1",
             rows,
         )

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Count, Max, QuerySet
 
 from monitoring.models import StaleHour, UsageHour, UsageSum
 from monitoring.usage import COUNTS, EVERYTHING, Line, count, groups_of
@@ -50,17 +51,57 @@ def _stored(line: Line, dimension: str, start: datetime, whole_day: bool) -> Usa
     )
 
 
-def replace_hour(hour: datetime) -> None:
-    """Inside the transaction that changed the hour's usage, whose day is locked. A folded day unfolds."""
-    day = day_of(hour)
-    hours = [hour]
-    if UsageSum.objects.filter(start=day, whole_day=True).exists():
-        UsageSum.objects.filter(start=day, whole_day=True).delete()
-        usage = _in_day(UsageHour.objects.all(), "hour", day)
-        hours = sorted(set(usage.values_list("hour", flat=True)))
-    UsageSum.objects.filter(start=hour, whole_day=False).delete()
-    for one in hours:
-        _create(sums_of(UsageHour.objects.filter(hour=one), one))
+State = tuple[int, int]
+"""Of a set of rows that are never updated, only replaced: how many there are, and the newest one's number."""
+
+
+def state_of(day: datetime) -> State:
+    """Of the usage of its hours."""
+    return _state(_in_day(UsageHour.objects.all(), "hour", day))
+
+
+def _state(rows: QuerySet) -> State:
+    found = rows.aggregate(count=Count("pk"), newest=Max("pk"))
+    return found["count"], found["newest"] or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The sums of an hour, or of all of a day that was folded, and what they were made of."""
+
+    hour: datetime
+    sums: list[UsageSum]
+    unfolds: bool
+    state: State
+
+
+def prepare(hour: datetime, usage: list[UsageHour], state: State) -> Prepared:
+    """Of the hour's new usage and what is archived of it. A folded day unfolds. Nothing is stored."""
+    archived = UsageHour.objects.filter(hour=hour, archived=True)
+    sums = sums_of([*usage, *archived], hour)
+    unfolds = _is_folded(day_of(hour))
+    if unfolds:
+        others = _in_day(UsageHour.objects.exclude(hour=hour), "hour", day_of(hour))
+        for other in sorted(set(others.values_list("hour", flat=True))):
+            sums += sums_of(UsageHour.objects.filter(hour=other), other)
+    return Prepared(hour, sums, unfolds, state)
+
+
+def still_fits(prepared: Prepared) -> bool:
+    """Inside the transaction that stores it, whose day is locked."""
+    day = day_of(prepared.hour)
+    return state_of(day) == prepared.state and _is_folded(day) == prepared.unfolds
+
+
+def replace(prepared: Prepared) -> None:
+    if prepared.unfolds:
+        UsageSum.objects.filter(start=day_of(prepared.hour), whole_day=True).delete()
+    UsageSum.objects.filter(start=prepared.hour, whole_day=False).delete()
+    _create(prepared.sums)
+
+
+def _is_folded(day: datetime) -> bool:
+    return UsageSum.objects.filter(start=day, whole_day=True).exists()
 
 
 def _create(sums: list[UsageSum]) -> None:
@@ -78,16 +119,23 @@ def fold_days(now: datetime) -> int:
     return sum(_fold(day) for day in sorted(days))
 
 
-@transaction.atomic
 def _fold(day: datetime) -> bool:
-    lock_day(day)
-    if _in_day(StaleHour.objects.all(), "hour", day).exists():
-        return False
     hours = _in_day(UsageSum.objects.filter(whole_day=False), "start", day)
+    state = _state(hours)
     found: dict[str, dict[str, Line]] = defaultdict(dict)
     for one in hours.iterator():
         count(found[one.dimension].setdefault(one.value, Line(one.value)), one)
-    hours.delete()
     lines = [(dimension, line) for dimension, groups in found.items() for line in groups.values()]
-    _create([_stored(line, dimension, day, True) for dimension, line in lines])
+    return _store_folded(day, [_stored(line, dimension, day, True) for dimension, line in lines], state)
+
+
+@transaction.atomic
+def _store_folded(day: datetime, sums: list[UsageSum], state: State) -> bool:
+    """Not where the day is out of date, or was changed meanwhile."""
+    lock_day(day)
+    hours = _in_day(UsageSum.objects.filter(whole_day=False), "start", day)
+    if _in_day(StaleHour.objects.all(), "hour", day).exists() or _state(hours) != state:
+        return False
+    hours.delete()
+    _create(sums)
     return True

@@ -5,6 +5,9 @@ without the other.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from django.db import models
@@ -21,7 +24,21 @@ def publish_change() -> None:
     """
     from routing.models import RoutingVersion
 
-    RoutingVersion.objects.update_or_create(pk=1, defaults={"number": time.time_ns() // 1000})
+    if not _by_the_caller.get():
+        RoutingVersion.objects.update_or_create(pk=1, defaults={"number": time.time_ns() // 1000})
+
+
+_by_the_caller = ContextVar("published by the caller", default=False)
+
+
+@contextmanager
+def publishing_later() -> Iterator[None]:
+    """Changes within tell nobody: the caller publishes them all at once, in the same transaction."""
+    token = _by_the_caller.set(True)
+    try:
+        yield
+    finally:
+        _by_the_caller.reset(token)
 
 
 def publish_recount() -> None:

@@ -44,6 +44,7 @@ SLOW = (
     "test_config_roundtrip",
     "test_postgres",
     "test_upgrade",
+    "test_long_writes",
     "test_client_openai_python",
     "test_fast_lane",
     "test_breaker",

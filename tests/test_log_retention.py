@@ -102,14 +102,15 @@ def test_a_run_that_stops_between_batches_loses_no_usage(monkeypatch):
     store([ago(15 + n / 1e6, team="ads", cost_nano_usd=n) for n in range(5)])
     roll_up()
     before = figures()
-    replace, left = retention.replace_hour, iter([False, True])
+    archive, left = retention.archive, iter([False, True])
 
-    def breaks(hour):
-        replace(hour)
+    def breaks(*arguments):
+        done = archive(*arguments)
         if next(left):
             raise KeyboardInterrupt
+        return done
 
-    monkeypatch.setattr(retention, "replace_hour", breaks)
+    monkeypatch.setattr(retention, "archive", breaks)
     with pytest.raises(KeyboardInterrupt):
         prune_log(NOW)
     monkeypatch.undo()

@@ -9,6 +9,7 @@ from django.db.models import Q
 from monitoring import incidents
 from monitoring.alerts.rules import EVERY, ONCE, REMINDERS, RULES, STEPS, THRESHOLDS, Finding
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
+from monitoring.turns import is_locked
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ def evaluate(now: datetime) -> None:
         if AlertRule.objects.filter(due, pk=rule.pk).update(evaluated_at=now):
             try:
                 _look(rule, now)
-            except Exception:
+            except Exception as error:
+                if is_locked(error):
+                    raise
                 logger.exception("alert rule %s failed", rule.kind)
 
 

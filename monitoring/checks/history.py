@@ -22,7 +22,9 @@ def prune(now: datetime) -> int:
     old = HealthTransition.objects.filter(at__lt=now - timedelta(days=TRANSITION_DAYS))
     newer = HealthTransition.objects.filter(provider=OuterRef("provider"), at__gt=OuterRef("at"))
     # The last one stays: it says since when a provider is as it is.
-    return deleted + old.filter(Exists(newer)).delete()[0]
+    while ids := list(old.filter(Exists(newer)).values_list("pk", flat=True)[:DELETE_ROWS]):
+        deleted += HealthTransition.objects.filter(pk__in=ids).delete()[0]
+    return deleted
 
 
 def uptimes(provider_ids: list[int], now: datetime, days: Collection[int]) -> dict[int, dict[int, float]]:

@@ -30,7 +30,8 @@ def dump() -> dict[str, Any]:
 
 def write(lists: dict[Key, FallbackList], routes: dict[str, ModelRoute], writer: Writer) -> None:
     """After all routes are written: a list may name one that stands below."""
-    there = stored()
+    # A link to or from a route that is to be deleted goes with it.
+    there = {key: [link for link in links if link.fallback.name in routes] for key, links in stored().items()}
     for key, wanted in lists.items():
         if _all_known(wanted, routes, writer):
             _write_list(wanted, there.get(key, []), routes, writer)
@@ -41,8 +42,7 @@ def _all_known(wanted: FallbackList, routes: dict[str, ModelRoute], writer: Writ
     for name in names:
         if name not in routes:
             writer.notes.problem(wanted.path, f"unknown route {name!r}")
-    # A route that could not be written has been reported itself.
-    return all(name in routes and routes[name].pk for name in names)
+    return all(name in routes for name in names)
 
 
 def _write_list(

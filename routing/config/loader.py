@@ -1,31 +1,74 @@
-"""A plan -> the database, in one transaction: all of it, or nothing."""
+"""A plan -> the database, in one short transaction: all of it, or nothing."""
 
 from pathlib import Path
 
-from django.db import transaction
+from django.db import Error, transaction
 
+from routing.compiler import current_version
 from routing.config import document, fallback_rows, fallbacks, reader
 from routing.config.plan import GatewaySecret, Plan, PlannedRow, TargetId
 from routing.config.prune import prune_providers, prune_routes
 from routing.config.report import ConfigInvalid, LoadReport, Notes
 from routing.config.rows import Writer
-from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, Team
+from routing.models import (
+    ApiKey,
+    GatewaySettings,
+    ModelRoute,
+    Provider,
+    RouteTarget,
+    RoutingVersion,
+    Team,
+)
+from routing.publishing import publish_change, publishing_later
 
 __all__ = ["ConfigInvalid", "LoadReport", "load_file"]
 
 
+TRIES = 5  # at a configuration that others edit meanwhile
+
+
 def load_file(path: str | Path, *, dry_run: bool = False, prune: bool = False) -> LoadReport:
-    """Load the file. Raises ConfigInvalid, with all problems, and then has written nothing."""
+    """Load the file. Raises ConfigInvalid, with all problems, and then has written nothing.
+
+    What is to be written is found out before the transaction begins that writes it: while one is open,
+    nobody else writes to SQLite. Where the configuration was edited meanwhile, all of it is found out anew.
+    """
+    for _ in range(TRIES):
+        version = current_version()
+        try:
+            notes, writer = _prepare(path, prune=prune)
+            if writer.writes and not dry_run:
+                _write(writer, version)
+        except (ConfigInvalid, Edited, Error):
+            if current_version() == version:
+                raise
+        else:
+            return LoadReport(tuple(writer.changes), writer.unchanged, tuple(notes.warnings), dry_run)
+    raise ConfigInvalid([f"the configuration was edited during each of {TRIES} tries: load the file again"])
+
+
+class Edited(Exception):
+    """By somebody else, since what is there was read."""
+
+
+def _prepare(path: str | Path, *, prune: bool) -> tuple[Notes, Writer]:
     notes = Notes()
     plan = reader.read(document.load(path), notes)
     if prune and not plan.lists_models:
         notes.problem("model_list", "is needed with --prune, which deletes what it doesn't list")
-    with transaction.atomic():
-        writer = _Load(plan, notes).run(prune=prune and plan.lists_models)
-        notes.raise_problems()
-        if dry_run:
-            transaction.set_rollback(True)
-    return LoadReport(tuple(writer.changes), writer.unchanged, tuple(notes.warnings), dry_run)
+    writer = _Load(plan, notes).run(prune=prune and plan.lists_models)
+    notes.raise_problems()
+    return notes, writer
+
+
+@transaction.atomic
+def _write(writer: Writer, version: int) -> None:
+    with publishing_later():
+        writer.apply()
+    # Last, as an admin's edit does: two that wait for each other's rows would wait for ever.
+    if RoutingVersion.objects.select_for_update().filter(pk=1).exists() and current_version() != version:
+        raise Edited
+    publish_change()
 
 
 class _Load:
@@ -36,6 +79,9 @@ class _Load:
         self.teams = {row.slug: row for row in Team.objects.all()}
         self.providers = {row.slug: row for row in Provider.objects.all()}
         self.routes = {row.name: row for row in ModelRoute.objects.all()}
+        keys = list(ApiKey.objects.prefetch_related("allowed_routes"))
+        self.keys_by_name = {row.name: row for row in keys}
+        self.keys_by_hash = {row.key_hash: row for row in keys}
 
     def run(self, *, prune: bool) -> Writer:
         if prune:
@@ -64,7 +110,7 @@ class _Load:
             self.writer.write(GatewaySettings.load(), self.plan.gateway, "gateway settings")
 
     def _write_routes(self) -> None:
-        self._free_aliases()
+        names = self._names()
         links = {
             name: (planned.at("over_limit_route"), planned.values.pop("over_limit_route"))
             for name, planned in self.plan.routes.items()
@@ -72,28 +118,29 @@ class _Load:
         }
         for name, planned in self.plan.routes.items():
             row = self.routes.setdefault(name, ModelRoute(name=name))
-            self.writer.write(row, planned, f"route {name}")
+            names.pop(name, None)
+            self.writer.write(row, planned, f"route {name}", names=names)
+            names[name] = row.aliases
         for name, (path, wanted) in links.items():
             self._link_over_limit_route(self.routes[name], path, wanted)
+
+    def _names(self) -> dict[str, list[str]]:
+        """Of the routes that are there, without the aliases that the file takes away: they may move."""
+        found = {name: row.aliases for name, row in self.routes.items()}
+        for name, planned in self.plan.routes.items():
+            wanted = planned.values.get("aliases")
+            if name in found and isinstance(wanted, list):
+                found[name] = [alias for alias in found[name] if alias in wanted]
+        return found
 
     def _link_over_limit_route(self, row: ModelRoute, path: str, wanted: str) -> None:
         """After all routes are written: the other one may stand below."""
         other = self.routes.get(wanted)
         if wanted and other is None:
             self.notes.problem(path, f"unknown route {wanted!r}")
-        elif row.pk and (other is None or other.pk) and row.over_limit_route_id != (other and other.pk):
+        elif row.over_limit_route != other:
             link = PlannedRow(path, values={"over_limit_route": other})
-            self.writer.write(row, link, f"route {row.name}")
-
-    def _free_aliases(self) -> None:
-        """An alias may move from one route to another: free it before the other is checked."""
-        for name, planned in self.plan.routes.items():
-            wanted, row = planned.values.get("aliases"), self.routes.get(name)
-            if row is None or not isinstance(wanted, list):
-                continue
-            kept = [alias for alias in row.aliases if alias in wanted]
-            if kept != row.aliases:
-                ModelRoute.objects.filter(pk=row.pk).update_quietly(aliases=kept)
+            self.writer.write(row, link, f"route {row.name}", names={})
 
     def _write_targets(self) -> None:
         there = {
@@ -101,36 +148,42 @@ class _Load:
             for row in RouteTarget.objects.select_related("route", "provider")
         }
         for identity, planned in self.plan.targets.items():
-            route, provider = self.routes[identity.route], self.providers[identity.provider]
             row = there.get(identity) or RouteTarget(
-                route=route, provider=provider, upstream_model=identity.upstream_model
+                route=self.routes[identity.route],
+                provider=self.providers[identity.provider],
+                upstream_model=identity.upstream_model,
             )
-            unsure = [name for name, other in (("route", route), ("provider", provider)) if other.pk is None]
-            self.writer.write(row, planned, f"target {identity.route} → {identity.model}", unsure=unsure)
+            self.writer.write(row, planned, f"target {identity.route} → {identity.model}")
 
     def _write_key(self, name: str, planned: PlannedRow) -> None:
         """A key is what its hash says it is: it may have been renamed."""
-        row = ApiKey.objects.filter(key_hash=planned.values.get("key_hash", "")).first()
-        row = row or ApiKey.objects.filter(name=name).first() or ApiKey()
+        namesake = self.keys_by_name.get(name)
+        row = self.keys_by_hash.get(planned.values.get("key_hash", "")) or namesake or ApiKey()
+        if namesake is not None and namesake is not row:
+            self.notes.problem(planned.at("name"), f"another key is named {name!r}: rename one of them")
         planned.say("name", name, planned.path)
         routes = self._allowed_routes(planned)
         if routes is not None:
             # As in the admin: no route chosen is every route, unless the file says otherwise.
             planned.values["restricted"] = bool(routes) or planned.values.get("restricted", False)
-        unsure = self._set_team(planned)
-        self.writer.write(row, planned, f"API key {name}", routes=routes, unsure=unsure)
+        self._set_team(planned)
+        self._write_known(row, planned, name, routes)
 
-    def _set_team(self, planned: PlannedRow) -> list[str]:
-        if "team" not in planned.values:
-            return []
-        slug = planned.values["team"]
-        team = self.teams.get(slug)
-        if slug and team is None:
-            known = ", ".join(sorted(self.teams)) or "none"
-            self.notes.problem(planned.at("team"), f"unknown team {slug!r}; known are: {known}")
-        missing = bool(slug) and (team is None or team.pk is None)
-        planned.values["team"] = None if missing else team
-        return ["team"] if missing else []
+    def _write_known(
+        self, row: ApiKey, planned: PlannedRow, name: str, routes: list[ModelRoute] | None = None
+    ) -> None:
+        self.keys_by_name.pop(row.name, None)
+        self.keys_by_hash.pop(row.key_hash, None)
+        self.writer.write(row, planned, f"API key {name}", routes=routes)
+        self.keys_by_name[row.name] = self.keys_by_hash[row.key_hash] = row
+
+    def _set_team(self, planned: PlannedRow) -> None:
+        if "team" in planned.values:
+            slug = planned.values["team"]
+            planned.values["team"] = team = self.teams.get(slug)
+            if slug and team is None:
+                known = ", ".join(sorted(self.teams)) or "none"
+                self.notes.problem(planned.at("team"), f"unknown team {slug!r}; known are: {known}")
 
     def _allowed_routes(self, planned: PlannedRow) -> list[ModelRoute] | None:
         names = planned.values.pop("allowed_routes", None)
@@ -139,13 +192,13 @@ class _Load:
         for name in names:
             if name not in self.routes:
                 self.notes.problem(planned.at("allowed_routes"), f"unknown route {name!r}")
-        return [self.routes[name] for name in names if name in self.routes and self.routes[name].pk]
+        return [self.routes[name] for name in names if name in self.routes]
 
     def _write_secret(self, secret: GatewaySecret) -> None:
         """A key whose value is stored already stays as it is, under whatever name."""
-        if ApiKey.objects.filter(key_hash=secret.key_hash).exists():
+        if secret.key_hash in self.keys_by_hash:
             self.writer.unchanged += 1
             return
-        row = ApiKey.objects.filter(name=secret.name).first() or ApiKey(name=secret.name)
+        row = self.keys_by_name.get(secret.name) or ApiKey(name=secret.name)
         planned = PlannedRow(secret.path, values={"key_hash": secret.key_hash, "prefix": secret.prefix})
-        self.writer.write(row, planned, f"API key {secret.name}")
+        self._write_known(row, planned, secret.name)

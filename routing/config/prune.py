@@ -33,15 +33,14 @@ def _only_routes_of_keys(plan: Plan, unlisted: set[str]) -> dict[str, str]:
 
 def _disable(route: ModelRoute, key: str, writer: Writer) -> None:
     writer.notes.warn(f"route {route.name}", f"disabled, not deleted: the API key {key} may use nothing else")
-    if not route.enabled:
+    if route.enabled:
+        writer.disable(route, f"route {route.name}")
+    else:
         writer.unchanged += 1
-        return
-    route.enabled = False
-    route.save(update_fields=["enabled", "updated_at"])
-    writer.disabled(f"route {route.name}")
 
 
 def prune_providers(plan: Plan, providers: dict[str, Provider], writer: Writer) -> None:
+    used = {target.provider for target in plan.targets}  # all others are deleted
     for slug in sorted(set(providers) - set(plan.providers)):
-        if not providers[slug].targets.exists():
+        if slug not in used:
             writer.delete(providers[slug], f"provider {slug}")

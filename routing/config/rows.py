@@ -1,7 +1,8 @@
 """Writes one planned row: only where it really differs, and only where the model's own checks pass."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -16,12 +17,18 @@ from routing.models import ApiKey, ModelRoute, Provider
 
 
 class Writer:
-    """Collects what it wrote, and what it could not write."""
+    """Collects what is to be written, what could not be written, and what a report says of it.
+
+    Nothing is stored before apply(): all rows are filled and checked while others may write.
+    """
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
         self.changes: list[Change] = []
         self.unchanged = 0
+        self._writes: list[Callable[[], object]] = []
+        self._new: list[models.Model] = []  # that are to be made
+        self._gone: set[str] = set()  # routes that are to be deleted
 
     def write(
         self,
@@ -29,47 +36,82 @@ class Writer:
         planned: PlannedRow,
         what: str,
         *,
-        unsure: Collection[str] = (),
         routes: Collection[ModelRoute] | None = None,
+        names: Mapping[str, list[str]] | None = None,
     ) -> None:
-        """`unsure` are relations to rows that could not be written themselves.
+        """`routes` are those that an API key may use; None leaves them alone.
 
-        `routes` are those that an API key may use; None leaves them alone.
+        `names` are those of the other routes, with their aliases: where the row is a route.
         """
-        new = row._state.adding
+        new = row._state.adding and not any(row is other for other in self._new)
         before = {} if new else _contents(row)
         _fill(row, planned, self.notes, new=new)
         changed = [name for name, value in _contents(row).items() if new or before[name] != value]
-        restricts = routes is not None and _allowed(row) != set(routes)
+        restricts = routes is not None and self._allowed(row) != {route.name for route in routes}
         if not changed and not restricts:
             self.unchanged += 1
-        elif self._is_valid(row, planned, unsure):
-            if changed:
-                row.save(update_fields=None if new else [*changed, *_stamps(row)])
+        elif self._is_valid(row, planned, names):
+            self._plan(row, changed, new=new)
             if restricts and isinstance(row, ApiKey):
-                row.allowed_routes.set(routes or ())
-                # Setting them has made it true to the routes; the file may say that there are none left.
-                ApiKey.objects.filter(pk=row.pk).update_quietly(restricted=row.restricted)
+                self._writes.append(partial(_restrict, row, list(routes or ()), row.restricted))
                 changed.append("allowed_routes")
             shown = () if new else tuple(_as_planned(name) for name in changed)
             self.changes.append(Change("created" if new else "changed", what, shown))
 
-    def _is_valid(self, row: models.Model, planned: PlannedRow, unsure: Collection[str]) -> bool:
-        problems = list(_problems(row, unsure))
+    def _plan(self, row: models.Model, changed: list[str], *, new: bool) -> None:
+        if new:
+            self._new.append(row)
+        if changed:
+            fields = None if new else [*changed, *_stamps(row)]
+            self._writes.append(partial(_save, row, fields))
+
+    def _allowed(self, row: models.Model) -> set[str]:
+        if not isinstance(row, ApiKey) or row.pk is None:
+            return set()
+        return {route.name for route in row.allowed_routes.all()} - self._gone
+
+    def _is_valid(
+        self, row: models.Model, planned: PlannedRow, names: Mapping[str, list[str]] | None
+    ) -> bool:
+        problems = list(_problems(row, names))
         for name, message in problems:
             self.notes.problem(planned.at(_as_planned(name)), message)
-        return not problems and not unsure
+        return not problems
 
     def delete(self, row: models.Model, what: str) -> None:
-        row.delete()
+        if isinstance(row, ModelRoute):
+            self._gone.add(row.name)
+        self._writes.append(row.delete)
         self.changes.append(Change("deleted", what))
 
-    def disabled(self, what: str) -> None:
+    def disable(self, row: ModelRoute, what: str) -> None:
+        row.enabled = False
+        self._writes.append(partial(_save, row, ["enabled", *_stamps(row)]))
         self.changes.append(Change("disabled", what))
 
+    @property
+    def writes(self) -> bool:
+        return bool(self._writes)
 
-def _allowed(row: models.Model) -> set[ModelRoute]:
-    return set(row.allowed_routes.all()) if isinstance(row, ApiKey) and row.pk else set()
+    def apply(self) -> None:
+        """In one transaction with the caller's checks."""
+        for write in self._writes:
+            write()
+
+
+def _save(row: models.Model, fields: list[str] | None) -> None:
+    """By what the row says then: rows that it names were made meanwhile."""
+    for name in fields or ():
+        field = row._meta.get_field(name)
+        if isinstance(field, models.ForeignKey) and (other := getattr(row, name)) is not None:
+            setattr(row, name, other)
+    row.save(update_fields=fields)
+
+
+def _restrict(key: ApiKey, routes: list[ModelRoute], restricted: bool) -> None:
+    key.allowed_routes.set(routes)
+    # Setting them has made it true to the routes; the file may say that there are none left.
+    ApiKey.objects.filter(pk=key.pk).update_quietly(restricted=restricted)
 
 
 def _fill(row: models.Model, planned: PlannedRow, notes: Notes, *, new: bool) -> None:
@@ -165,6 +207,8 @@ def _contents(row: models.Model) -> dict[str, Any]:
     for field in row._meta.concrete_fields:
         if not field.primary_key and (field.editable or field.name in written_here):
             value = getattr(row, field.attname)
+            if isinstance(field, models.ForeignKey) and field.name in _unsaved(row):
+                value = field.name, id(getattr(row, field.name))
             found[field.name] = (
                 json.dumps(value, sort_keys=True) if isinstance(field, models.JSONField) else value
             )
@@ -179,21 +223,40 @@ def _as_planned(name: str) -> str:
     return {"encrypted_api_key": "api_key", "encrypted_headers": "extra_headers"}.get(name, name)
 
 
-def _problems(row: models.Model, unsure: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What the admin would say, each with its field, also where a constraint says it."""
-    wrong = set(unsure)
-    try:
-        row.full_clean(exclude=unsure, validate_constraints=False)
-    except ValidationError as error:
-        for name, messages in error.message_dict.items():
-            wrong.add(name)
-            yield from ((name, message) for message in messages)
+def _unsaved(row: models.Model) -> set[str]:
+    """Relations to rows that are to be made in the same load: no database can be asked for them yet."""
+    fields = (field for field in row._meta.concrete_fields if isinstance(field, models.ForeignKey))
+    cached = {field.name: row._state.fields_cache.get(field.name) for field in fields}
+    return {name for name, other in cached.items() if other is not None and other.pk is None}
+
+
+def _problems(row: models.Model, names: Mapping[str, list[str]] | None) -> Iterator[tuple[str, str]]:
+    """What the admin would say, each with its field, also where a constraint says it.
+
+    That nothing is there twice is the plan's affair: it names each row once.
+    """
+    wrong = _unsaved(row)
+    for check in (partial(row.clean_fields, exclude=wrong), partial(_clean, row, names)):
+        try:
+            check()
+        except ValidationError as error:
+            for name, messages in error.message_dict.items():
+                wrong = wrong | {name}
+                yield from ((name, message) for message in messages)
     for model, constraints in row.get_constraints():
         for constraint in constraints:
             try:
-                constraint.validate(model, row, exclude=wrong)
+                if isinstance(constraint, models.CheckConstraint):
+                    constraint.validate(model, row, exclude=wrong)
             except ValidationError as error:
                 yield from ((_field_of(constraint), message) for message in error.messages)
+
+
+def _clean(row: models.Model, names: Mapping[str, list[str]] | None) -> None:
+    if isinstance(row, ModelRoute) and names is not None:
+        row.clean_beside(names)
+    else:
+        row.clean()
 
 
 def _field_of(constraint: models.BaseConstraint) -> str:

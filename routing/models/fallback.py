@@ -77,8 +77,9 @@ class RouteFallback(models.Model):
 
     def clean(self) -> None:
         super().clean()
-        if self.fallback_id and self.fallback_id == self.route_id:
+        fallback = getattr(self, "fallback", None)
+        if fallback is not None and fallback == getattr(self, "route", None):
             # The constraint says so too, but the admin's inline forms leave it to the database.
             raise ValidationError({"fallback": NOT_ITSELF})
-        if self.fallback_id and self.fallback.name.endswith("*"):
+        if fallback is not None and fallback.name.endswith("*"):
             raise ValidationError({"fallback": "Allowed is a route whose name has no *."})

@@ -1,5 +1,7 @@
 """A model route: the public model name, and the targets that serve it."""
 
+from collections.abc import Mapping
+
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -140,17 +142,22 @@ class ModelRoute(Limited):
 
     def clean(self) -> None:
         super().clean()
-        other = self.over_limit_route
-        if other is not None and (other.pk == self.pk or other.name.endswith("*")):
-            raise ValidationError({"over_limit_route": "Allowed is another route whose name has no *."})
-        self._check_aliases(self.aliases if isinstance(self.aliases, list) else [])
+        others = ModelRoute.objects.exclude(pk=self.pk)
+        self.clean_beside({other.name: other.aliases for other in others})
 
-    def _check_aliases(self, aliases: list[str]) -> None:
+    def clean_beside(self, others: Mapping[str, list[str]]) -> None:
+        """`others`: the names of all other routes, with their aliases."""
+        other = self.over_limit_route
+        if other is not None and (other == self or other.name.endswith("*")):
+            raise ValidationError({"over_limit_route": "Allowed is another route whose name has no *."})
+        self._check_aliases(self.aliases if isinstance(self.aliases, list) else [], others)
+
+    def _check_aliases(self, aliases: list[str], others: Mapping[str, list[str]]) -> None:
         taken = set(aliases) & {self.name}
-        for other in ModelRoute.objects.exclude(pk=self.pk):
-            if self.name in other.aliases:
-                raise ValidationError({"name": f"{self.name} is already an alias of the route {other.name}."})
-            taken |= set(aliases) & {other.name, *other.aliases}
+        for name, theirs in others.items():
+            if self.name in theirs:
+                raise ValidationError({"name": f"{self.name} is already an alias of the route {name}."})
+            taken |= set(aliases) & {name, *theirs}
         if taken:
             raise ValidationError(
                 {"aliases": f"{', '.join(sorted(taken))}: already the name or an alias of a route."}
@@ -278,7 +285,8 @@ class RouteTarget(Limited):
 
     def clean(self) -> None:
         super().clean()
-        if "*" in self.upstream_model and self.route_id and not self.route.name.endswith("*"):
+        route = getattr(self, "route", None)
+        if "*" in self.upstream_model and route is not None and not route.name.endswith("*"):
             raise ValidationError(
                 {"upstream_model": "A * is allowed only where the route's name ends with one."}
             )
