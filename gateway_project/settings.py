@@ -120,6 +120,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "gateway_project.static_files.StaticFiles",
     "corsheaders.middleware.CorsMiddleware",
+    "gateway_project.bounds.NoNulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "gateway_project.hosts.HostMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -243,6 +244,11 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     # Each view names its own: none takes a password.
     "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PARSER_CLASSES": [
+        "gateway_project.json_parser.BoundedJSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {

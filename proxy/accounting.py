@@ -7,9 +7,11 @@ from collections.abc import Callable
 from proxy.call import Call
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
+from proxy.journal.records import Closed
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.rows import Rows
+from proxy.strangers import Strangers
 from proxy.together import Together, step_by_step
 from proxy.usage import cost
 
@@ -23,7 +25,9 @@ class Accounting:
         counters: Counters,
         when_full: str = "serve",
         contents: ContentWriter | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
+        self._strangers = strangers or Strangers()
         self._contents = contents
         self._journal = journal
         self._rows = Rows()
@@ -83,18 +87,27 @@ class Accounting:
 
     def _write(self, call: Call) -> None:
         assert call.row is not None
-        self._journal.write(call.row)
+        if call.key is not None or self._is_kept(call, call.row):
+            self._journal.write(call.row)
 
     def _gather(self, call: Call) -> None:
         assert call.row is not None
-        self._journal.gather(call.row)
+        if call.key is not None or self._is_kept(call, call.row):
+            self._journal.gather(call.row)
+
+    def _is_kept(self, call: Call, row: Closed) -> bool:
+        """Of strangers a sample, with nothing of their headers but where they call from."""
+        if call.shadow:
+            return True
+        row.client_info = address = self._strangers.address_of(call)
+        return self._strangers.is_sampled(address)
 
     def _count(self, call: Call) -> None:
         assert call.row is not None
         self._counters.count(call, call.row)
         if call.content is not None and self._contents is not None:
             self._contents.write(call)
-        if call.trace is not None:
+        if call.trace is not None and call.key is not None:
             call.trace.end(call, call.row)
         call.incoming.body, call.ask = b"", None  # let go, whoever still holds the call
 

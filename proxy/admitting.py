@@ -10,6 +10,8 @@ from proxy.resolve import targets_of
 from proxy.usage import worst_cost
 from routing.table import Claim, Resolved, RouteEntry, TargetEntry
 
+MOST_TOKENS = 10**12  # of one answer; above any limit, and what every store of limits can count
+
 
 async def admit(call: Call, admission: Admission) -> Grant:
     """For one of the targets in call.order; without any limits it costs next to nothing.
@@ -130,7 +132,9 @@ def _option(
 
 def _answer_tokens(ask: ChatAsk, route: RouteEntry) -> int:
     tokens = route.answer_tokens if ask.answer_limit is None else ask.answer_limit
-    return tokens * ask.choices if "n" in ask.fields else tokens
+    if "n" in ask.fields:
+        tokens *= ask.choices
+    return tokens if tokens < MOST_TOKENS else MOST_TOKENS
 
 
 def over_limit_route(call: Call) -> tuple[Resolved, list[TargetEntry]] | None:

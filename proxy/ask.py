@@ -1,17 +1,41 @@
 """Decodes only what routing needs of a request body; the rest stays the caller's bytes."""
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Generator
+from typing import Annotated, Any
 
 import msgspec
 
 from proxy.errors import InvalidRequest
+from proxy.json_bounds import (
+    MOST_COUNT,
+    MOST_FIELDS,
+    MOST_MESSAGES,
+    UNREADABLE,
+    Counted,
+    checking,
+    decode_at_most,
+    fields_of,
+    is_null,
+    not_json,
+    not_text,
+    too_many_fields,
+)
 from routing.table import RouteEntry
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
-_count = msgspec.json.Decoder(int | None)
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNT)]
+_count = msgspec.json.Decoder(Count | None)
 _encode = msgspec.json.encode
+
+
+PLAIN = 8 * 1024
+"""Bytes up to which nothing needs to be counted before it is built."""
+OWN_TURN = 64 * 1024
+"""Bytes above which a body is decoded in turns of the event loop of its own."""
+LONGEST_MODEL = 256  # characters
 
 
 class _Message(msgspec.Struct):
@@ -27,8 +51,8 @@ class _Chat(msgspec.Struct):
     model: str
     messages: list[_Message]
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
 
     @property
     def answer_limit(self) -> int | None:
@@ -40,8 +64,6 @@ class _Chat(msgspec.Struct):
     def is_good(self) -> bool:
         if not self.model or not self.messages:
             return False
-        if (self.max_tokens or 0) < 0 or (self.max_completion_tokens or 0) < 0:
-            return False
         for message in self.messages:  # noqa: SIM110 all() costs twice as much, and this is per request
             if not message.role or not _has_content(message):
                 return False
@@ -49,7 +71,13 @@ class _Chat(msgspec.Struct):
 
 
 _chat = msgspec.json.Decoder(_Chat)
-_messages = msgspec.json.Decoder(list[_Message])
+
+
+class _CountedMessage(Counted, _Message):
+    """One of many."""
+
+
+_messages = msgspec.json.Decoder(list[_CountedMessage])
 _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NOTHING = (b"", b"null", b'""', b"[]")
 
@@ -84,13 +112,9 @@ class ChatAsk(msgspec.Struct):
 
     def _lacks(self, name: str) -> bool:
         twin = _TWINS.get(name)
-        if twin is not None and not _is_null(self.fields.get(twin)):
+        if twin is not None and not is_null(self.fields.get(twin)):
             return False  # the same limit under its other name
-        return _is_null(self.fields.get(name))
-
-
-def _is_null(raw: msgspec.Raw | None) -> bool:
-    return raw is None or bytes(raw) == b"null"
+        return is_null(self.fields.get(name))
 
 
 def _answer_limit(fields: dict[str, msgspec.Raw]) -> int | None:
@@ -100,29 +124,30 @@ def _answer_limit(fields: dict[str, msgspec.Raw]) -> int | None:
 
 def _whole(fields: dict[str, msgspec.Raw], name: str) -> int | None:
     raw = fields.get(name)
-    found: int | None = _decode(_count, raw, name, "a whole number") if raw else None
-    if found is not None and found < 0:
-        raise InvalidRequest(f"{name} must be a whole number of 0 or more.", param=name)
+    found: int | None = _decode(_count, raw, name, f"a whole number from 0 to {MOST_COUNT}") if raw else None
     return found
 
 
 def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
     """Raises InvalidRequest, which names the field and what is allowed."""
+    if len(body) > PLAIN:
+        return _to_its_end(_decoding(body, model_header, _no_limit))
     _check_text(body)
     try:
         fields = _fields.decode(body)
-    except msgspec.ValidationError:
-        raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    except UNREADABLE as error:
+        raise not_json(error) from None
+    if len(fields) > MOST_FIELDS:
+        raise too_many_fields()
     try:
         chat = _chat.decode(body)
-    except msgspec.ValidationError:
-        return _explained(fields, model_header, len(body))
-    if not chat.is_good:
-        return _explained(fields, model_header, len(body))
+    except UNREADABLE:
+        return _explained(fields, model_header, len(body), MOST_MESSAGES)
+    model = model_header or chat.model
+    if len(model) > LONGEST_MODEL or not chat.is_good:
+        return _explained(fields, model_header, len(body), MOST_MESSAGES)
     return ChatAsk(
-        model_header or chat.model,
+        model,
         bool(chat.stream),
         fields,
         len(chat.messages),
@@ -131,16 +156,68 @@ def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
     )
 
 
-def _explained(fields: dict[str, msgspec.Raw], model_header: str | None, size: int) -> ChatAsk:
+Limit = Callable[[str], int | None]
+"""How many messages a model's route allows; None where it says nothing."""
+
+
+def _no_limit(model: str) -> None:
+    return None
+
+
+class LargeBodies:
+    """Decodes one body at a time, and lets the event loop have a turn between its steps."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def decode(self, body: bytes, model_header: str | None, limit: Limit) -> ChatAsk:
+        """decode_chat() of a body over OWN_TURN. Raises InvalidRequest."""
+        async with self._turn:
+            steps = _decoding(body, model_header, limit)
+            while True:
+                await asyncio.sleep(0)
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    ask: ChatAsk = end.value
+                    return ask
+
+
+def _decoding(body: bytes, model_header: str | None, limit: Limit) -> Generator[None, None, ChatAsk]:
+    """Nothing is built that was not counted before; it pauses between its steps."""
+    yield from checking(body)
+    yield
+    fields = fields_of(body)
+    yield
+    most = limit(model_header or _model(fields)) or MOST_MESSAGES
+    return _explained(fields, model_header, len(body), most)
+
+
+def _to_its_end(steps: Generator[None, None, ChatAsk]) -> ChatAsk:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            ask: ChatAsk = end.value
+            return ask
+
+
+def _explained(fields: dict[str, msgspec.Raw], model_header: str | None, size: int, most: int) -> ChatAsk:
     """Field by field, to say which one is wrong."""
     return ChatAsk(
-        model=model_header or _model(fields),
+        model=_short(model_header or _model(fields)),
         stream=bool(_decode(_flag, fields.get("stream", b"null"), "stream", "true or false")),
         fields=fields,
-        messages=_checked_messages(fields),
+        messages=_checked_messages(fields, most),
         size=size,
         answer_limit=_answer_limit(fields),
     )
+
+
+def _short(model: str) -> str:
+    if len(model) > LONGEST_MODEL:
+        raise InvalidRequest(f"model must have at most {LONGEST_MODEL} characters.", param="model")
+    return model
 
 
 def _check_text(body: bytes) -> None:
@@ -148,15 +225,13 @@ def _check_text(body: bytes) -> None:
         try:
             body.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(
-                "The body is not valid JSON: it is not UTF-8.", code="invalid_json"
-            ) from None
+            raise not_text() from None
 
 
 def _decode(decoder: msgspec.json.Decoder, raw: Any, field: str, allowed: str) -> Any:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         raise InvalidRequest(f"{field} must be {allowed}.", param=field) from None
 
 
@@ -174,15 +249,13 @@ def _model(fields: dict[str, msgspec.Raw]) -> str:
     return name
 
 
-def _checked_messages(fields: dict[str, msgspec.Raw]) -> int:
+def _checked_messages(fields: dict[str, msgspec.Raw], most: int) -> int:
     raw = fields.get("messages")
-    if raw is None or bytes(raw) == b"null":
+    if raw is None or is_null(raw):
         raise InvalidRequest(
             "messages is missing: a list of at least one message.", param="messages", code="missing_field"
         )
-    messages: list[_Message] = _decode(
-        _messages, raw, "messages", "a list of objects, each with role and content"
-    )
+    messages = _read_messages(raw, most)
     if not messages:
         raise InvalidRequest(
             "messages is empty: at least one is needed.", param="messages", code="missing_field"
@@ -197,6 +270,22 @@ def _checked_messages(fields: dict[str, msgspec.Raw]) -> int:
                 f"messages[{index}] has no content.", param=f"messages[{index}].content", code="missing_field"
             )
     return len(messages)
+
+
+def _read_messages(raw: msgspec.Raw, most: int) -> list[_CountedMessage]:
+    try:
+        messages: list[_CountedMessage] | None = decode_at_most(most, _messages, raw)
+    except UNREADABLE:
+        raise InvalidRequest(
+            "messages must be a list of objects, each with role and content.", param="messages"
+        ) from None
+    if messages is None:
+        raise InvalidRequest(
+            f"messages has more than the {most:,} entries allowed.",
+            param="messages",
+            code="too_many_messages",
+        )
+    return messages
 
 
 def _has_content(message: _Message) -> bool:

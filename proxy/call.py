@@ -230,7 +230,7 @@ class Call:
         """x-litellm-num-retries. Raises InvalidRequest."""
         if not self.incoming.has_options or (text := self.incoming.text(b"x-litellm-num-retries")) is None:
             return None
-        if not text.isdecimal() or int(text) > 10:
+        if not text.isdecimal() or len(text) > 2 or int(text) > 10:
             raise InvalidRequest(
                 "x-litellm-num-retries must be a whole number from 0 to 10.", param="x-litellm-num-retries"
             )

@@ -1,6 +1,7 @@
 """One request's life, from authentication to accounting, in seven steps."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from proxy.accounting import Accounting, price_call
 from proxy.admission.base import Admission
 from proxy.admitting import admit, admit_at_once, admit_closely, over_limit_route
 from proxy.answer_headers import AnswerHeaders
-from proxy.ask import decode_chat
+from proxy.ask import OWN_TURN, LargeBodies, decode_chat
 from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
@@ -61,6 +62,7 @@ class Engine:
         self.abandoned = abandoned or Abandoned(Bounds(seconds=0, bytes=0, at_once=0))
         self._tracing = tracing
         self._headers = AnswerHeaders()
+        self._large = LargeBodies()
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
@@ -89,6 +91,8 @@ class Engine:
         try:
             if call.fault is not None:
                 raise call.take_fault()
+            if call.ask is None:
+                await self._decode_later(call)
             if call.grant is None:
                 await self._admit_later(call)
             answer = await self._attempts.first_answer(call)
@@ -145,13 +149,19 @@ class Engine:
         call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
 
     def _decode(self, call: Call) -> None:
+        if len(call.incoming.body) > OWN_TURN:
+            return  # go_on() does it: nobody is to wait for it
         call.ask = decode_chat(call.incoming.body, call.incoming.option(b"x-litellm-model"))
 
     def _resolve(self, call: Call) -> None:
+        if call.ask is None:
+            return
         call.route, targets = resolve(call)
         detours.choose(call, targets, self._chooser)
 
     def _admit(self, call: Call) -> None:
+        if call.ask is None:
+            return
         call.grant = admit_at_once(call, self._admission)
         if call.grant is not None:
             self._open(call)
@@ -159,6 +169,19 @@ class Engine:
     def _send(self, call: Call) -> None:
         if call.grant is not None and call.fault is None:
             self._attempts.begin(call)
+
+    async def _decode_later(self, call: Call) -> None:
+        """Steps 2 to 4 of a call whose body is large."""
+        incoming, table = call.incoming, call.table
+
+        def most_messages(model: str) -> int | None:
+            found = table.resolve(model)
+            return found.route.max_messages if found is not None else None
+
+        call.ask = await self._large.decode(incoming.body, incoming.option(b"x-litellm-model"), most_messages)
+        self._resolve(call)
+        self._admit(call)
+        self.accounting.write_opened()
 
     async def _admit_later(self, call: Call) -> None:
         """Where limits must be asked for elsewhere, or are looked at closer."""
@@ -206,6 +229,8 @@ class Engine:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = self._call(incoming)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
+        with contextlib.suppress(InvalidApiKey):  # then it is a stranger's
+            call.key, _ = identify(incoming.headers, call.table)
         return self._refused(call, error)
 
     async def _admit_elsewhere(self, call: Call, refusal: RateLimited) -> None:

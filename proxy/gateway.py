@@ -27,6 +27,7 @@ from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.metrics.posting import Posting
 from proxy.metrics.store import Store
+from proxy.strangers import Strangers
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
 from proxy.targets.exchange import make_exchange
@@ -92,7 +93,8 @@ def build_gateway() -> Gateway:
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
     contents = ContentWriter(Path(settings.CONTENT_DIR), settings.CONTENT_MAX_BYTES)
-    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents)
+    strangers = Strangers(TrustedProxies(settings.TRUSTED_PROXIES))
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents, strangers)
     bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
     tracing = make_tracing()
     engine = Engine(

@@ -10,6 +10,10 @@ from routing.table import KeyEntry, RoutingTable
 
 KEY_HEADERS = (b"x-api-key", b"api-key")
 """Where Anthropic's and Azure's clients put the key."""
+LONGEST_KEPT = 512
+"""Bytes of a header up to which its key's hash is remembered."""
+LONGEST_KEY = 8 * 1024
+"""Bytes; a longer one is not looked up."""
 _OWN_PREFIX = OWN_PREFIX.encode()
 _CREDENTIALS = frozenset((b"authorization", b"x-litellm-api-key", *KEY_HEADERS))
 
@@ -18,7 +22,7 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
     own = b""
     if b"x-litellm-api-key" in headers:
-        own = without_bearer(headers[b"x-litellm-api-key"].strip())
+        own = without_bearer(_bounded(headers[b"x-litellm-api-key"]).strip())
         hashed = digest(own)
         if own and (entry := table.keys.get(hashed)):
             return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
@@ -44,19 +48,30 @@ def presents_key(headers: Mapping[bytes, bytes]) -> bool:
 def _digest_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     """Of the key that is presented; None where none is."""
     authorization = headers.get(b"authorization")
-    if authorization is not None and (found := _bearer_digest(authorization)) is not None:
-        return found
+    if authorization is not None:
+        found = _known_digest if len(authorization) <= LONGEST_KEPT else _bearer_digest
+        if (digested := found(authorization)) is not None:
+            return digested
     for name in KEY_HEADERS:
-        if presented := headers.get(name, b"").strip():
+        if presented := _bounded(headers.get(name, b"")).strip():
             return digest(presented)
     return None
 
 
-@lru_cache(maxsize=4096)  # one per key in use, whoever tries others; a few hundred bytes each
+def _bounded(presented: bytes) -> bytes:
+    """Raises InvalidApiKey."""
+    if len(presented) > LONGEST_KEY:
+        raise InvalidApiKey(f"Unknown API key: it is longer than {LONGEST_KEY:,} bytes.")
+    return presented
+
+
 def _bearer_digest(authorization: bytes) -> bytes | None:
-    scheme, _, token = authorization.strip().partition(b" ")
+    scheme, _, token = _bounded(authorization).strip().partition(b" ")
     token = token.strip()
     return digest(token) if token and scheme.lower() == b"bearer" else None
+
+
+_known_digest = lru_cache(maxsize=4096)(_bearer_digest)  # whoever tries others: 3 MB at most
 
 
 def check_valid(entry: KeyEntry) -> KeyEntry:

@@ -9,7 +9,7 @@ from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 LONGEST_RESULT = 1000  # characters of an attempt's result
 CLIENT_INFO_LENGTH = 200
-MOST_KEPT = 10_000  # callers of a wildcard route may ask for any model
+MOST_KEPT = 2_000  # callers of a wildcard route may ask for any model; about 5 KB each at most
 
 
 class Common(msgspec.Struct, eq=False):
@@ -45,11 +45,14 @@ class Rows:
         return row
 
     def closed(self, call: Call, abandoned: str) -> Closed:
-        """`abandoned`: what became of the provider's answer when nobody waited for it any more."""
+        """Of a stranger's headers nothing.
+
+        `abandoned`: what became of the provider's answer when nobody waited for it any more.
+        """
         incoming, total_ms = call.incoming, call.elapsed_ms
         row = self._of_its_kind(call)
         row.id, row.received_at_ns, row.outcome = call.id, call.received_at_ns, call.outcome
-        if call.request_id is not call.id:
+        if call.request_id is not call.id and (call.key is not None or call.shadow):
             row.request_id = call.request_id
         row.status, row.shadow, row.abandoned = call.status, call.shadow, abandoned
         if call.error is not None:
@@ -61,7 +64,7 @@ class Rows:
             ttft_ms = (call.first_byte - incoming.received) * 1000
             row.ttft_ms, overhead_ms = int(ttft_ms * 1000) / 1000, ttft_ms - call.upstream_ms
         row.overhead_ms = int(overhead_ms * 1000) / 1000 if overhead_ms > 0 else 0.0
-        if incoming.has_options:
+        if incoming.has_options and (call.key is not None or call.shadow):
             row.tags = call.tags
             row.client_info = (incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH]
         _add_usage(row, call)

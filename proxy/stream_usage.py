@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
+from proxy.json_bounds import UNREADABLE
 
 OPTIONS = "stream_options"
 _ONLY_USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -33,7 +34,7 @@ def asking(ask: ChatAsk, defaults: tuple[tuple[str, bytes], ...]) -> ChatAsk | N
 def _with_usage(raw: bytes) -> msgspec.Raw | None:
     try:
         options = _object.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if options.get("include_usage"):
         return None
@@ -74,6 +75,6 @@ class UsageFilter:
 def _tells_only_usage(data: bytes) -> bool:
     try:
         event = _object.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return not event.get("choices") and event.get("usage") is not None and not event.get("error")

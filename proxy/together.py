@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 Thing = TypeVar("Thing")
+MOST_AT_ONCE = 64  # things; the others have the next turn, behind what else waits for one
 
 
 class Together(Generic[Thing]):
@@ -35,6 +36,9 @@ class Together(Generic[Thing]):
 
     def handle_now(self) -> None:
         things, self._things = self._things, []
+        if len(things) > MOST_AT_ONCE:
+            things, self._things = things[:MOST_AT_ONCE], things[MOST_AT_ONCE:]
+            (self._loop or asyncio.get_running_loop()).call_soon(self.handle_now)
         self._handle(things)
 
 

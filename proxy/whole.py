@@ -9,6 +9,7 @@ from proxy.ask import ChatAsk
 from proxy.attempt import Answer
 from proxy.call import Call
 from proxy.errors import Refusal
+from proxy.json_bounds import UNREADABLE
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
 from proxy.usage import Usage, told_or_estimated
@@ -56,7 +57,7 @@ def read_stream(answer: Answer, ask: ChatAsk) -> tuple[bytes, Usage] | None:
 def _text_bytes(body: bytes) -> int:
     try:
         choices = _texts.decode(body).choices
-    except (msgspec.DecodeError, RecursionError):  # not of the usual shape: all of it, rather than nothing
+    except UNREADABLE:  # not of the usual shape: all of it, rather than nothing
         return len(body)
     return sum(
         len(bytes(text))

@@ -6,9 +6,12 @@ from typing import Any
 import msgspec
 
 from proxy.call import Call
+from proxy.json_bounds import UNREADABLE, size_of
 from routing.secret_headers import SHORTEST_SEARCHED, is_secret
 from routing.table import CONTENT_NEVER, CONTENT_OFF
 
+LONGEST_SCALAR = 40  # bytes
+MOST_READ = 4 * 1024 * 1024  # bytes of messages whose roles are counted
 REDACTED = b"[redacted]"
 _FINISH_REASON = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([a-z_]{1,40})"')
 
@@ -51,10 +54,11 @@ class Capture:
 
     def texts(self, call: Call) -> tuple[bytes, bytes, bool]:
         """(request, answer, whether one of them was cut), without the credentials of this call."""
-        request, answer = call.incoming.body, b"".join(self._parts)
-        for credential in _credentials(call):
+        credentials, body = _credentials(call), call.incoming.body
+        request, answer = _cut_at(self.limit, body, credentials), b"".join(self._parts)
+        for credential in credentials:
             request, answer = (text.replace(credential, REDACTED) for text in (request, answer))
-        return request[: self.limit], answer, self._cut or len(request) > self.limit
+        return request[: self.limit], answer, self._cut or len(body) > self.limit
 
     def facts(self, call: Call) -> dict[str, Any]:
         """What may be known of the call without a word of it."""
@@ -67,6 +71,14 @@ class Capture:
             "parameters": {name: value for name, raw in fields.items() if (value := _plain(raw)) is not None},
             "finish_reason": reasons[-1].decode() if reasons else "",
         }
+
+
+def _cut_at(end: int, body: bytes, credentials: list[bytes]) -> bytes:
+    """Before a credential that the end would cut in two; to search all of a large body takes too long."""
+    for credential in credentials:
+        found = body.find(credential, max(end - len(credential) + 1, 0), end + len(credential) - 1)
+        end = end if found < 0 else min(found, end)
+    return body[:end]
 
 
 def _credentials(call: Call) -> list[bytes]:
@@ -82,7 +94,7 @@ def _credentials(call: Call) -> list[bytes]:
 
 def _counted(messages: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
-    if messages is not None:
+    if messages is not None and size_of(messages) <= MOST_READ:
         for message in _roles.decode(messages):
             counts[message.role[:20]] = counts.get(message.role[:20], 0) + 1
     return counts
@@ -90,7 +102,9 @@ def _counted(messages: Any) -> dict[str, int]:
 
 def _plain(raw: Any) -> Any:
     """Numbers and switches; None for all else."""
+    if size_of(raw) > LONGEST_SCALAR:
+        return None
     try:
         return _scalar.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

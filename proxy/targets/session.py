@@ -3,8 +3,11 @@
 import msgspec
 
 from proxy.call import Call
+from proxy.json_bounds import UNREADABLE
 
 LONGEST = 512  # bytes; what is longer is cut
+
+_string = msgspec.json.Decoder(str)  # what is no string is not built
 
 
 def session_of(call: Call) -> str:
@@ -24,7 +27,7 @@ def _named(call: Call) -> str:
 
 def _text(raw: bytes) -> str:
     try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        value: str = _string.decode(raw)
+    except UNREADABLE:
         return ""
-    return value if isinstance(value, str) else ""
+    return value

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from routing.strategies.base import Pick, Strategy
 from routing.table import TargetEntry
 
-MOST_SESSIONS = 100_000  # remembered per web process; the least recently seen leave first
+MOST_SESSIONS = 100_000  # remembered per web process, about 30 MB; the least recently seen leave first
 FORGET_AFTER = 3600.0  # seconds without a request
 
 
@@ -26,12 +26,12 @@ class Sticky(Strategy):
     remembers = True
 
     def __init__(self) -> None:
-        self._homes: OrderedDict[tuple[str, int], tuple[int, float]] = OrderedDict()
+        self._homes: OrderedDict[tuple[bytes, int], tuple[int, float]] = OrderedDict()
 
     def order(self, targets: Sequence[TargetEntry], pick: Pick) -> list[TargetEntry]:
         session = pick.session()
         found = _by_hash(targets, session)
-        place = (session, targets[0].rank)
+        place = (_short(session), targets[0].rank)
         home = self._home(place, pick.now)
         for index, target in enumerate(found):
             if target.id == home:
@@ -42,22 +42,27 @@ class Sticky(Strategy):
         return found
 
     def note(self, target: TargetEntry, pick: Pick) -> str:
-        home = self._home((pick.session(), target.rank), pick.now)
+        home = self._home((_short(pick.session()), target.rank), pick.now)
         return "the session's target" if target.id == home else f"weight {target.weight}"
 
     def roll(self, pick: Pick) -> float:
         """By the session: one that a canary gets stays there."""
         return _fraction("roll", pick.session())
 
-    def _home(self, place: tuple[str, int], now: float) -> int | None:
+    def _home(self, place: tuple[bytes, int], now: float) -> int | None:
         target_id, seen = self._homes.get(place, (None, 0.0))
         return target_id if now - seen < FORGET_AFTER else None
 
-    def _remember(self, place: tuple[str, int], target_id: int, now: float) -> None:
+    def _remember(self, place: tuple[bytes, int], target_id: int, now: float) -> None:
         self._homes[place] = (target_id, now)
         self._homes.move_to_end(place)
         if len(self._homes) > MOST_SESSIONS:
             self._homes.popitem(last=False)
+
+
+def _short(session: str) -> bytes:
+    """Of one length, whatever the caller sends."""
+    return blake2b(session.encode(), digest_size=16).digest()
 
 
 def _by_hash(targets: Sequence[TargetEntry], session: str) -> list[TargetEntry]:
