@@ -95,7 +95,7 @@ class Relay:
         self._resume = resume
         self._first, self._kept = answer.body, answer.kept
         self._reader = StreamReader()
-        self._half: list[bytes] = []  # of a line, as it came
+        self._half: list[bytes] | None = None  # of a line, as it came
         self._stall = route.stall_timeout
         continues = route.on_cut == "continue" and call.ask is not None
         most = answer.target.provider.connection.longest_answer
@@ -187,13 +187,15 @@ class Relay:
         """A half line waits for its other half: a client could make nothing of it where the stream breaks."""
         reader = self._reader
         if reader.malformed:
-            return b"".join((*self._half, chunk)) if chunk else b""  # else the half is of the malformed event
-        self._half.append(chunk)
+            # Where none of the chunk is good, the half is of the malformed event.
+            return b"".join((*(self._half or ()), chunk)) if chunk else b""
+        half = self._half = self._half or []
+        half.append(chunk)
         if reader.waiting > len(chunk):
             return b""  # it is one line yet: joined once, when it is whole
-        lines = b"".join(self._half)
+        lines = b"".join(half)
         end = len(lines) - reader.waiting
-        self._half = [lines[end:]] if reader.waiting else []
+        self._half = [lines[end:]] if reader.waiting else None
         return lines[:end]
 
     def _fault(self) -> str:
@@ -202,7 +204,7 @@ class Relay:
         return "sent a malformed event" if self._reader.malformed else ""
 
     async def _ended(self) -> bytes:
-        tail = b"".join(self._half)
+        tail = b"".join(self._half or ())
         if self._continuation is not None:
             tail = self._continuation.end()
             self._reader.feed(tail)

@@ -155,7 +155,7 @@ class StreamReader:
         self._terminal = False  # saw the last event of another API
         self._reported: ReportedUsage | None = None
         self._on_event = on_event
-        self._half: list[bytes] = []  # the pieces of that line
+        self._half: list[bytes] | None = None  # the pieces of that line
         self._skipping = False  # until the end of a line that is too long
         self._unread = False  # until the end of an event that is too long
         self._data: list[bytes] = []  # of an event whose JSON goes on over several lines
@@ -229,14 +229,16 @@ class StreamReader:
 
     def _with_half(self, lines: bytes) -> bytes:
         if self.waiting:
-            lines = b"".join((*self._half, lines))
-            self._half, self.waiting = [], 0
+            lines = b"".join((*(self._half or ()), lines))
+            self._half, self.waiting = None, 0
         return lines
 
     def _keep(self, piece: bytes) -> None:
         """Of a line that is not whole yet: only looked at again when it is."""
         if not piece:
             return
+        if self._half is None:
+            self._half = []
         self._half.append(piece)
         self.waiting += len(piece)
         if self.waiting > LONGEST_EVENT:

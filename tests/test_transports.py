@@ -378,6 +378,7 @@ async def test_what_is_begun_fails_as_what_is_sent(kind, transport, stream):
         await peer.request()
         await peer.send(whole(b"hello"))
         await peer.request()
+        await peer.send(b"HTTP/1.1 2")
 
     async with serving(script) as server, transport() as made:
         request = post(server, stream=stream)

@@ -47,6 +47,10 @@ class ConnectionBroken(TransportFault):
     """The connection ended, or what came over it was no HTTP."""
 
 
+class ConnectionStale(ConnectionBroken):
+    """It ended at once and before any byte of an answer, as one does that the other side has forgotten."""
+
+
 class TransportTimeout(TransportFault):
     """The connect or read time-out passed."""
 

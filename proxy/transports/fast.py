@@ -100,9 +100,21 @@ class FastTransport:
 
     def _send_on(self, connection: Http1Connection, wire: Wire, request: UpstreamRequest) -> Http1Response:
         body = request.body
-        return connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
+        response = connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
+        if connection.kept:
+            response.request = request
+        return response
 
-    async def _send_on_new(self, wire: Wire, request: UpstreamRequest) -> UpstreamResponse:
+    def _send_again(self, stale: Http1Connection, request: UpstreamRequest) -> Awaitable[Http1Response]:
+        """Once, on a new connection: it is the pool's business that a kept one was none any more."""
+        wire = request.head.wire
+        assert isinstance(wire, Wire)
+        for connection in self._idle.get(wire.place, []):
+            if connection.active_at < stale.active_at:
+                connection.abort()  # whoever has forgotten that one has forgotten the older ones
+        return self._send_on_new(wire, request)
+
+    async def _send_on_new(self, wire: Wire, request: UpstreamRequest) -> Http1Response:
         return await self._send_on(await self._connect(wire.place), wire, request).head()
 
     async def aclose(self) -> None:
@@ -169,11 +181,11 @@ class FastTransport:
         self, loop: asyncio.AbstractEventLoop, place: Place, context: ssl.SSLContext | None
     ) -> Http1Connection:
         host, port, secure = place
-        longest = self._settings.longest_answer
+        lost, longest = self._all.discard, self._settings.longest_answer
 
         async def connect(address: str) -> Http1Connection:
             _, connection = await loop.create_connection(
-                lambda: Http1Connection(loop, place, self._freed, self._all.discard, longest),
+                lambda: Http1Connection(loop, place, self._freed, lost, longest, self._send_again),
                 address,
                 port,
                 ssl=context,
@@ -185,17 +197,19 @@ class FastTransport:
 
     def _freed(self, connection: Http1Connection) -> None:
         if self._settings.keep_alive and not self._closed:
+            connection.kept = True
             self._idle.setdefault(connection.place, []).append(connection)
         else:
             connection.abort()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look at all connections now and then: a timer per call would cost more."""
-        now = loop.time()
+        now, pause = loop.time(), self._pause()
         for connection in list(self._all):
             quiet = now - connection.active_at
             if not connection.busy:
-                if quiet > self._settings.keep_alive:
+                # At the next look it might be too late: who closes it first must not be the provider.
+                if quiet + pause > min(self._settings.keep_alive, connection.idle_for):
                     connection.abort()
             elif quiet > self._settings.read_timeout and not connection.held_back:
                 connection.time_out("timed out")
@@ -204,10 +218,12 @@ class FastTransport:
         if self._all:
             self._tick_later(loop)
 
-    def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _pause(self) -> float:
         shortest = min(self._settings.read_timeout, self._settings.keep_alive or 1.0)
-        pause = max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
-        self._ticker = loop.call_later(pause, self._tick, loop)
+        return max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
+
+    def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ticker = loop.call_later(self._pause(), self._tick, loop)
 
 
 def _living(idle: list[Http1Connection]) -> list[Http1Connection]:

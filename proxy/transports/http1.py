@@ -1,7 +1,9 @@
 """One HTTP/1.1 connection to a provider, parsed by llhttp (httptools). Source: RFC 9112."""
 
 import asyncio
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Any, cast
 
@@ -10,12 +12,15 @@ import httptools
 from proxy.transports.base import (
     LONGEST_ERROR,
     ConnectionBroken,
+    ConnectionStale,
     Sink,
     TransportFault,
     TransportTimeout,
 )
 
 HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back; longest head
+STALE_SECONDS = 1.0  # after that long the provider was working on the request
+_KEPT_FOR = re.compile(r"timeout\s*=\s*(\d{1,6})", re.IGNORECASE)
 
 
 class Http1Response:
@@ -30,6 +35,7 @@ class Http1Response:
         "complete",
         "headers",
         "limit",
+        "request",
         "size",
         "started",
         "status",
@@ -46,6 +52,7 @@ class Http1Response:
         self.chunks: list[bytes] = []
         self.size = 0  # bytes that came and were not taken yet
         self.limit = HIGH_WATER  # of them, from which on bound() looks at it
+        self.request: object = None  # what may go out again; nothing on a new connection
         self._fault: TransportFault | None = None
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -73,16 +80,21 @@ class Http1Response:
     async def head(self) -> "Http1Response":
         """Itself, when the head of a stream, or the whole of another answer, is here.
 
-        Who is cancelled meanwhile gives the answer up.
+        Another, where a kept connection was none any more, and the request went out again. Who is cancelled
+        meanwhile gives the answer up.
         """
         try:
             while not (self.complete or (self.started and self.stream)):
                 await self._arrival()
                 self._check()
+            return self
+        except ConnectionStale:
+            if self.request is None:
+                raise
         except BaseException:
             self.abandon()
             raise
-        return self
+        return await self._connection.ask_again(self.request)
 
     async def read(self) -> bytes:
         if not self.complete:
@@ -206,10 +218,13 @@ class Http1Connection(asyncio.Protocol):
         "_held_back",
         "_on_free",
         "_on_lost",
+        "_on_stale",
         "_parser",
         "_response",
         "_transport",
         "active_at",
+        "idle_for",
+        "kept",
         "longest",
         "loop",
         "lost",
@@ -223,14 +238,18 @@ class Http1Connection(asyncio.Protocol):
         on_free: Callable[["Http1Connection"], None],
         on_lost: Callable[["Http1Connection"], None],
         longest: int,
+        on_stale: Callable[["Http1Connection", Any], Awaitable[Http1Response]] | None = None,
     ) -> None:
         self.loop = loop
         self.place = place  # whose connection this is; the pool's business
         self.longest = longest  # bytes of an answer that is collected whole
         self.lost = False
+        self.kept = False  # whether it was idle before
+        self.idle_for = math.inf  # seconds that the provider lets it be idle
         self.active_at = loop.time()  # when bytes last went in either direction
         self._on_free = on_free
         self._on_lost = on_lost
+        self._on_stale = on_stale
         self._held_back = False
         self._response: Http1Response | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -240,6 +259,11 @@ class Http1Connection(asyncio.Protocol):
         response = self._response = Http1Response(self, stream)
         self._transport.write(data)
         return response
+
+    def ask_again(self, request: object) -> Awaitable[Http1Response]:
+        """On another connection: this one was closed when the request came to it."""
+        assert self._on_stale is not None
+        return self._on_stale(self, request)
 
     @property
     def busy(self) -> bool:
@@ -312,7 +336,9 @@ class Http1Connection(asyncio.Protocol):
             response.complete = True
             response.wake()
         else:
-            response.fail(ConnectionBroken("connection broken"))
+            untouched = not (response.size or response.started)
+            at_once = self.kept and untouched and self.loop.time() - self.active_at < STALE_SECONDS
+            response.fail((ConnectionStale if at_once else ConnectionBroken)("connection broken"))
 
     # What httptools calls, in this order.
 
@@ -346,6 +372,8 @@ class Http1Connection(asyncio.Protocol):
         self._response = None
         if self._parser.should_keep_alive() and not self.lost:
             self.go_on()
+            if not self.kept:
+                self.idle_for = _idle_seconds(response.header("keep-alive"))
             self._on_free(self)
         else:
             self.abort()
@@ -356,3 +384,9 @@ class Http1Connection(asyncio.Protocol):
         self._transport.abort()
         if response is not None:
             response.fail(fault)
+
+
+def _idle_seconds(told: str | None) -> float:
+    """A while less than the provider's own, so that it is not closed under a request that is on its way."""
+    found = _KEPT_FOR.search(told or "")
+    return math.inf if found is None else max(int(found[1]) * 0.75 - 1, int(found[1]) / 2)
