@@ -150,6 +150,7 @@ class Http1Response:
         self.status = status
         self.started = True
         self.size = 0
+        self.request = None  # it holds the body, and is not sent again any more
         if not 200 <= status < 300:
             self.limit = LONGEST_ERROR
         elif not self.stream:
