@@ -329,6 +329,7 @@ CELERY_BEAT_SCHEDULE = {
     },
 }
 
+LOOP_TIMES_FILE = env.str("LOOP_TIMES_FILE", default="")
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOG_FORMAT = choice("LOG_FORMAT", ("console", "json"), default="console")
 LOG_REQUESTS = choice("LOG_REQUESTS", ("none", "failed", "all"), default="none")

@@ -17,6 +17,7 @@ import uvicorn
 from django.conf import settings
 from uvicorn.supervisors import Multiprocess
 
+from gateway_project import loop_times
 from gateway_project.parent import end_with_parent
 from monitoring.backlog import backlog_bytes
 from monitoring.restarts import Restarts, how_it_ended
@@ -38,7 +39,7 @@ def config(host: str, port: int, workers: int, drain_seconds: int) -> uvicorn.Co
         workers=workers,
         http="gateway_project.lane:FastLaneProtocol",
         ws="none",
-        loop="uvloop",
+        loop="asyncio" if settings.LOOP_TIMES_FILE else "uvloop",
         lifespan="on",
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -127,6 +128,8 @@ def main(arguments: list[str]) -> int:
     if options.end_with_stdin:
         end_with_parent(options.drain_seconds + settings.DRAIN_NOTICE_SECONDS + PARENT_GONE_SECONDS)
     allow_many_connections()
+    if settings.LOOP_TIMES_FILE:
+        loop_times.install(settings.LOOP_TIMES_FILE)
     chosen = config(options.host, options.port, options.workers, options.drain_seconds)
     with Shipping():
         if options.workers > 1:
