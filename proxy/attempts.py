@@ -54,7 +54,7 @@ class Attempts:
             return
         position, last = call.grant.option, len(call.order) - 1
         hedges = position < last and call.route.route.hedge_after is not None
-        if not hedges and self._may_try(call, position):
+        if not (hedges or call.wait_first) and self._may_try(call, position):
             self._asker.begin(call, call.order[position])
 
     def give_up(self, call: Call) -> None:
@@ -75,6 +75,8 @@ class Attempts:
         left = call.deadline_at - time.perf_counter()
         try:
             with Deadline(left):
+                if 0 < call.wait_first < left:
+                    await _pause(call, call.wait_first)
                 answer = await self._try_all(call)
         except DeadlinePassed:
             late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
@@ -256,22 +258,33 @@ class Attempts:
         assert call.grant is not None
         wanted = call.retries_header
         retries = target.provider.retries if wanted is None else wanted
-        for number in range(retries + 1):
+        number = 0
+        while True:
             try:
                 return await self._asker.ask(call, target)
             except UpstreamError as failure:
-                if number == retries or not self._is_worth_a_retry(call, target, failure):
+                if (pause := self._pause_before(call, target, failure, number, retries)) is None:
                     raise
-                pause = backoff(target.provider.retry_delay, number, failure.retry_after, self._dice)
-                if pause >= call.deadline_at - time.perf_counter():
-                    raise  # nobody would be there to get the answer
                 forget_history(failure)
                 failures.append(failure)
                 await _pause(call, pause)
             # A retry is a further request: it counts against the target's limits.
             position = call.grant.option
             await move(call, position, position + 1)
-        raise AssertionError("unreachable: the last try returns or raises")
+            number += 1
+
+    def _pause_before(
+        self, call: Call, target: TargetEntry, failure: UpstreamError, number: int, retries: int
+    ) -> float | None:
+        """Seconds before the same target is asked once more; None where it isn't."""
+        if (pause := _wait_for_preferred(call, target, failure)) is not None:
+            call.waited = True
+        elif number < retries and self._is_worth_a_retry(call, target, failure):
+            pause = backoff(target.provider.retry_delay, number, failure.retry_after, self._dice)
+        else:
+            return None
+        # Nobody would be there to get the answer after the deadline.
+        return pause if pause < call.deadline_at - time.perf_counter() and not self._spent(call) else None
 
     def _is_worth_a_retry(self, call: Call, target: TargetEntry, failure: UpstreamError) -> bool:
         """Whether the same target should be asked once more before others are."""
@@ -326,6 +339,17 @@ class _Hedge:
         except BaseException:
             await hedging.close(answer)
             raise
+
+
+def _wait_for_preferred(call: Call, target: TargetEntry, failure: UpstreamError) -> float | None:
+    """Seconds that the provider said, where the route would rather wait than ask another target."""
+    assert call.route is not None
+    most = call.route.route.wait_for_preferred
+    if most is None or call.waited or target is not call.order[0]:
+        return None
+    if not isinstance(failure, UpstreamRateLimited) or failure.told_wait is None:
+        return None
+    return failure.told_wait if failure.told_wait <= most else None
 
 
 async def _pause(call: Call, seconds: float) -> None:

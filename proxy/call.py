@@ -125,6 +125,8 @@ class Call:
         "trial",
         "upstream_ms",
         "usage",
+        "wait_first",
+        "waited",
     )
 
     def __init__(self, incoming: Incoming, table: RoutingTable) -> None:
@@ -155,6 +157,8 @@ class Call:
         self.detours: tuple[int, ...] = ()  # fallback routes that were looked at
         self.last_resorts: tuple[tuple[Resolved, list[TargetEntry]], ...] = ()  # with an open circuit
         self.admitted: Resolved | None = None  # the route whose limits the grant holds, whatever the target
+        self.wait_first = 0.0  # seconds until the first of them may be asked: it is preferred that much
+        self.waited = False  # for the preferred target: only once
         self.hedged: TargetEntry | None = None  # asked beside another one, and failed
         self.available = 0  # so many of them had no open circuit when the order was made
         self.skipped: tuple[tuple[TargetEntry, str], ...] = ()  # and why

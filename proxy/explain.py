@@ -178,7 +178,8 @@ class _Explaining:
         while detours.take_last_resort(self.call):
             self.call.route = chosen
         first = self.call.order[0]
-        self._say("target", f"{first.name} is asked first, {len(self.call.order) - 1} more after it")
+        waits = f" after a wait of {self.call.wait_first:.1f} s" if self.call.wait_first else ""
+        self._say("target", f"{first.name} is asked first{waits}, {len(self.call.order) - 1} more after it")
 
     def _candidates(self) -> list[Candidate]:
         if self.call.route is None or self.call.key is None:

@@ -254,6 +254,7 @@ def _route(
         attempt_timeout=row.attempt_timeout,
         first_byte_timeout=row.first_byte_timeout,
         stall_timeout=row.stall_timeout,
+        wait_for_preferred=row.wait_for_preferred,
         hedge_after=None if row.hedge_after_ms is None else row.hedge_after_ms / 1000,
         on_cut=row.on_cut,
         fallbacks=tuple(fallbacks.get(FallbackKind.ERROR, ())),

@@ -49,6 +49,8 @@ class Chooser:
         for target in targets:
             standings.sort_in(target)
         found = _arranged(call, standings.ready, strategy, pick) if standings.ready else []
+        if standings.soon:
+            found = standings.without_the_soon(found)
         found += in_levels(standings.ill, strategy, pick)
         call.available = len(found)
         if standings.broken:
@@ -104,6 +106,7 @@ class _Standings:
         self.ill: list[TargetEntry] = []
         self.broken: list[TargetEntry] = []
         self.cooling: list[tuple[float, TargetEntry]] = []
+        self.soon: dict[TargetEntry, float] = {}  # of the ready: seconds until a 429's pause is over
         self.refused: list[TargetEntry] = []
         self._call = call
         self._chooser = chooser
@@ -117,8 +120,28 @@ class _Standings:
             self._call.skip(target, f"its provider is {why}")
         elif standing in (Standing.READY, Standing.PROBE):
             (self.ill if target.provider.unhealthy else self.ready).append(target)
+        elif self._is_soon(target, standing):
+            self.ready.append(target)
         else:
             self._set_aside(target, standing)
+
+    def _is_soon(self, target: TargetEntry, standing: Standing) -> bool:
+        assert self._call.route is not None
+        most = self._call.route.route.wait_for_preferred
+        if most is None or standing is not Standing.COOLING or target.provider.unhealthy:
+            return False
+        wait = self._chooser.board.of(target.id).wait(self._now)
+        if wait > most:
+            return False
+        self.soon[target] = wait
+        return True
+
+    def without_the_soon(self, found: list[TargetEntry]) -> list[TargetEntry]:
+        """Only the preferred target is waited for; the others pause as ever."""
+        self._call.wait_first = self.soon.pop(found[0], 0.0)
+        for target in self.soon:
+            self._set_aside(target, Standing.COOLING)
+        return [target for target in found if target not in self.soon]
 
     def _set_aside(self, target: TargetEntry, standing: Standing) -> None:
         state = self._chooser.board.of(target.id)

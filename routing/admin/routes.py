@@ -114,7 +114,7 @@ _FAILURES: tuple[str, dict[str, Any]] = (
         "fields": [
             ("max_attempts", "on_cut"),
             ("attempt_timeout", "first_byte_timeout", "stall_timeout"),
-            "hedge_after_ms",
+            ("hedge_after_ms", "wait_for_preferred"),
         ],
         "description": "After this route's targets its fallbacks are tried, listed at the end of the page; "
         "the fallbacks of these are not. A provider's refusal of the content is handed to the caller as it "

@@ -74,6 +74,13 @@ class ModelRoute(Limited):
     )
     first_byte_timeout = seconds_field("Seconds that one call may take to a stream's first chunk")
     stall_timeout = seconds_field("Seconds between two chunks of a stream, after which it counts as cut")
+    wait_for_preferred = models.FloatField(
+        "wait for the preferred target",
+        null=True,
+        blank=True,
+        help_text="Seconds, 0.05 to 60, that a request waits for the target it would go to first, where that "
+        "one answers 429 and says to come back so soon, although others are left. Blank: off.",
+    )
     hedge_after_ms = models.PositiveIntegerField(
         "hedge after",
         null=True,
@@ -129,6 +136,7 @@ class ModelRoute(Limited):
             range_constraint("modelroute", "attempt_timeout", 0.05, 3600, nullable=True),
             range_constraint("modelroute", "first_byte_timeout", 0.05, 3600, nullable=True),
             range_constraint("modelroute", "stall_timeout", 0.05, 3600, nullable=True),
+            range_constraint("modelroute", "wait_for_preferred", 0.05, 60, nullable=True),
             range_constraint("modelroute", "hedge_after_ms", 1, 600_000, nullable=True),
             choice_constraint("modelroute", "on_cut", OnCut),
             range_constraint("modelroute", "max_messages", 1, 100000, nullable=True),
