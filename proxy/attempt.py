@@ -8,6 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from proxy import stream_usage
+from proxy.answer_bytes import BLANKS, as_utf8, may_begin_events, unpacked
 from proxy.call import Attempt, Call
 from proxy.content.capture import level_of
 from proxy.continuing import Prefix
@@ -17,10 +18,11 @@ from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, Upstr
 from proxy.redaction import secrets_of
 from proxy.retry_after import told_wait
 from proxy.said import shown
-from proxy.sse import StreamReader
+from proxy.sse import BOM, StreamReader
 from proxy.targets.board import Board, Trial
 from proxy.transports.base import (
     LONGEST_ERROR,
+    ConnectionBroken,
     SentRequest,
     Sink,
     TransportFault,
@@ -28,6 +30,7 @@ from proxy.transports.base import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from proxy.transports.coding import UnpackedResponse, coding_of
 from proxy.upstreams import Link, Upstreams
 from proxy.usage import Usage
 from routing.table import CONTENT_FULL, ProviderEntry, RouteEntry, TargetEntry
@@ -256,20 +259,39 @@ def _first_byte_limit(call: Call) -> float | None:
 async def _read(call: Call, begun: Begun, response: UpstreamResponse) -> Answer:
     assert call.ask is not None
     target, link, trial = begun.attempt.target, begun.link, begun.trial
+    kind, coding = response.content()
+    if coding:
+        response = unpacked(response, coding, target.provider.connection.longest_answer)
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
-    content_type = response.header("content-type") or ""
     # Some providers answer a stream's request with a whole JSON answer, or an error in one.
-    if call.ask.stream and not content_type.startswith("application/json"):
+    if call.ask.stream and not kind.startswith("application/json"):
         first = await response.next_chunk()
         if not first:
             raise _failed(link, "closed the stream before its first event")
+        if first[:5] != b"data:" and not may_begin_events(first):
+            return await _no_stream(begun, response, kind, first)
         if b'"error"' in first and _is_error(first):
             raise _failed(link, "began the stream with an error")
         return Answer(target, link, response, EVENTS, first, True, trial, begun.key)
-    body = await response.read()
+    return _whole(begun, response, kind, await response.read())
+
+
+def _whole(begun: Begun, response: UpstreamResponse, kind: str, body: bytes) -> Answer:
+    target, link, trial = begun.attempt.target, begun.link, begun.trial
+    if body[:3] == BOM:
+        body = body[3:]
+    if "charset" in kind:
+        body = as_utf8(body, kind)
     usage = link.dialect.read_answer(body)
     return Answer(target, link, response, JSON, body, False, trial, begun.key, usage)
+
+
+async def _no_stream(begun: Begun, response: UpstreamResponse, kind: str, first: bytes) -> Answer:
+    """What came where a stream was asked for is a JSON answer, whatever it is called, or none."""
+    if first.lstrip(BLANKS)[:1] not in (b"{", b"["):
+        raise _failed(begun.link, "answered 200 with what is neither an event stream nor JSON")
+    return _whole(begun, response, kind, first + await response.read())
 
 
 def next_chunk(response: UpstreamResponse, stall: float | None, sink: Sink | None = None) -> Awaitable[bytes]:
@@ -321,8 +343,20 @@ def _is_error(first_chunk: bytes) -> bool:
     return reader.failed
 
 
+async def _error_body(response: UpstreamResponse) -> bytes:
+    """The status is what counts: a body that can't be unpacked only tells less."""
+    if coding_of(response.content()[1]):
+        return b""
+    try:
+        return (await response.read())[:LONGEST_ERROR]
+    except ConnectionBroken:
+        if isinstance(response, UnpackedResponse):
+            return b""
+        raise
+
+
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
-    body = (await response.read())[:LONGEST_ERROR]
+    body = await _error_body(response)
     own_key = bool(call.caller_credential)
     wait = told_wait(response.header)
     secrets = secrets_of(call, link.provider)
