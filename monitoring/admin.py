@@ -38,6 +38,7 @@ _OUTCOME_KIND = {
     RequestLog.Outcome.ANSWERED: "success",
     RequestLog.Outcome.REFUSED: "warning",
     RequestLog.Outcome.CLIENT_GONE: "warning",
+    RequestLog.Outcome.CALLER_ERROR: "warning",
     RequestLog.Outcome.UPSTREAM_FAILED: "danger",
     RequestLog.Outcome.UPSTREAM_BROKEN: "danger",
     RequestLog.Outcome.FAILED: "danger",
@@ -205,6 +206,7 @@ class RequestLogAdmin(ModelAdmin):
                     ("endpoint", "model", "shown_form", "shown_content"),
                     ("key_link", "team"),
                     ("client_info", "shown_tags"),
+                    ("client_address", "user_agent"),
                 )
             },
         ),

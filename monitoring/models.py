@@ -47,6 +47,7 @@ class RequestLog(models.Model):
     class Outcome(models.TextChoices):
         ANSWERED = "answered", "Answered"
         REFUSED = "refused", "Refused by the gateway"
+        CALLER_ERROR = "caller_error", "The provider refused what the caller asked"
         UPSTREAM_FAILED = "upstream_failed", "Provider failed before the answer"
         UPSTREAM_BROKEN = "upstream_broken", "Provider failed during the answer"
         CLIENT_GONE = "client_gone", "Client hung up"
@@ -112,6 +113,9 @@ class RequestLog(models.Model):
     ttft_ms = models.FloatField("TTFT ms", null=True, help_text="From the request to the first byte sent.")
     tags = models.JSONField(default=list)
     client_info = models.CharField(max_length=200, blank=True)
+    # NULL where nothing is known: so the columns are added without rewriting the log.
+    user_agent = models.CharField(max_length=200, null=True, blank=True)
+    client_address = models.CharField(max_length=45, null=True, blank=True)
 
     objects = RequestLogQuerySet.as_manager()
 

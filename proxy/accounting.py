@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from proxy.call import Call
+from proxy.client_address import Callers, TrustedProxies
 from proxy.content.writer import ContentWriter
 from proxy.errors import JournalFull
 from proxy.journal.records import Closed
@@ -26,11 +27,12 @@ class Accounting:
         when_full: str = "serve",
         contents: ContentWriter | None = None,
         strangers: Strangers | None = None,
+        callers: Callers | None = None,
     ) -> None:
         self._strangers = strangers or Strangers()
         self._contents = contents
         self._journal = journal
-        self._rows = Rows()
+        self._rows = Rows(callers or Callers("keep", TrustedProxies(())))
         self._counters = counters
         self._serves_unwritten = when_full == "serve"
         self._ended = Together(self._close_all)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -50,6 +51,39 @@ class TrustedProxies:
     def trusts(self, text: str) -> bool:
         address = _address(text)
         return address is not None and any(address in network for network in self._networks)
+
+
+MOST_FORWARDED = 256  # bytes of X-Forwarded-For that rows look at: the nearest hops
+AGENT_LENGTH = 200
+ADDRESS_LENGTH = 45  # longer only with a zone that somebody made up
+IPV4_SHOWN = 24  # bits of an address that is cut; of IPv6 it is IPV6_PREFIX
+
+
+class Callers:
+    """What rows say of who called: `kept` is keep, cut or drop."""
+
+    def __init__(self, kept: str, proxies: TrustedProxies) -> None:
+        self.kept = kept != "drop"
+        self._cuts = kept == "cut"
+        self._proxies = proxies
+        self._address_of = lru_cache(maxsize=4096)(self._found)  # each call asks: parsing costs more
+
+    def address_of(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        return self._address_of(peer, headers.get(b"x-forwarded-for", b"")[-MOST_FORWARDED:])
+
+    def _found(self, peer: str, forwarded: bytes) -> str:
+        if len(forwarded) == MOST_FORWARDED:
+            forwarded = forwarded.partition(b",")[2]  # its first hop may be cut
+        address = self._proxies.client_of(peer, {b"x-forwarded-for": forwarded})
+        return (_network_of(address) if self._cuts else address)[:ADDRESS_LENGTH]
+
+
+def _network_of(address: str) -> str:
+    """Nothing of what is no address."""
+    found = _address(address)
+    if not isinstance(found, ipaddress.IPv4Address):
+        return "" if found is None else counted_as(address)
+    return str(ipaddress.ip_network((found, IPV4_SHOWN), strict=False))
 
 
 def _address(text: str) -> Address | None:

@@ -22,8 +22,8 @@ from proxy.errors import (
     InvalidApiKey,
     RateLimited,
     Refusal,
-    UpstreamError,
     forget_history,
+    outcome_of,
 )
 from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
@@ -248,11 +248,7 @@ class Engine:
         return refusal
 
     def _refusal(self, call: Call, error: GatewayError) -> Refusal:
-        call.error, call.status = error, error.status
-        if type(error) is GatewayError:
-            call.outcome = "failed"
-        else:
-            call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
+        call.error, call.status, call.outcome = error, error.status, outcome_of(error)
         return Refusal(error.status, self._headers.of_error(error, call), error.body(call.request_id))
 
 

@@ -233,6 +233,15 @@ class UpstreamTimeout(UpstreamError):
     default_message = "The provider did not answer in time."
 
 
+def outcome_of(error: GatewayError) -> str:
+    """Of a call that got no answer, as its row has it."""
+    if isinstance(error, UpstreamRejected):
+        return "caller_error"
+    if isinstance(error, UpstreamError):
+        return "upstream_failed"
+    return "failed" if type(error) is GatewayError else "refused"
+
+
 def forget_history(error: BaseException) -> None:
     """Before an error is kept: the frames that it came through hold the call, and with it the body."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

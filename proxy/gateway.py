@@ -19,7 +19,7 @@ from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import RedisAdmission
 from proxy.admission.redis_failures import SharedFailures
 from proxy.body_budget import BodyBudget
-from proxy.client_address import TrustedProxies
+from proxy.client_address import Callers, TrustedProxies
 from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
 from proxy.failed_auth import FailedAuth
@@ -85,7 +85,8 @@ def build_gateway() -> Gateway:
     keeper = TableKeeper()
     upstreams = Upstreams(settings.UPSTREAM_TRANSPORT)
     admission = _admission()
-    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, TrustedProxies(settings.TRUSTED_PROXIES))
+    proxies = TrustedProxies(settings.TRUSTED_PROXIES)
+    failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, proxies)
     if isinstance(admission, RedisAdmission):
         failed_auth.tell = SharedFailures(admission.line, failed_auth.learn).tell
     notices.add("limits", partial(_limits_notice, admission))
@@ -93,8 +94,8 @@ def build_gateway() -> Gateway:
     chooser = Chooser(Board(), random.Random())
     counters = Counters()
     contents = ContentWriter(Path(settings.CONTENT_DIR), settings.CONTENT_MAX_BYTES)
-    strangers = Strangers(TrustedProxies(settings.TRUSTED_PROXIES))
-    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents, strangers)
+    callers, strangers = Callers(settings.CLIENT_DETAILS, proxies), Strangers(proxies)
+    accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents, strangers, callers)
     bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
     tracing = make_tracing()
     engine = Engine(

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from proxy.call import Call
+from proxy.call import Call, Incoming
+from proxy.client_address import AGENT_LENGTH, Callers
 from proxy.journal.records import Closed, Opened
 from proxy.usage import NO_MORE, More
 from routing.table import RouteEntry, RoutingTable, TargetEntry
@@ -27,7 +28,8 @@ class Common(msgspec.Struct, eq=False):
 class Rows:
     """Keeps what rows have in common, for as long as its table serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
         self._table: RoutingTable | None = None
         self._known: dict[tuple[object, ...], Common] = {}
 
@@ -67,8 +69,15 @@ class Rows:
         if incoming.has_options and (call.key is not None or call.shadow):
             row.tags = call.tags
             row.client_info = (incoming.text(b"x-client-info") or "")[:CLIENT_INFO_LENGTH]
+        if call.key is not None and self._callers.kept:
+            self._add_caller(row, incoming)
         _add_usage(row, call)
         return row
+
+    def _add_caller(self, row: Closed, incoming: Incoming) -> None:
+        row.client_address = self._callers.address_of(incoming.client, incoming.headers) or None
+        if (agent := incoming.headers.get(b"user-agent")) is not None:
+            row.user_agent = agent[:AGENT_LENGTH].decode("latin-1").replace("\0", "")
 
     def _of_its_kind(self, call: Call) -> Closed:
         """With what the call has in common with others, and nothing else yet."""

@@ -12,7 +12,7 @@ from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming
 from proxy.continuing import Prefix
-from proxy.errors import GatewayError, UpstreamError
+from proxy.errors import GatewayError, outcome_of
 from proxy.relay import Relay
 from proxy.targets.choosing import Chooser
 from proxy.targets.tags import tags_of
@@ -79,8 +79,7 @@ class Shadows:
             await asyncio.sleep(0)  # the journal writes its row
             answer = await self._attempts.only_answer(call, target)
         except GatewayError as error:
-            call.error, call.status = error, error.status
-            call.outcome = "upstream_failed" if isinstance(error, UpstreamError) else "refused"
+            call.error, call.status, call.outcome = error, error.status, outcome_of(error)
             self._accounting.close(call)
         except BaseException as error:
             call.outcome = "client_gone" if isinstance(error, asyncio.CancelledError) else "failed"

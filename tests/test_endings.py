@@ -63,6 +63,7 @@ def both(stream: bool) -> list[Ending]:
     answer = Answer(chunks=WORDS, gap=0.02) if stream else Answer()
     refused = {"outcomes": ("refused",), "paid": False}
     failed = {"outcomes": ("upstream_failed",), "paid": False}
+    asked_wrong = {"outcomes": ("caller_error",), "paid": False}
     ours = {"outcomes": ("failed",), "statuses": (500,)}
     return [
         Ending("answered", ("answered",), (200,), answer, paid=True),
@@ -73,7 +74,7 @@ def both(stream: bool) -> list[Ending]:
         Ending("too_large", statuses=(413,), content=b"x" * 60_000, **refused),
         Ending("over_budget", statuses=(429,), key="poor", **refused),
         Ending("over_rate", statuses=(429,), key="slow", **refused),
-        Ending("provider_refuses", statuses=(400,), script=Answer(status=400, body={}), **failed),
+        Ending("provider_refuses", statuses=(400,), script=Answer(status=400, body={}), **asked_wrong),
         Ending("provider_fails", statuses=(502,), script=Answer(status=500, body={}), **failed),
         Ending("provider_limits", statuses=(429,), script=LIMITED, model="limited", **failed),
         Ending("cut_before_the_answer", statuses=(502,), script=Answer(cut="before_headers"), **failed),

@@ -313,7 +313,7 @@ def test_null_characters_stop_no_row(door, upstream, served):
     upstream.always("p1", Answer(status=400, body={"error": {"message": "x\0y", "code": "c\0d"}}))
     answer = door.chat(key)
     assert answer.json()["error"]["message"] == "x\0y"
-    the_row(answer, "upstream_failed", 400, "cd")
+    the_row(answer, "caller_error", 400, "cd")
 
 
 # Clients that hang up

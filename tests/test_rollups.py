@@ -31,7 +31,7 @@ calls = st.builds(
     provider=names,
     upstream_model=names,
     status=st.none() | st.sampled_from([200, 429, 502]),
-    outcome=st.sampled_from(["answered", "refused", "unknown", "upstream_failed"]),
+    outcome=st.sampled_from(["answered", "refused", "unknown", "upstream_failed", "caller_error"]),
     attempts=st.integers(0, 2),
     shadow=st.booleans(),
     tags=st.lists(st.sampled_from(["x", "y", "z"]), max_size=3),

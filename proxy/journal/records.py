@@ -73,6 +73,8 @@ class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
     ttft_ms: float | None = None
     tags: list[str] = []
     client_info: str = ""
+    user_agent: str | None = None
+    client_address: str | None = None
 
 
 Record = Opened | Closed
