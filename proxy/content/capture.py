@@ -102,7 +102,7 @@ def _counted(messages: Any) -> dict[str, int]:
 
 def _plain(raw: Any) -> Any:
     """Numbers and switches; None for all else."""
-    if size_of(raw) > LONGEST_SCALAR:
+    if isinstance(raw, str) or size_of(raw) > LONGEST_SCALAR:  # text: the model's name, once it was asked
         return None
     try:
         return _scalar.decode(raw)
