@@ -18,7 +18,8 @@ from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, Upstr
 from proxy.redaction import secrets_of
 from proxy.retry_after import told_wait
 from proxy.said import shown
-from proxy.sse import BOM, StreamReader
+from proxy.silence import PATIENT, bound_of
+from proxy.sse import StreamReader
 from proxy.targets.board import Board, Trial
 from proxy.transports.base import (
     LONGEST_ERROR,
@@ -182,7 +183,9 @@ class Asker:
                 return await self._on_slot(call, begun, prefix)
         except DeadlinePassed:
             slug = begun.attempt.target.provider.slug
-            raise UpstreamTimeout(f"{slug} did not answer within {seconds:g} s.", provider=slug) from None
+            raise UpstreamTimeout(
+                f"{slug} did not answer within {seconds:g} s (the attempt time-out).", provider=slug
+            ) from None
 
     async def _on_slot(self, call: Call, begun: Begun, prefix: Prefix | None) -> Answer:
         """Holds a slot of the provider's pool; a stream keeps it until it is closed."""
@@ -214,6 +217,8 @@ class Asker:
                     response = await begun.response()
                     answer = await _read(call, begun, response)
             answer.hides_usage = begun.hides_usage
+            if answer.stream and _may_wait_on(call, begun):
+                response.allow_silence(PATIENT)
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
                 await _hold(answer, call.route.route.stall_timeout)
             return answer
@@ -223,6 +228,12 @@ class Asker:
             if (known := _as_gateway_error(error, begun.link)) is not None:
                 raise known from error
             raise
+
+
+def _may_wait_on(call: Call, begun: Begun) -> bool:
+    """Whether a stream that has begun may be silent for longer: no other target could go on with it."""
+    assert call.route is not None
+    return begun.link.provider.connection.read_timeout is None and call.route.route.on_cut != "continue"
 
 
 def _take_time(call: Call, attempt: Attempt) -> None:
@@ -246,7 +257,10 @@ def _prepare(call: Call, begun: Begun, prefix: Prefix | None = None) -> None:
     head = link.head(call.caller_credential)
     if call.trace is not None:
         head = call.trace.head(head, attempt)
-    begun.request, begun.hides_usage = UpstreamRequest(head, body, ask.stream), asks is not None
+    silence = link.provider.connection.read_timeout
+    if silence is None and ask.stream:  # a whole answer is bounded by the attempt's time-out and the deadline
+        silence = bound_of(call, attempt.target, attempt.upstream_model)
+    begun.request, begun.hides_usage = UpstreamRequest(head, body, ask.stream, silence), asks is not None
     call.attempts.append(attempt)
 
 
@@ -279,8 +293,6 @@ async def _read(call: Call, begun: Begun, response: UpstreamResponse) -> Answer:
 
 def _whole(begun: Begun, response: UpstreamResponse, kind: str, body: bytes) -> Answer:
     target, link, trial = begun.attempt.target, begun.link, begun.trial
-    if body[:3] == BOM:
-        body = body[3:]
     if "charset" in kind:
         body = as_utf8(body, kind)
     usage = link.dialect.read_answer(body)
@@ -313,7 +325,7 @@ async def _next_in_time(response: UpstreamResponse, stall: float, sink: Sink | N
         with deadline:
             return await response.next_chunk(take)
     except DeadlinePassed:
-        raise TransportTimeout(f"sent nothing for {stall:g} s") from None
+        raise TransportTimeout(f"sent nothing for {stall:g} s (the stall time-out)") from None
 
 
 async def _hold(answer: Answer, stall: float | None) -> None:

@@ -79,7 +79,8 @@ class Attempts:
                     await _pause(call, call.wait_first)
                 answer = await self._try_all(call)
         except DeadlinePassed:
-            late = UpstreamTimeout(f"No provider answered within {seconds:g} s.")
+            rule = "the route's deadline" if seconds >= deadline else "the caller's x-litellm-timeout"
+            late = UpstreamTimeout(f"No provider answered within {seconds:g} s ({rule}).")
             if call.trial is not None and seconds >= deadline:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None

@@ -39,6 +39,7 @@ METADATA_NAMES = frozenset(
         "metadata.tencentyun.com",
     }
 )
+OWN_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".svc", ".docker")
 _NEVER = [(why, [ipaddress.ip_network(text) for text in networks]) for why, networks in NEVER]
 _WITH_IPV4_AT_ITS_END = [
     ipaddress.IPv6Network(text)
@@ -155,6 +156,15 @@ def origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     host = parts.hostname or ""
     return parts.scheme.lower(), str(literal(host) or plain_name(host)), port_of(parts)
+
+
+def is_self_hosted(url: str) -> bool:
+    """Whether it looks like a machine of one's own: no public address, or a name that is none on the net."""
+    host = urlsplit(url).hostname or ""
+    if (address := literal(host)) is not None:
+        return not _is_public(address)
+    name = plain_name(host)
+    return "." not in name or name.endswith(OWN_NAMES)
 
 
 def _is_public(address: Address) -> bool:

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from routing import gateway_keys, prices, secret_headers, strategies
+from routing.addresses import is_self_hosted
 from routing.demo_provider import called_at
 from routing.models import (
     ApiKey,
@@ -29,7 +30,7 @@ from routing.models import (
 )
 from routing.models.content import CONTENT_LEVELS
 from routing.models.fallback import FallbackKind
-from routing.models.provider import Dialect
+from routing.models.provider import OLD_READ_TIMEOUT, Dialect
 from routing.table import (
     WORD_KINDS,
     BreakerRules,
@@ -175,7 +176,8 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         api_version=row.api_version,
         connection=Connection(
             connect_timeout=row.connect_timeout,
-            read_timeout=row.read_timeout,
+            # The default of before says no more than a blank does.
+            read_timeout=None if row.read_timeout == OLD_READ_TIMEOUT else row.read_timeout,
             max_connections=row.max_connections,
             queue_timeout=row.queue_timeout,
             keep_alive=row.keep_alive,
@@ -195,6 +197,7 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         asks_usage=row.stream_usage == "ask" or (not row.stream_usage and row.dialect == Dialect.OPENAI),
         drains=row.when_abandoned == "drain",
         words=_words(row),
+        self_hosted=is_self_hosted(row.base_url),
     )
 
 

@@ -60,7 +60,7 @@ class Connection:
     """What a pool of connections depends on; pools outlive a table where this is unchanged."""
 
     connect_timeout: float
-    read_timeout: float
+    read_timeout: float | None  # None: the gateway's own rules of silence
     max_connections: int
     queue_timeout: float
     keep_alive: float
@@ -108,6 +108,7 @@ class ProviderEntry:
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
+    self_hosted: bool = False  # on a private network: models may be loaded at the first call
     maintenance: bool = False  # it is then unhealthy, and refuses
     asks_usage: bool = False  # of streams whose caller did not ask
     drains: bool = False  # streams whose caller is gone, instead of cancelling them

@@ -85,6 +85,9 @@ class ScriptedResponse:
             await asyncio.sleep(step)
         return b""
 
+    def allow_silence(self, seconds: float) -> None:
+        pass
+
     async def aclose(self) -> None:
         await asyncio.sleep(0)
 

@@ -103,7 +103,7 @@ def test_all_that_the_specifications_file_says_of_providers_takes_effect() -> No
     assert (zai.rpm, zai.retries, zai.retry_delay) == (100, 3, 1.0)
     assert (openai.rpm, openai.retries) == (None, 1)
     for provider in (zai, openai):
-        assert (provider.health_interval, provider.connect_timeout, provider.read_timeout) == (30, 10, 60)
+        assert (provider.health_interval, provider.connect_timeout, provider.read_timeout) == (30, 10, None)
     proxied = {"x-proxy-url": "true", "x-proxy-provider": "z-ai-gateway"}
     assert openai.extra_headers == proxied
     assert zai.extra_headers == {"User-Agent": "ZAI-Gateway/1.0", **proxied}
@@ -288,7 +288,7 @@ def test_another_api_version_for_zai_is_sent(write: Write) -> None:
     assert Provider.objects.get().api_version == "2025-06-01"
 
 
-def test_timeouts_become_deadlines_and_raise_the_read_timeout(write: Write) -> None:
+def test_timeouts_become_deadlines_and_leave_the_read_timeout_to_the_gateway(write: Write) -> None:
     load(
         write("""
 model_list:
@@ -305,7 +305,7 @@ litellm_settings: {request_timeout: 99, num_retries: 2}
         "usual": 120,
     }
     provider = Provider.objects.get()
-    assert (provider.read_timeout, provider.retries) == (900, 4)
+    assert (provider.read_timeout, provider.retries) == (None, 4)
 
 
 def test_model_group_aliases_become_aliases(write: Write) -> None:

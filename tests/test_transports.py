@@ -65,12 +65,12 @@ def transport(kind):
     return make
 
 
-def post(where, body=b"{}", *, stream=False, headers=()):
+def post(where, body=b"{}", *, stream=False, headers=(), silence=5.0):
     url = where.url() if isinstance(where, RawServer) else where
     head = RequestHead(
         url, [("Authorization", f"Bearer {SECRET}"), ("accept-encoding", "identity"), *headers]
     )
-    return UpstreamRequest(head, body, stream)
+    return UpstreamRequest(head, body, stream, silence)
 
 
 async def body_of(response, stream):
@@ -545,10 +545,39 @@ async def test_silence_is_a_time_out(transport, stream, sent):
 
     async with serving(script) as server, transport(read_timeout=0.3) as made:
         response = None
-        fault = await fault_of(made, post(server, stream=stream))
+        fault = await fault_of(made, post(server, stream=stream, silence=0.3))
         await asyncio.wait_for(closed.wait(), 2)
     assert type(fault) is TransportTimeout
     assert response is None
+
+
+@both
+async def test_without_a_bound_silence_is_none(transport, stream):
+    """The read time-out of a provider has no say where the request has none: an answer is being made."""
+
+    async def script(peer):
+        await peer.request()
+        await asyncio.sleep(1.2)
+        await peer.send(whole(b"four"))
+
+    async with serving(script) as server, transport(read_timeout=0.1) as made:
+        response = await made.send(post(server, stream=stream, silence=None))
+        assert await body_of(response, stream) == b"four"
+
+
+async def test_a_stream_that_has_begun_may_be_allowed_more(transport, kind):
+    async def script(peer):
+        await peer.request()
+        await peer.send(CHUNKED + b"2\r\nhi\r\n")
+        await asyncio.sleep(1.2)
+        await peer.send(b"0\r\n\r\n")
+
+    async with serving(script) as server, transport(read_timeout=0.1) as made:
+        response = await made.send(post(server, stream=True, silence=0.3))
+        response.allow_silence(60)
+        if kind != "httpx":  # which asks for its bound once
+            assert await body_of(response, True) == b"hi"
+        await response.aclose()
 
 
 @both
@@ -817,7 +846,7 @@ async def test_a_slow_reader_holds_the_server_back(transport):
         await peer.send(b"0\r\n\r\n")
 
     async with serving(script) as server, transport(read_timeout=0.4) as made:
-        response = await made.send(post(server, stream=True))
+        response = await made.send(post(server, stream=True, silence=0.4))
         await response.next_chunk()
         # Each look is longer than the read time-out: it is we who are slow.
         held = await asyncio.to_thread(steady, lambda: sent, 0.6)

@@ -33,6 +33,8 @@ class UpstreamRequest:
     head: RequestHead
     body: bytes = field(repr=False)
     stream: bool
+    silence: float | None = None
+    """Seconds without a single byte after which the provider counts as silent; None: who waits decides."""
 
 
 class TransportFault(Exception):
@@ -83,6 +85,9 @@ class UpstreamResponse(Protocol):
         What comes during the wait goes to `sink`, and the wait goes on, up to a chunk that it doesn't take;
         the last chunk may pass it by. Whoever was cancelled while waiting may ask again: nothing is lost.
         """
+
+    def allow_silence(self, seconds: float) -> None:
+        """From here on, where the request had a bound; httpx keeps the first one."""
 
     async def aclose(self) -> None:
         """Close the connection if the body was not read to its end. May be called twice."""

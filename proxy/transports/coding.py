@@ -125,5 +125,8 @@ class UnpackedResponse:
                     raise ConnectionBroken("ended in the middle of its compressed body")
         return b""
 
+    def allow_silence(self, seconds: float) -> None:
+        self._response.allow_silence(seconds)
+
     async def aclose(self) -> None:
         await self._response.aclose()

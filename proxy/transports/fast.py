@@ -30,6 +30,7 @@ from routing.table import Connection
 logger = logging.getLogger(__name__)
 
 MOST_TICKS_A_SECOND = 20
+LONGEST_PAUSE = 1.0  # seconds between two looks at all connections
 WARM_AT_ONCE = 16  # connections opened side by side before anyone needs them
 
 
@@ -100,7 +101,8 @@ class FastTransport:
 
     def _send_on(self, connection: Http1Connection, wire: Wire, request: UpstreamRequest) -> Http1Response:
         body = request.body
-        response = connection.request(b"%b%d\r\n\r\n%b" % (wire.head, len(body), body), request.stream)
+        data = b"%b%d\r\n\r\n%b" % (wire.head, len(body), body)
+        response = connection.request(data, request.stream, request.silence)
         if connection.kept:
             response.request = request
         return response
@@ -211,16 +213,16 @@ class FastTransport:
                 # At the next look it might be too late: who closes it first must not be the provider.
                 if quiet + pause > min(self._settings.keep_alive, connection.idle_for):
                     connection.abort()
-            elif quiet > self._settings.read_timeout and not connection.held_back:
-                connection.time_out("timed out")
+            elif connection.silence is not None and quiet > connection.silence and not connection.held_back:
+                connection.time_out(f"sent nothing at all for {connection.silence:g} s")
         self._idle = {place: kept for place, idle in self._idle.items() if (kept := _living(idle))}
         self._ticker = None
         if self._all:
             self._tick_later(loop)
 
     def _pause(self) -> float:
-        shortest = min(self._settings.read_timeout, self._settings.keep_alive or 1.0)
-        return max(min(shortest / 10, 1.0), 1 / MOST_TICKS_A_SECOND)
+        shortest = min(self._settings.read_timeout or 60.0, self._settings.keep_alive or 1.0)
+        return max(min(shortest / 10, LONGEST_PAUSE), 1 / MOST_TICKS_A_SECOND)
 
     def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._ticker = loop.call_later(self._pause(), self._tick, loop)

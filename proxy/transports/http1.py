@@ -119,6 +119,10 @@ class Http1Response:
     def over(self) -> bool:
         return self.complete and not self.chunks
 
+    def allow_silence(self, seconds: float) -> None:
+        if not self.complete and self._connection.silence is not None:
+            self._connection.silence = seconds
+
     async def aclose(self) -> None:
         self.abandon()
 
@@ -230,6 +234,7 @@ class Http1Connection(asyncio.Protocol):
         "loop",
         "lost",
         "place",
+        "silence",
     )
 
     def __init__(
@@ -255,8 +260,9 @@ class Http1Connection(asyncio.Protocol):
         self._response: Http1Response | None = None
         self._parser = httptools.HttpResponseParser(self)
 
-    def request(self, data: bytes, stream: bool) -> Http1Response:
+    def request(self, data: bytes, stream: bool, silence: float | None = None) -> Http1Response:
         self.active_at = self.loop.time()
+        self.silence = silence
         response = self._response = Http1Response(self, stream)
         self._transport.write(data)
         return response

@@ -93,6 +93,9 @@ class HttpxResponse:
         with _mapped():
             return await anext(self._chunks, b"")
 
+    def allow_silence(self, seconds: float) -> None:
+        """httpx asks for its bound once, before the first byte."""
+
     async def aclose(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
@@ -104,13 +107,13 @@ class HttpxTransport:
     idle = 0  # httpx doesn't tell
 
     def __init__(self, connection: Connection) -> None:
-        timeout = httpx.Timeout(connection.read_timeout, connect=connection.connect_timeout, pool=None)
+        self._connect_timeout = connection.connect_timeout
         limits = httpx.Limits(
             max_connections=None,  # upstreams.py bounds them, for all transports alike
             # What a provider sends behind an answer, httpx takes for the answer to the next request.
             max_keepalive_connections=0,
         )
-        client = httpx.AsyncClient(timeout=timeout, limits=limits, http2=True, follow_redirects=False)
+        client = httpx.AsyncClient(limits=limits, http2=True, follow_redirects=False)
         self._client = checked(client, for_providers())
         self._longest = connection.longest_answer
         self.opened_total = 0
@@ -129,6 +132,7 @@ class HttpxTransport:
                 content=request.body,
                 headers=request.head.headers,
                 extensions={"trace": self._count},
+                timeout=httpx.Timeout(request.silence, connect=self._connect_timeout, pool=None),
             )
             response = await self._client.send(prepared, stream=True)
         return HttpxResponse(response, self._longest)

@@ -20,7 +20,7 @@ def assemble(entries: list[Entry], settings: Settings, own: OwnSection, notes: N
             routes.add(entry, slug, zai=providers.is_zai(slug))
     routes.link_aliases(settings.aliases)
     providers.settle(settings)
-    routes.settle(settings.every_route, providers.rows)
+    routes.settle(settings.every_route)
     plan = Plan(
         gateway=settings.gateway,
         providers=providers.rows,

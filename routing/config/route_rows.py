@@ -32,16 +32,9 @@ class RouteRows:
                 row.additions.setdefault("aliases", []).extend(link.names)
                 row.paths["aliases"] = link.path
 
-    def settle(self, every_route: PlannedRow, providers: dict[str, PlannedRow]) -> None:
-        """An answer may take as long as its route's deadline: no shorter read timeout cuts it off."""
+    def settle(self, every_route: PlannedRow) -> None:
         for row in self.rows.values():
             row.fill(every_route)
-        for identity in self.targets:
-            deadline = self.rows[identity.route].values.get("deadline", 0)
-            provider = providers[identity.provider]
-            if "read_timeout" not in provider.values and deadline > provider.floors.get("read_timeout", 0):
-                provider.floors["read_timeout"] = deadline
-                provider.paths["read_timeout"] = self.rows[identity.route].paths["deadline"]
 
     def _add_target(self, entry: Entry, provider: str) -> None:
         identity = TargetId(entry.route, provider, entry.upstream_model)

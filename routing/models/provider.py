@@ -20,6 +20,8 @@ from routing.models.fields import (
 from routing.models.limits import Limited, limit_constraints
 from routing.publishing import RoutingQuerySet
 
+OLD_READ_TIMEOUT = 60.0  # seconds: the default before a blank meant the gateway's own rules
+
 DIALECT_DEFAULTS: dict[str, dict[str, Any]] = {
     "openai": {"health_path": "models", "when_unhealthy": "try"},
     "zai": {
@@ -112,7 +114,11 @@ class Provider(Limited):
     )
     connect_timeout = models.FloatField(default=10, help_text="Seconds to wait for a connection, 0.1 to 300.")
     read_timeout = models.FloatField(
-        default=60, help_text="Seconds to wait for the next byte of an answer, 0.1 to 3,600."
+        null=True,
+        blank=True,
+        help_text="Seconds to wait for the next byte of an answer, 0.1 to 3,600. Blank, or 60: whole answers "
+        "are bounded by the route's time-outs alone, streams by 60 s without a byte where another target is "
+        "left, else by 300 s.",
     )
     max_connections = models.PositiveIntegerField(
         default=4096,
@@ -240,7 +246,7 @@ class Provider(Limited):
         ordering = ["slug"]
         constraints = [
             range_constraint("provider", "connect_timeout", 0.1, 300),
-            range_constraint("provider", "read_timeout", 0.1, 3600),
+            range_constraint("provider", "read_timeout", 0.1, 3600, nullable=True),
             range_constraint("provider", "max_connections", 1, 65535),
             range_constraint("provider", "queue_timeout", 0, 300),
             range_constraint("provider", "max_queue", 0, 100000),

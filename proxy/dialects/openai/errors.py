@@ -93,7 +93,7 @@ def _first_object(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value.strip()[:LONGEST_MESSAGE]
+        return value.replace("\0", "").strip()[:LONGEST_MESSAGE]
     return str(value) if type(value) is int and abs(value) <= MOST_NUMBER else ""
 
 
