@@ -81,9 +81,13 @@ def growth(served, calls, rounds=ROUNDS):
         gc.enable()
 
 
-def asking(client, asked, status, headers):
+def asking(served, asked, status, headers):
+    """On a connection of its own: who is refused before the body may find it closed."""
+
     async def call():
+        client = await served.client()
         found, told = await client.ask(asked, **headers)
+        await client.close()
         assert found == status, told
 
     return call
@@ -111,17 +115,15 @@ def test_500_refusals_keep_nothing(served, door):
         "full": make_key(rpm=1)[1],
     }
     served._gateway.keeper.refresh()
-    client = served.run(served.client())
 
     def given(headers):
         given = {"authorization": "{good}"} | DOORS[door] | headers
         return {name: value.replace("{", "Bearer {").format(**keys) for name, value in given.items()}
 
     full = given({"authorization": "{full}"})
-    served.run(client.ask(body(), **full))
-    calls = [asking(client, asked, status, given(headers)) for status, headers, asked in REFUSALS.values()]
+    served.run(asking(served, body(), 200, full)())
+    calls = [asking(served, asked, status, given(headers)) for status, headers, asked in REFUSALS.values()]
     assert growth(served, calls) == {}
-    served.run(client.close())
 
 
 def failing(kind):
@@ -163,12 +165,11 @@ def key(served):
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("model", ["two", "hedged"])
 def test_failures_of_providers_keep_nothing(served, upstream, key, model, door):
-    client = served.run(served.client())
     given = {"authorization": f"Bearer {key}"} | DOORS[door]
 
     def call_of(kind, status):
         stream = "event" in kind or "stream" in kind
-        call = asking(client, body(model, stream=stream), status, given)
+        call = asking(served, body(model, stream=stream), status, given)
 
         def scripted():
             for number in range(2):
@@ -179,7 +180,6 @@ def test_failures_of_providers_keep_nothing(served, upstream, key, model, door):
 
     calls = [call_of(kind, status) for kind, status in FAILURES.items()]
     assert growth(served, calls, rounds=10) == {}
-    served.run(client.close())
 
 
 @pytest.mark.parametrize("door", DOORS)
