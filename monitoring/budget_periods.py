@@ -9,10 +9,11 @@ from django.db.models import Max
 from monitoring.budget_models import ALWAYS
 from monitoring.models import BudgetPeriod
 from monitoring.spending import shipped
-from routing.compiler import claims_of
+from routing.claims import claims_of
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 from routing.periods import bounds
 from routing.table import Claim
+from routing.unreadable import Faults
 
 FRESH = timedelta(seconds=45)  # who asks sooner gets what there is
 SETTLED = timedelta(minutes=10)  # after a period's end: until then calls of it may still be running
@@ -46,7 +47,7 @@ def budget_claims() -> Iterator[Claim]:
         elif model is RouteTarget:
             rows = rows.select_related("route", "provider")
         for row in rows:
-            yield from claims_of(row)
+            yield from Faults().made(row, claims_of) or ()  # the table names those that it can't read
 
 
 def _update_running(claim: Claim, now: datetime) -> int:

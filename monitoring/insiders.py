@@ -8,7 +8,7 @@ from django.db import Error
 from django.http import HttpRequest
 
 from proxy.authentication import header_bytes
-from proxy.errors import InvalidApiKey, RateLimited
+from proxy.errors import InvalidApiKey, NotReady, RateLimited
 from proxy.gateway import running_gateway
 from proxy.identify import presents_key
 
@@ -40,7 +40,7 @@ def _holds_key(request: HttpRequest) -> bool:
     gateway = running_gateway()
     try:
         gateway.engine.identify(headers, request.META.get("REMOTE_ADDR", ""), gateway.keeper.table)
-    except (InvalidApiKey, RateLimited):
+    except (InvalidApiKey, NotReady, RateLimited):
         return False
     return True
 

@@ -15,6 +15,8 @@ from proxy.gateway import Gateway, running_gateway
 from proxy.views import any_host
 from routing.table import ProviderEntry
 
+RETRY_SECONDS = 2
+MOST_NAMED = 100  # rows that can't be read
 UNHEALTHY, DEGRADED, HEALTHY, MAINTENANCE = "unhealthy", "degraded", "healthy", "maintenance"
 
 
@@ -63,7 +65,8 @@ def readiness(request: HttpRequest) -> JsonResponse:
     }
     if is_insider(request):
         content |= details
-    return JsonResponse(content, status=200 if ready else 503)
+    headers = {} if ready else {"Retry-After": str(RETRY_SECONDS)}
+    return JsonResponse(content, status=200 if ready else 503, headers=headers)
 
 
 def _failed(gateway: Gateway, details: dict[str, Any]) -> list[str]:
@@ -71,6 +74,7 @@ def _failed(gateway: Gateway, details: dict[str, Any]) -> list[str]:
     journal = details["journal"]
     failing = {
         "draining": details["draining"],
+        "configuration": details["not_served"],
         "table": not gateway.keeper.ready or details["table_problem"],
         "limits": details["limits"]["problem"],
         "journal": journal["problem"],
@@ -89,6 +93,7 @@ def _details(gateway: Gateway) -> dict[str, Any]:
         else None,
         # The full text may name hosts: it is in the log.
         "table_problem": keeper.problem.split(":", 1)[0] or None,
+        "not_served": [str(fault) for fault in keeper.table.faults[:MOST_NAMED]],
         "limits": gateway.admission.state(),
         "journal_records_lost": gateway.journal.lost,
         "journal": _journal(gateway),

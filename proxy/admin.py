@@ -29,7 +29,7 @@ from proxy.targets.exchange import TargetView
 from routing.admin.base import NOTHING, badge, change_url, lines, link, nowrap, record
 from routing.admin.routes import ModelRouteAdmin
 from routing.admin.targets import RouteTargetAdmin
-from routing.compiler import MASTER
+from routing.compiled_keys import MASTER
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
 from routing.table import KeyEntry
 

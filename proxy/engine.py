@@ -20,6 +20,7 @@ from proxy.content.relay import RecordedRelay
 from proxy.errors import (
     GatewayError,
     InvalidApiKey,
+    NotReady,
     RateLimited,
     Refusal,
     forget_history,
@@ -37,7 +38,7 @@ from proxy.upstreams import Upstreams
 from proxy.usage import estimate
 from proxy.whole import Whole, read_stream, usage_of
 from routing.live import TableKeeper
-from routing.table import KeyEntry, RoutingTable
+from routing.table import EMPTY_TABLE, KeyEntry, RoutingTable
 
 logger = logging.getLogger(__name__)
 
@@ -219,17 +220,22 @@ class Engine:
     def identify(
         self, headers: Mapping[bytes, bytes], address: str, table: RoutingTable
     ) -> tuple[KeyEntry, str]:
-        """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey, RateLimited."""
+        """(the gateway key, the caller's own provider key or "").
+
+        Raises InvalidApiKey, RateLimited; NotReady before there is a table, whatever was presented.
+        """
         try:
             return identify(headers, table)
         except InvalidApiKey as error:
+            if table is EMPTY_TABLE:
+                raise NotReady from None
             raise self._failed_auth.count(address, headers, error) from None
 
     def refuse(self, incoming: Incoming, error: GatewayError) -> Refusal:
         """For what a door must refuse before there is a body to serve; leaves a row as well."""
         call = self._call(incoming)
         call.request_id = given_request_id(incoming.headers.get(b"x-request-id")) or call.request_id
-        with contextlib.suppress(InvalidApiKey):  # then it is a stranger's
+        with contextlib.suppress(InvalidApiKey, NotReady):  # then it is a stranger's
             call.key, _ = identify(incoming.headers, call.table)
         return self._refused(call, error)
 

@@ -186,6 +186,18 @@ class UpstreamAuthFailed(UpstreamError):
     cause = "upstream 401 or 403: the provider refuses the gateway's credential"
 
 
+class NotReady(GatewayError):
+    """Nobody can tell yet whether the request may be served: never a refusal that a client takes for good."""
+
+    status, type, code = 503, "service_unavailable_error", "not_ready"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "no routing table yet, or the settings of the key can't be read"
+    default_message = "The gateway has not read its configuration yet: try again."
+
+    def __init__(self, message: str = "", *, retry_after: float = 2) -> None:
+        super().__init__(message, retry_after=retry_after)
+
+
 class NoHealthyUpstream(GatewayError):
     status, type, code = 503, "service_unavailable_error", "no_healthy_upstream"
     gateway_code = "SERVICE_UNAVAILABLE"

@@ -18,7 +18,7 @@ from proxy.errors import InvalidApiKey, RateLimited
 from proxy.explain import Question
 from proxy.gateway import running_gateway
 from proxy.live import Live, live
-from routing.compiler import MASTER
+from routing.compiled_keys import MASTER
 from routing.table import KeyEntry
 
 PERMISSION = "routing.view_modelroute"

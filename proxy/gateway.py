@@ -89,6 +89,7 @@ def build_gateway() -> Gateway:
     failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, proxies)
     if isinstance(admission, RedisAdmission):
         failed_auth.tell = SharedFailures(admission.line, failed_auth.learn).tell
+    notices.add("rows", keeper.faults_notice)
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))
     chooser = Chooser(Board(), random.Random())

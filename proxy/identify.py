@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 
-from proxy.errors import InvalidApiKey
+from proxy.errors import InvalidApiKey, NotReady
 from routing.gateway_keys import OWN_PREFIX, digest
 from routing.table import KeyEntry, RoutingTable
 
@@ -14,18 +14,24 @@ LONGEST_KEPT = 512
 """Bytes of a header up to which its key's hash is remembered."""
 LONGEST_KEY = 8 * 1024
 """Bytes; a longer one is not looked up."""
+UNREADABLE = "The gateway can't read the settings of this API key: an admin must mend them."
 _OWN_PREFIX = OWN_PREFIX.encode()
 _CREDENTIALS = frozenset((b"authorization", b"x-litellm-api-key", *KEY_HEADERS))
 
 
 def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEntry, str]:
-    """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey."""
+    """(the gateway key, the caller's own provider key or ""). Raises InvalidApiKey, or NotReady.
+
+    Also InvalidApiKey while there is no table: the engine knows better.
+    """
     own = b""
     if b"x-litellm-api-key" in headers:
         own = without_bearer(_bounded(headers[b"x-litellm-api-key"]).strip())
         hashed = digest(own)
         if own and (entry := table.keys.get(hashed)):
             return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
+        if hashed in table.unreadable_keys:
+            raise NotReady(UNREADABLE)
         if hashed in table.retired_keys or own.startswith(_OWN_PREFIX):
             raise InvalidApiKey("x-litellm-api-key holds a gateway key that is unknown, or was replaced.")
     presented = _digest_of(headers)
@@ -33,6 +39,8 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
     entry = table.keys.get(presented)
     if entry is None:
+        if presented in table.unreadable_keys:
+            raise NotReady(UNREADABLE)
         raise InvalidApiKey("Unknown API key.")
     return check_valid(entry), own.decode("latin-1") if own else ""
 

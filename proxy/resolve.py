@@ -45,7 +45,7 @@ def _targets(
     targets = list(found.route.targets)
     if provider is not None:
         targets = _of_provider(call, targets, provider, upstream_model)
-        if not targets:
+        if not targets and not found.route.fault:
             raise ModelNotFound(
                 f"The provider {provider} (x-litellm-route) does not serve {found.route.name}.",
                 param="x-litellm-route",

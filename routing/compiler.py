@@ -9,16 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from django.conf import settings
 from django.utils import timezone
 
-from routing import gateway_keys, prices, secret_headers, strategies
+from routing import compiled_keys, prices, secret_headers, stand_ins, strategies
 from routing.addresses import is_self_hosted
+from routing.claims import claims_of
 from routing.demo_provider import called_at
 from routing.models import (
-    ApiKey,
     GatewaySettings,
-    IssuedKey,
     MaintenanceWindow,
     ModelRoute,
     Provider,
@@ -26,27 +24,24 @@ from routing.models import (
     RouteFallback,
     RouteTarget,
     RoutingVersion,
-    Team,
 )
 from routing.models.content import CONTENT_LEVELS
 from routing.models.fallback import FallbackKind
 from routing.models.provider import OLD_READ_TIMEOUT, Dialect
+from routing.snapshot import one_snapshot
 from routing.table import (
     WORD_KINDS,
     BreakerRules,
-    Budget,
     Claim,
     Connection,
-    KeyEntry,
-    Limits,
     ProviderEntry,
     Resolved,
     RouteEntry,
     RoutingTable,
     TargetEntry,
-    TeamEntry,
     rank_of,
 )
+from routing.unreadable import Faults, texts, texts_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,56 +52,100 @@ def current_version() -> int:
 
 
 def compile_table() -> RoutingTable:
-    """The table as the database has it now.
+    """The table as the database has it at one moment; rows that can't be compiled are its `faults`.
 
-    Raises CredentialUnreadable, or a database error; the caller then keeps the table it has.
+    Raises a database error; the caller then keeps the table it has.
     """
-    while True:
-        version = current_version()
-        table = _compile(version)
-        # An edit committed between the queries would mix two states: read again.
-        if current_version() == version:
-            return table
+    with one_snapshot():
+        return _compile(current_version(), timezone.now())
 
 
-def _compile(version: int) -> RoutingTable:
-    now = timezone.now()
-    windows = list(MaintenanceWindow.objects.not_over(now))
+def _compile(version: int, now: datetime) -> RoutingTable:
+    faults = Faults()
+    windows = faults.read(MaintenanceWindow.objects.not_over(now))
     resting = {window.provider_id for window in windows if window.starts_at <= now}
-    enabled = Provider.objects.enabled().select_related("health")
-    providers = {row.pk: provider_entry(row, row.pk in resting) for row in enabled}
-    targets: dict[int, list[TargetEntry]] = {}
-    serving = list(RouteTarget.objects.serving().select_related("provider", "route"))
-    for row in serving:
-        targets.setdefault(row.route_id, []).append(_target(row, providers[row.provider_id], now))
-    routes = _routes(targets)
-    gateway = GatewaySettings.load()
-    keys = _keys()
+    providers = _providers(resting, faults)
+    serving = faults.read(RouteTarget.objects.serving().select_related("provider", "route"))
+    targets = _targets(serving, providers, now, faults)
+    routes = _routes(targets, faults)
+    gateway = next(iter(faults.read(GatewaySettings.objects.filter(pk=1))), GatewaySettings(pk=1))
+    keys = compiled_keys.entries(faults)
     return RoutingTable(
         version=version,
         keys=MappingProxyType(keys),
-        retired_keys=_issued() - keys.keys(),
+        retired_keys=compiled_keys.issued() - keys.keys(),
+        unreadable_keys=compiled_keys.unreadable(faults) - keys.keys(),
         routes=MappingProxyType(_names(routes)),
         wildcards=_wildcards(routes),
         upstream_models=MappingProxyType(_upstream_models(entry for _, entry in routes)),
         providers=MappingProxyType({entry.slug: entry for entry in providers.values()}),
-        cors_origins=frozenset(gateway.cors_origins),
+        cors_origins=faults.made(gateway, _cors_origins) or frozenset(),
         breaker=_breaker(gateway),
         recounted=RoutingVersion.objects.filter(pk=1).values_list("recounted", flat=True).first() or 0,
         valid_until=min(_next_boundary(windows, now), prices.next_change(serving, now)),
+        faults=faults.all(),
     )
 
 
-def _routes(targets: dict[int, list[TargetEntry]]) -> list[tuple[ModelRoute, RouteEntry]]:
-    rows = list(ModelRoute.objects.enabled().order_by("name"))
+def _cors_origins(row: GatewaySettings) -> frozenset[str]:
+    return frozenset(texts(row.cors_origins))
+
+
+def _providers(resting: set[int], faults: Faults) -> dict[int, ProviderEntry]:
+    rows = Provider.objects.enabled()
+    found: dict[int, ProviderEntry] = {}
+    for row in faults.read(rows.select_related("health")):
+        entry = faults.made(row, provider_entry, row.pk in resting)
+        if entry is not None:
+            found[row.pk] = entry
+    if broken := faults.of(Provider):
+        for pk, slug in rows.filter(pk__in=broken).values_list("pk", "slug"):
+            found[pk] = stand_ins.provider(pk, slug, broken[pk].reason)
+    return found
+
+
+def _targets(
+    serving: list[RouteTarget], providers: dict[int, ProviderEntry], now: datetime, faults: Faults
+) -> dict[int, list[TargetEntry]]:
+    """By route."""
+    found: dict[int, list[TargetEntry]] = {}
+    for row in serving:
+        provider = providers.get(row.provider_id)
+        entry = faults.made(row, _target, provider, now) if provider is not None else None
+        if entry is not None:
+            found.setdefault(row.route_id, []).append(entry)
+    if broken := faults.of(RouteTarget):
+        rows = RouteTarget.objects.serving().filter(pk__in=broken)
+        for pk, route, provider_id, model in rows.values_list("pk", "route", "provider", "upstream_model"):
+            if (provider := providers.get(provider_id)) is not None:
+                found.setdefault(route, []).append(stand_ins.target(pk, provider, model, broken[pk].reason))
+    return found
+
+
+def _routes(
+    targets: dict[int, list[TargetEntry]], faults: Faults
+) -> list[tuple[tuple[str, ...], RouteEntry]]:
+    """Each with its aliases."""
+    enabled = ModelRoute.objects.enabled()
+    rows = faults.read(enabled.order_by("name"))
     fallbacks = _fallbacks()
-    claims = {row.pk: _all_claims(row, targets.get(row.pk, [])) for row in rows}
-    return [(row, _route(row, targets.get(row.pk, []), fallbacks.get(row.pk, {}), claims)) for row in rows]
+    claims = {row.pk: _all_claims(row, targets.get(row.pk, []), faults) for row in rows}
+    found = []
+    for row in rows:
+        entry = faults.made(row, _route, targets.get(row.pk, []), fallbacks.get(row.pk, {}), claims)
+        if entry is not None:
+            found.append((tuple(row.aliases), entry))
+    if broken := faults.of(ModelRoute):
+        aliases = {row.pk: stand_ins.names(row.aliases) for row in rows}
+        for pk, name in enabled.filter(pk__in=broken).values_list("pk", "name"):
+            found.append((aliases.get(pk, ()), stand_ins.route(pk, name, broken[pk].reason)))
+    return found
 
 
-def _all_claims(row: ModelRoute, targets: list[TargetEntry]) -> tuple[Claim, ...]:
+def _all_claims(row: ModelRoute, targets: list[TargetEntry], faults: Faults) -> tuple[Claim, ...]:
     """The limits of the route, its targets and their providers."""
-    return claims_of(row) + tuple(claim for target in targets for claim in target.claims)
+    own = faults.made(row, claims_of) or ()
+    return own + tuple(claim for target in targets for claim in target.claims)
 
 
 def _fallbacks() -> dict[int, dict[str, list[int]]]:
@@ -133,39 +172,16 @@ def _breaker(row: GatewaySettings) -> BreakerRules:
     )
 
 
-def claims_of(row: Any) -> tuple[Claim, ...]:
-    """The limits and budget of a key, team, route, target or provider; empty where it has none."""
-    kind, name = _OWNERS[type(row)], getattr(row, "slug", None) or str(row)
-    team = row.team if isinstance(row, ApiKey) else row
-    time_zone = getattr(team, "time_zone", settings.TIME_ZONE)
-    limits = Limits(rpm=row.rpm, tpm=row.tpm, parallel=row.parallel)
-    budget = None
-    if row.budget_usd is not None:
-        budget = Budget(
-            limit_nano=int(row.budget_usd * prices.NANO),
-            period=row.budget_period,
-            time_zone=time_zone,
-        )
-    return (Claim(kind, row.pk, name, limits, budget),) if limits or budget else ()
-
-
-_OWNERS: dict[type, str] = {
-    ApiKey: "key",
-    Team: "team",
-    ModelRoute: "route",
-    RouteTarget: "target",
-    Provider: "provider",
-}
-
-
 def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
+    """Raises one of ROW_FAULTS."""
     health = getattr(row, "health", None)
     ill = health is not None and health.status == ProviderHealth.Status.UNHEALTHY
+    texts_by_name(row.extra_headers)
     credential, headers = row.api_key, row.headers
     return ProviderEntry(
         id=row.pk,
         slug=row.slug,
-        dialect=row.dialect,
+        dialect=Dialect(row.dialect).value,
         base_url=called_at(row.base_url),
         credential=credential,
         # Stored before it was refused, or by a bulk write.
@@ -220,7 +236,7 @@ def _target(row: RouteTarget, provider: ProviderEntry, now: datetime) -> TargetE
         rank=rank_of(row.priority, row.weight),
         claims=claims_of(row) + provider.claims,
         price=prices.price_of(row, now),
-        tags=frozenset(row.tags),
+        tags=frozenset(texts(row.tags)),
         canary_share=None if row.canary_percent is None else row.canary_percent / 100,
         shadow_share=None if row.shadow_percent is None else row.shadow_percent / 100,
     )
@@ -232,6 +248,7 @@ def _route(
     fallbacks: dict[str, list[int]],
     claims: dict[int, tuple[Claim, ...]],
 ) -> RouteEntry:
+    texts(row.aliases)
     serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
     targets = tuple(target for target in serving if target.shadow_share is None)
     reachable = (row.pk, *itertools.chain.from_iterable(fallbacks.values()))
@@ -252,7 +269,9 @@ def _route(
         budgeted=any(claim.budget is not None for claim in applying),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
-        shadows=tuple(target for target in serving if target.shadow_share is not None),
+        shadows=tuple(
+            target for target in serving if target.shadow_share is not None and not target.provider.fault
+        ),
         max_attempts=row.max_attempts,
         attempt_timeout=row.attempt_timeout,
         first_byte_timeout=row.first_byte_timeout,
@@ -283,13 +302,13 @@ def _answer_limit(row: ModelRoute) -> int | None:
     return max((tokens for tokens in said if isinstance(tokens, int) and tokens > 0), default=None)
 
 
-def _names(routes: list[tuple[ModelRoute, RouteEntry]]) -> dict[str, Resolved]:
-    aliases = {alias: Resolved(entry) for row, entry in routes for alias in row.aliases}
+def _names(routes: list[tuple[tuple[str, ...], RouteEntry]]) -> dict[str, Resolved]:
+    aliases = {alias: Resolved(entry) for names, entry in routes for alias in names}
     names = {entry.name: Resolved(entry) for _, entry in routes if not entry.name.endswith("*")}
     return aliases | names
 
 
-def _wildcards(routes: list[tuple[ModelRoute, RouteEntry]]) -> tuple[tuple[str, RouteEntry], ...]:
+def _wildcards(routes: list[tuple[tuple[str, ...], RouteEntry]]) -> tuple[tuple[str, RouteEntry], ...]:
     found = [(entry.name[:-1], entry) for _, entry in routes if entry.name.endswith("*")]
     return tuple(sorted(found, key=lambda pair: -len(pair[0])))
 
@@ -300,52 +319,3 @@ def _upstream_models(routes: Any) -> dict[tuple[str, str], RouteEntry]:
         for target in route.targets:
             found.setdefault((target.provider.slug, target.upstream_model), route)
     return found
-
-
-def _keys() -> dict[bytes, KeyEntry]:
-    allowed: dict[int, set[int]] = {}
-    for key_id, route_id in ApiKey.allowed_routes.through.objects.values_list("apikey_id", "modelroute_id"):
-        allowed.setdefault(key_id, set()).add(route_id)
-    teams: dict[int, TeamEntry] = {}
-    found = {
-        bytes.fromhex(row.key_hash): _key(row, allowed.get(row.pk), teams)
-        for row in ApiKey.objects.select_related("team")
-    }
-    if settings.MASTER_KEY:
-        found[gateway_keys.digest(settings.MASTER_KEY)] = MASTER
-    return found
-
-
-def _issued() -> frozenset[bytes]:
-    return frozenset(map(bytes.fromhex, IssuedKey.objects.values_list("key_hash", flat=True).iterator()))
-
-
-MASTER = KeyEntry(
-    id=None,
-    name="master",
-    team=None,
-    route_ids=None,
-    claims=(),
-    expires_at=None,
-    enabled=True,
-)
-
-
-def _key(row: ApiKey, allowed: set[int] | None, teams: dict[int, TeamEntry]) -> KeyEntry:
-    team = row.team
-    if team is not None and team.pk not in teams:
-        teams[team.pk] = TeamEntry(
-            id=team.pk, slug=team.slug, claims=claims_of(team), tags=frozenset(team.tags)
-        )
-    claims = claims_of(row) + (teams[team.pk].claims if team is not None else ())
-    return KeyEntry(
-        id=row.pk,
-        name=row.name,
-        team=teams[team.pk] if team is not None else None,
-        route_ids=frozenset(allowed or ()) if row.restricted else None,
-        claims=claims,
-        expires_at=row.expires_at.timestamp() if row.expires_at else None,
-        enabled=row.enabled and (team is None or team.enabled),
-        tags=frozenset([*row.tags, *(team.tags if team is not None else ())]),
-        content=CONTENT_LEVELS[row.content_log],
-    )

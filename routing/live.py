@@ -7,10 +7,11 @@ import time
 from django.db import close_old_connections, connection
 
 from routing.compiler import compile_table, current_version
-from routing.table import EMPTY_TABLE, RoutingTable
+from routing.table import EMPTY_TABLE, Fault, RoutingTable
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMED = 5  # rows that can't be read, in a notice
 POLL_SECONDS = 0.4  # an edit is live within a second, compiling included
 
 
@@ -23,6 +24,7 @@ class TableKeeper:
     def __init__(self) -> None:
         self.table: RoutingTable = EMPTY_TABLE
         self.problem = ""
+        self._told: frozenset[Fault] = frozenset()
         self.checked_at = 0.0  # monotonic seconds of the last look that worked
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="routing-table", daemon=True)
@@ -51,12 +53,29 @@ class TableKeeper:
             stale = time.time() >= self.table.valid_until
             if not self.ready or stale or current_version() != self.table.version:
                 self.table = compile_table()
+                self._tell_faults()
                 logger.debug("routing table %d serves %d routes", self.table.version, len(self.table.routes))
             self.checked_at = time.monotonic()
             self._note("")
         except Exception as error:  # noqa: BLE001 a worker without a newer table still serves
             connection.close()
             self._note(f"{type(error).__name__}: {error}")
+
+    def faults_notice(self) -> str:
+        """For admins; "" where all rows could be compiled."""
+        faults = self.table.faults
+        if not faults:
+            return ""
+        more = f" And {len(faults) - MOST_NAMED} more." if len(faults) > MOST_NAMED else ""
+        return f"Not served, all else is: {'; '.join(map(str, faults[:MOST_NAMED]))}{more}"
+
+    def _tell_faults(self) -> None:
+        faults = frozenset(self.table.faults)
+        for fault in faults - self._told:
+            logger.error("not served: %s", fault)
+        if self._told and not faults:
+            logger.info("all rows of the configuration can be read again")
+        self._told = faults
 
     def _note(self, problem: str) -> None:
         if problem != self.problem:

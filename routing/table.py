@@ -86,6 +86,18 @@ class BreakerRules:
     cooldown: float = 30.0  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that can't be compiled: what it would serve is out until an admin mends it."""
+
+    kind: str
+    name: str
+    reason: str  # names no credential
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.reason}"
+
+
 NO_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 WORD_KINDS = ("too_long", "refused", "unpaid", "busy")
 
@@ -110,6 +122,7 @@ class ProviderEntry:
     refuse_when_unhealthy: bool
     self_hosted: bool = False  # on a private network: models may be loaded at the first call
     maintenance: bool = False  # it is then unhealthy, and refuses
+    fault: str = ""  # why it, or the target that has this entry, can't be compiled; then the same holds
     asks_usage: bool = False  # of streams whose caller did not ask
     drains: bool = False  # streams whose caller is gone, instead of cancelling them
     words: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_WORDS)
@@ -176,6 +189,7 @@ class RouteEntry:
     tagged: bool = False  # whether any target has tags
     content: int = CONTENT_OFF
     canaries: bool = False
+    fault: str = ""  # why its row can't be compiled; it then has no targets
     one_level: bool = field(init=False)  # the strategy alone makes the order
 
     def __post_init__(self) -> None:
@@ -231,6 +245,8 @@ class RoutingTable:
     breaker: BreakerRules = BreakerRules()
     recounted: int = 0  # rises when spending must be read from the log again
     retired_keys: frozenset[bytes] = frozenset()  # SHA-256 of what was replaced or deleted
+    unreadable_keys: frozenset[bytes] = frozenset()  # SHA-256 of keys whose rows can't be compiled
+    faults: tuple[Fault, ...] = ()
     valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends
 
     def resolve(self, name: str) -> Resolved | None:

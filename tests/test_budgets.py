@@ -18,7 +18,7 @@ from monitoring.spending import spent
 from monitoring.storing import store
 from proxy.journal.records import to_line
 from routing import notices
-from routing.compiler import claims_of
+from routing.claims import claims_of
 from routing.config import dumper, loader
 from routing.models import ApiKey, ModelRoute, RouteTarget, Team
 from tests.factories import make_key, make_provider, make_route, make_target, make_team

@@ -14,7 +14,7 @@ from monitoring.rollups import roll_up
 from monitoring.spending import spent
 from monitoring.storing import store
 from monitoring.usage import question, report, total
-from routing.compiler import claims_of
+from routing.claims import claims_of
 from routing.models import GatewaySettings
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import LiveGateway

@@ -9,7 +9,7 @@ from proxy.targets.session import session_of
 from proxy.targets.state import Standing, TargetState
 from proxy.targets.tags import tags_of
 from routing.strategies import STRATEGIES, Pick, Strategy, in_levels
-from routing.table import RouteEntry, TargetEntry
+from routing.table import ProviderEntry, RouteEntry, TargetEntry
 
 _SET_ASIDE = {
     Standing.PROBING: "half-open: one request is trying it already",
@@ -116,8 +116,7 @@ class _Standings:
         standing = self._chooser.standing(target, self._call, self._now)
         if target.provider.unhealthy and target.provider.refuse_when_unhealthy:
             self.refused.append(target)
-            why = "in maintenance" if target.provider.maintenance else "unhealthy and then refuses"
-            self._call.skip(target, f"its provider is {why}")
+            self._call.skip(target, _why_refused(target.provider))
         elif standing in (Standing.READY, Standing.PROBE):
             (self.ill if target.provider.unhealthy else self.ready).append(target)
         elif self._is_soon(target, standing):
@@ -165,11 +164,24 @@ class _Standings:
                 provider=slug,
                 retry_after=wait,
             )
-        names = ", ".join(sorted({target.provider.slug for target in self.refused}))
-        resting = all(target.provider.maintenance for target in self.refused)
-        state = "in maintenance" if resting else "unhealthy"
-        reason = f"{state}: {names}" if any_targets and names else "it has no enabled target"
+        reason = self._reason(route) if any_targets or route.fault else "it has no enabled target"
         return NoHealthyUpstream(f"No provider can serve {route.name} now ({reason}).", retry_after=5)
+
+    def _reason(self, route: RouteEntry) -> str:
+        if route.fault:
+            return "an admin must mend the route's settings"
+        providers = [target.provider for target in self.refused]
+        names = ", ".join(sorted({provider.slug for provider in providers}))
+        if all(provider.maintenance for provider in providers):
+            return f"in maintenance: {names}"
+        broken = all(provider.fault for provider in providers)
+        return f"out until an admin mends it: {names}" if broken else f"unhealthy: {names}"
+
+
+def _why_refused(provider: ProviderEntry) -> str:
+    if provider.fault:
+        return f"out until an admin mends it: {provider.fault}"
+    return f"its provider is {'in maintenance' if provider.maintenance else 'unhealthy and then refuses'}"
 
 
 def _arranged(call: Call, targets: list[TargetEntry], strategy: Strategy, pick: Pick) -> list[TargetEntry]:

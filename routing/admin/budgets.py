@@ -14,9 +14,10 @@ from django.utils.module_loading import import_string
 from unfold.decorators import display
 
 from routing.admin.base import NOTHING, PlainNumberWidget, SwitchAdmin, usd
-from routing.compiler import claims_of
+from routing.claims import claims_of
 from routing.models.limits import Limited
 from routing.periods import Periods
+from routing.unreadable import Faults
 
 LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
 LARGEST = Decimal(10**6)  # what the column holds, excluded
@@ -81,7 +82,7 @@ class BudgetAdmin(SwitchAdmin):
     @display(description="Spent in this period")
     def shown_spending(self, row: Limited) -> str:
         """By the request log, so without calls that run now."""
-        claim = next(iter(claims_of(row)), None) if row.pk else None
+        claim = next(iter(Faults().made(row, claims_of) or ()), None) if row.pk else None
         if claim is None or claim.budget is None:
             return NOTHING
         start, end = Periods().of(claim.budget, time.time())

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
@@ -19,7 +19,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
-from routing import credentials, secret_headers
+from routing import secret_headers
 from routing.addresses import origin
 from routing.admin.base import (
     NOTHING,
@@ -32,8 +32,10 @@ from routing.admin.base import (
     utc,
 )
 from routing.admin.budgets import BudgetAdmin, BudgetForm, budget_fieldset
+from routing.compiler import provider_entry
 from routing.models import Provider, ProviderHealth, RouteTarget
 from routing.models.provider import DIALECT_DEFAULTS, WhenUnhealthy
+from routing.unreadable import ROW_FAULTS, Faults
 
 STALE_AFTER_PROBES = 3
 LONGEST_DETAIL = 32  # characters in the list; the tip has all
@@ -79,8 +81,9 @@ class ProviderForm(BudgetForm):
     def _stored_headers(self) -> dict[str, str]:
         try:
             return self.instance.headers
-        except credentials.CredentialUnreadable:
-            return secret_headers.split(self.instance.extra_headers)[0]
+        except ROW_FAULTS:
+            given = self.instance.extra_headers
+            return secret_headers.split(given)[0] if isinstance(given, dict) else {}
 
     def _offer_dialect_defaults(self) -> None:
         self.fields["api_version"].help_text = "Sent as X-API-Version to Z.ai. Blank: the dialect's default."
@@ -147,6 +150,13 @@ def _health(provider: Provider) -> ProviderHealth | None:
     return getattr(provider, "health", None)
 
 
+def _fault(provider: Provider) -> str:
+    """Why nothing can be served from it, whatever its health."""
+    faults = Faults()
+    faults.made(provider, provider_entry)
+    return next((fault.reason for fault in faults.all()), "")
+
+
 def health_status(provider: Provider) -> str:
     """healthy, degraded, unhealthy; unknown where no probe has reported lately, disabled where none does."""
     if not (provider.enabled and provider.health_check_enabled):
@@ -193,6 +203,12 @@ class ProviderAdmin(BudgetAdmin):
         "shown_spending",
     )
 
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
+        provider = self.get_object(request, object_id) if request.method == "GET" else None
+        if provider is not None and (fault := _fault(provider)):
+            messages.error(request, f"Nothing is served from it. {fault}")
+        return super().change_view(request, object_id, *args, **options)
+
     @method_decorator(sensitive_post_parameters("new_api_key", "extra_headers"))
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         return super().changeform_view(request, *args, **options)
@@ -229,7 +245,9 @@ class ProviderAdmin(BudgetAdmin):
     def shown_health(self, provider: Provider) -> SafeString:
         health = _health(provider)
         status = self.shown_status(provider)
-        return lines([status, self._probe_text(health)] if health else [status])
+        found = [status, self._probe_text(health)] if health else [status]
+        fault = _fault(provider)
+        return lines([badge("not served", "danger", fault), *found] if fault else found)
 
     def _probe_text(self, health: ProviderHealth) -> SafeString:
         found = health.detail[:LONGEST_DETAIL]

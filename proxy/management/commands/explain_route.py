@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from proxy.explain import Candidate, Explanation, Question
 from proxy.live import Live, live
-from routing.compiler import MASTER
+from routing.compiled_keys import MASTER
 from routing.table import KeyEntry
 
 
