@@ -331,7 +331,8 @@ def _request(number):
     model = "slow" if number % 250 == 1 else model
     body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": kind in (6, 7)}
     content = json.dumps(body).encode()
-    key = "sk-wrong" if number % 500 == 9 else "sk-master-of-the-tests-0123"
+    # Two: of more, a minute's rows would be a sample.
+    key = "sk-wrong" if number % 5000 == 9 else "sk-master-of-the-tests-0123"
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer {key}\r\ncontent-length: {len(content)}\r\n\r\n"

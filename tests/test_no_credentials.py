@@ -115,7 +115,8 @@ def client(served):
                 served.url + path, content=content or ask(model), headers=origin | headers, timeout=20
             )
             answers.append(f"{answer.status_code} {answer.headers} {answer.text}")
-            call.request_ids.append(answer.headers["x-request-id"])
+            if answer.status_code not in (401, 404):  # of strangers' calls and unknown paths few leave a row
+                call.request_ids.append(answer.headers["x-request-id"])
         return answer
 
     call.answers, call.request_ids = answers, []
@@ -177,11 +178,10 @@ def _request(admin_client):
 def test_no_credential_gets_out(served, client, upstream, admin_client, tmp_path):
     run_them_all(client, upstream)
     they_were_in_use(upstream)
-    without_row = 2 * len(list(presented()))  # unknown paths
     rows = RequestLog.objects.filter(
         request_id__in=client.request_ids
     )  # others may still come from elsewhere
-    until(lambda: rows.count() == len(client.answers) - without_row, "the rows are shipped", 30)
+    until(lambda: rows.count() == len(client.request_ids), "the rows are shipped", 30)
 
     assert [answer for answer in client.answers if leaks(answer)] == []
     assert leaks(served.log.read_text()) == []
