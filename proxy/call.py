@@ -180,18 +180,19 @@ class Call:
         self.error: GatewayError | None = None
         self.row: Closed | None = None  # once it is over
 
-    def take_request_id(self) -> None:
-        """Use the caller's x-request-id. Raises InvalidRequest."""
+    def take_request_id(self) -> InvalidRequest | None:
+        """Use the caller's x-request-id. What is wrong with it is to be raised once it is known who calls."""
         given = self.incoming.headers.get(b"x-request-id")
         if given is None:
-            return
+            return None
         request_id = given_request_id(given)
         if request_id is None:
-            raise InvalidRequest(
+            return InvalidRequest(
                 "x-request-id must be 1 to 128 printable ASCII characters without blanks.",
                 param="x-request-id",
             )
         self.request_id = request_id
+        return None
 
     def take_fault(self) -> Exception:
         """To be raised; the call forgets it, or the two would know each other."""

@@ -145,9 +145,11 @@ class Engine:
         return call
 
     def _identify(self, call: Call) -> None:
-        call.take_request_id()
+        wrong_id = call.take_request_id()
         incoming = call.incoming
         call.key, call.caller_credential = self.identify(incoming.headers, incoming.client, call.table)
+        if wrong_id is not None:  # a key's holder leaves a row, whatever is wrong
+            raise wrong_id
 
     def _decode(self, call: Call) -> None:
         if len(call.incoming.body) > OWN_TURN:
