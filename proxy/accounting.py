@@ -65,6 +65,8 @@ class Accounting:
     def close(self, call: Call) -> None:
         """Once per call. Not awaited, so it can't be cancelled half-way."""
         call.ended_at = time.perf_counter()
+        if call.incoming.unpacked is not None:
+            call.incoming.unpacked.release()
         self._open -= call.opened
         if call.opened and not self._open and not self._ended.any_waits:
             self._account([call], self._write)  # alone: there is nobody to wait a turn for

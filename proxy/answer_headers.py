@@ -4,7 +4,7 @@ import re
 
 from proxy.admission.base import NO_HEADROOMS
 from proxy.call import Call
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, UnsupportedCoding
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
@@ -50,6 +50,8 @@ class AnswerHeaders:
             lines += b"x-proxy-provider: %b\r\n" % error.provider.encode()
         if error.status in (429, 503) and error.retry_after is not None:
             lines += b"retry-after: %d\r\n" % max(-(-error.retry_after // 1), 1)
+        if error.status == UnsupportedCoding.status:
+            lines += b"accept-encoding: gzip, deflate, br, zstd\r\n"
         if error.status == 401:
             lines += b"www-authenticate: Bearer\r\n"
         return lines

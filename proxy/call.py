@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.admission.base import Grant, Headrooms, Need, Option
     from proxy.ask import ChatAsk
     from proxy.attempt import Begun
+    from proxy.body_budget import Intake
     from proxy.content.capture import Capture
     from proxy.journal.records import Closed
     from proxy.rows import Common
@@ -44,7 +45,7 @@ class Incoming:
     `client` is the address that the request came from.
     """
 
-    __slots__ = ("body", "client", "endpoint", "has_options", "headers", "received")
+    __slots__ = ("body", "client", "endpoint", "has_options", "headers", "received", "unpacked")
 
     def __init__(
         self, endpoint: str, headers: dict[bytes, bytes], body: bytes, received: float, client: str = ""
@@ -54,6 +55,7 @@ class Incoming:
         self.body = body
         self.received = received
         self.client = client
+        self.unpacked: Intake | None = None  # what a packed body became, as long as it is held
         self.has_options = not OPTIONS.isdisjoint(headers)
 
     def text(self, name: bytes) -> str | None:

@@ -34,11 +34,14 @@ from proxy.shadows import Shadows
 from proxy.targets.choosing import Chooser
 from proxy.together import step_by_step
 from proxy.tracing.trace import Tracing
+from proxy.unpacking import Unpacking
 from proxy.upstreams import Upstreams
 from proxy.usage import estimate
 from proxy.whole import Whole, read_stream, usage_of
 from routing.live import TableKeeper
 from routing.table import EMPTY_TABLE, KeyEntry, RoutingTable
+
+LONGEST_UNPACKED = 20 * 1024 * 1024  # bytes, where nobody says more
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Engine:
         failed_auth: FailedAuth,
         abandoned: Abandoned | None = None,
         tracing: Tracing | None = None,
+        unpacking: Unpacking | None = None,
     ) -> None:
         self._keeper = keeper
         self._admission = admission
@@ -64,6 +68,7 @@ class Engine:
         self._tracing = tracing
         self._headers = AnswerHeaders()
         self._large = LargeBodies()
+        self._unpacking = unpacking or Unpacking(LONGEST_UNPACKED)
         self._attempts = Attempts(upstreams, admission, chooser, random.Random())
         self.shadows = Shadows(self._attempts, admission, accounting, chooser, random.Random())
 
@@ -152,7 +157,7 @@ class Engine:
             raise wrong_id
 
     def _decode(self, call: Call) -> None:
-        if len(call.incoming.body) > OWN_TURN:
+        if len(call.incoming.body) > OWN_TURN or b"content-encoding" in call.incoming.headers:
             return  # go_on() does it: nobody is to wait for it
         call.ask = decode_chat(call.incoming.body, call.incoming.option(b"x-litellm-model"))
 
@@ -174,8 +179,10 @@ class Engine:
             self._attempts.begin(call)
 
     async def _decode_later(self, call: Call) -> None:
-        """Steps 2 to 4 of a call whose body is large."""
+        """Steps 2 to 4 of a call whose body is large, or packed."""
         incoming, table = call.incoming, call.table
+        if b"content-encoding" in incoming.headers:
+            await self._unpacking.unpack(call)
 
         def most_messages(model: str) -> int | None:
             found = table.resolve(model)

@@ -114,6 +114,13 @@ class UrlTooLong(GatewayError):
     cause = "a URL over a quarter of HEAD_BYTES"
 
 
+class UnsupportedCoding(GatewayError):
+    status, type, gateway_code = 415, "invalid_request_error", "VALIDATION_ERROR"
+    code = "unsupported_content_encoding"
+    cause = "a body in another content coding than gzip, deflate, br or zstd, or in several"
+    allowed: ClassVar[str] = "one of gzip, deflate, br and zstd, or none"
+
+
 class UpgradeRefused(GatewayError):
     status, type, code, gateway_code = 426, "invalid_request_error", "no_websockets", "VALIDATION_ERROR"
     cause = "a WebSocket handshake: there is none here, the same endpoints answer over HTTP"

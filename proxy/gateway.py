@@ -34,6 +34,7 @@ from proxy.targets.exchange import make_exchange
 from proxy.targets.sharing import Sharing
 from proxy.tracing import make_tracing
 from proxy.tracing.trace import Tracing
+from proxy.unpacking import Unpacking
 from proxy.upstreams import Upstreams
 from proxy.warming import Warming
 from routing import notices
@@ -98,9 +99,17 @@ def build_gateway() -> Gateway:
     callers, strangers = Callers(settings.CLIENT_DETAILS, proxies), Strangers(proxies)
     accounting = Accounting(journal, counters, settings.JOURNAL_WHEN_FULL, contents, strangers, callers)
     bounds = Bounds(settings.ABANDONED_SECONDS, settings.ABANDONED_BYTES, settings.ABANDONED_AT_ONCE)
-    tracing = make_tracing()
+    tracing, bodies = make_tracing(), BodyBudget(settings.BODY_BYTES_IN_FLIGHT)
     engine = Engine(
-        keeper, upstreams, admission, accounting, chooser, failed_auth, Abandoned(bounds), tracing
+        keeper,
+        upstreams,
+        admission,
+        accounting,
+        chooser,
+        failed_auth,
+        Abandoned(bounds),
+        tracing,
+        Unpacking(settings.MAX_BODY_BYTES, bodies),
     )
     sharing = Sharing(chooser.board, make_exchange(), keeper)
     return Gateway(
@@ -117,7 +126,7 @@ def build_gateway() -> Gateway:
             Store(Path(settings.DATA_DIR) / "metrics"), counters, keeper, upstreams, journal, sharing, tracing
         ),
         limits_file=LimitsFile(Path(settings.LIMITS_FILE), admission),
-        bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT),
+        bodies=bodies,
         page_bodies=BodyBudget(settings.BODY_BYTES_IN_FLIGHT // 4),
         failed_auth=failed_auth,
         tracing=tracing,

@@ -12,6 +12,7 @@ from proxy.transports.base import LONGEST_ERROR, ConnectionBroken, Sink, Upstrea
 NONE = frozenset(("", "identity"))
 GZIP = frozenset(("gzip", "x-gzip"))
 PIECE = 64 * 1024  # bytes that are made at a time: a thousand may come of each one that arrived
+MEMBER = b"\x1f\x8b"  # how each of gzip's begins
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 
 
@@ -24,6 +25,7 @@ class Inflater:
             raise ConnectionBroken(f"answered in the content coding {coding[:40]}, which is not read here")
         self._coding = coding
         self._unpacks = zlib.decompressobj(_GZIP_BITS) if coding in GZIP else None
+        self.over = False  # what comes now is padding, and is not kept
         self._begun = b""  # of deflate: too little to tell of which kind it is
 
     @property
@@ -38,6 +40,8 @@ class Inflater:
             raise ConnectionBroken(f"sent a body that is not the {self._coding} that it says") from None
 
     def _pieces(self, data: bytes) -> Iterator[bytes]:
+        if self.over:
+            return
         if self._unpacks is None:
             data = self._begun + data
             self._begun = data if len(data) < 2 else b""
@@ -50,8 +54,9 @@ class Inflater:
             data = self._unpacks.unconsumed_tail
             if self._unpacks.eof:
                 data = self._unpacks.unused_data
-                if not data.startswith(b"\x1f\x8b") or self._coding == "deflate":
-                    return  # padding
+                self.over = not MEMBER.startswith(data[:2]) or (self._coding == "deflate" and data != b"")
+                if self.over or len(data) < len(MEMBER):
+                    return  # padding, or too little to tell
                 self._unpacks = zlib.decompressobj(_GZIP_BITS)  # gzip may have several members
 
 
