@@ -27,7 +27,7 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNT)]
-_count = msgspec.json.Decoder(Count | None)
+_number = msgspec.json.Decoder(int | float | None)
 _encode = msgspec.json.encode
 
 
@@ -65,7 +65,7 @@ class _Chat(msgspec.Struct):
         if not self.model or not self.messages:
             return False
         for message in self.messages:  # noqa: SIM110 all() costs twice as much, and this is per request
-            if not message.role or not _has_content(message):
+            if not message.role:
                 return False
         return True
 
@@ -78,7 +78,17 @@ class _CountedMessage(Counted, _Message):
 
 
 _messages = msgspec.json.Decoder(list[_CountedMessage])
+_many = msgspec.json.Decoder(list[_Message])  # of those that were counted
 _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+ONLY_WITH = {
+    "incremental_output": "stream",
+    "stream_options": "stream",
+    "parallel_tool_calls": "tools",
+    "tool_choice": "tools",
+    "function_call": "functions",
+    "top_logprobs": "logprobs",
+}
+"""Parameters that providers refuse with 400 where the other one is not there, or is false."""
 _NOTHING = (b"", b"null", b'""', b"[]")
 
 
@@ -91,6 +101,7 @@ class ChatAsk(msgspec.Struct):
     messages: int
     size: int  # bytes of the whole body
     answer_limit: int | None = None  # the larger of max_completion_tokens and max_tokens, where given
+    unlimited: bool = False  # whether it says that it wants none, as -1 does for many servers
 
     @property
     def prompt_tokens(self) -> int:
@@ -100,15 +111,43 @@ class ChatAsk(msgspec.Struct):
     @property
     def choices(self) -> int:
         """How many answers are asked for with n."""
-        return _whole(self.fields, "n") or 1 if "n" in self.fields else 1
+        if "n" not in self.fields:
+            return 1
+        return _within(_whole(self.fields, "n"), "n") or 1
 
     def body(self, upstream_model: str, defaults: tuple[tuple[str, bytes], ...]) -> bytes:
         """The body for the upstream: the model replaced, defaults added where the caller gave none."""
         fields: dict[str, Any] = self.fields
         fields["model"] = upstream_model
         if defaults:
-            fields = {name: msgspec.Raw(raw) for name, raw in defaults if self._lacks(name)} | fields
+            fields = self._added(defaults) | fields
         return _encode(fields)
+
+    def _added(self, defaults: tuple[tuple[str, bytes], ...]) -> dict[str, Any]:
+        added = {name: msgspec.Raw(raw) for name, raw in defaults if self._lacks(name)}
+        added.pop("stream", None)  # whether it streams is the caller's to say, and the door's to serve
+        for name in ONLY_WITH.keys() & added.keys():
+            if not self._has(ONLY_WITH[name], added):
+                del added[name]
+        return added
+
+    def _has(self, name: str, added: dict[str, Any]) -> bool:
+        if name == "stream":
+            return self.stream
+        raw = self.fields.get(name)
+        raw = added.get(name) if is_null(raw) else raw
+        return raw is not None and bytes(raw) not in (b"null", b"false", b"[]")
+
+    def take_back_no_limit(self) -> None:
+        """For a caller whose budget bounds the answer: -1 would lift what was reserved."""
+        for name in _TWINS:
+            self.fields.pop(name, None)
+        self.unlimited = False
+
+    def first_without_content(self) -> int | None:
+        """Of its messages; for providers that want some in each."""
+        messages = _many.decode(self.fields["messages"])
+        return next((place for place, one in enumerate(messages) if not _has_content(one)), None)
 
     def _lacks(self, name: str) -> bool:
         twin = _TWINS.get(name)
@@ -118,14 +157,26 @@ class ChatAsk(msgspec.Struct):
 
 
 def _answer_limit(fields: dict[str, msgspec.Raw]) -> int | None:
-    given = [_whole(fields, name) for name in ("max_completion_tokens", "max_tokens") if name in fields]
-    return max((tokens for tokens in given if tokens is not None), default=None)
+    given = [_whole(fields, name) for name in _TWINS if name in fields]
+    return max((tokens for tokens in given if tokens is not None and tokens >= 0), default=None)
 
 
 def _whole(fields: dict[str, msgspec.Raw], name: str) -> int | None:
+    """Also where it is written as 100.0 or 1e2."""
     raw = fields.get(name)
-    found: int | None = _decode(_count, raw, name, f"a whole number from 0 to {MOST_COUNT}") if raw else None
-    return found
+    found: int | float | None = _decode(_number, raw, name, _COUNTS) if raw else None
+    if found is not None and (found != found // 1 or abs(found) > MOST_COUNT):
+        raise InvalidRequest(f"{name} must be {_COUNTS}.", param=name)
+    return None if found is None else int(found)
+
+
+def _within(count: int | None, name: str) -> int | None:
+    if count is not None and count < 0:
+        raise InvalidRequest(f"{name} must be {_COUNTS}.", param=name)
+    return count
+
+
+_COUNTS = f"a whole number from 0 to {MOST_COUNT}"
 
 
 def decode_chat(body: bytes, model_header: str | None) -> ChatAsk:
@@ -204,13 +255,15 @@ def _to_its_end(steps: Generator[None, None, ChatAsk]) -> ChatAsk:
 
 def _explained(fields: dict[str, msgspec.Raw], model_header: str | None, size: int, most: int) -> ChatAsk:
     """Field by field, to say which one is wrong."""
+    limit = _answer_limit(fields)
     return ChatAsk(
         model=_short(model_header or _model(fields)),
         stream=bool(_decode(_flag, fields.get("stream", b"null"), "stream", "true or false")),
         fields=fields,
         messages=_checked_messages(fields, most),
         size=size,
-        answer_limit=_answer_limit(fields),
+        answer_limit=limit,
+        unlimited=limit is None and not all(is_null(fields.get(name)) for name in _TWINS),
     )
 
 
@@ -264,10 +317,6 @@ def _checked_messages(fields: dict[str, msgspec.Raw], most: int) -> int:
         if not message.role:
             raise InvalidRequest(
                 f"messages[{index}] has no role.", param=f"messages[{index}].role", code="missing_field"
-            )
-        if not _has_content(message):
-            raise InvalidRequest(
-                f"messages[{index}] has no content.", param=f"messages[{index}].content", code="missing_field"
             )
     return len(messages)
 

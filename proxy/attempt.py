@@ -411,6 +411,8 @@ def _defaults(call: Call, provider: ProviderEntry) -> tuple[tuple[str, bytes], .
     assert call.route is not None
     assert call.ask is not None
     route: RouteEntry = call.route.route
+    if call.bounds_answer and call.ask.unlimited:
+        call.ask.take_back_no_limit()
     if not call.bounds_answer or route.limits_answers or call.ask.answer_limit is not None:
         return route.default_parameters
     return (*route.default_parameters, (_bound_name(provider.base_url), b"%d" % route.answer_tokens))

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from proxy.ask import check_message_count
 from proxy.call import Call
-from proxy.errors import AccessForbidden, ModelNotFound
+from proxy.errors import AccessForbidden, InvalidRequest, ModelNotFound
 from proxy.targets.tags import open_to, tags_of
-from routing.table import Resolved, TargetEntry
+from routing.table import WANT_CONTENT, Resolved, TargetEntry
 
 
 def resolve(call: Call) -> tuple[Resolved, list[TargetEntry]]:
@@ -52,7 +52,28 @@ def _targets(
             )
     if call.caller_credential:
         targets = _taking_caller_keys(call, targets, found.route.name)
+    if found.route.wants_content:
+        targets = _taking_no_content(call, targets)
     return open_to(call, targets, tags_of(call)) if found.route.tagged else targets
+
+
+def _taking_no_content(call: Call, targets: list[TargetEntry]) -> list[TargetEntry]:
+    """Raises InvalidRequest where each wants some in every message, and one has none."""
+    assert call.ask is not None
+    place = call.ask.first_without_content()
+    if place is None:
+        return targets
+    taking = _keep(
+        call,
+        targets,
+        lambda target: target.provider.dialect not in WANT_CONTENT,
+        "its provider wants content in each message",
+    )
+    if targets and not taking:
+        raise InvalidRequest(
+            f"messages[{place}] has no content.", param=f"messages[{place}].content", code="missing_field"
+        )
+    return taking
 
 
 def _of_provider(

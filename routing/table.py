@@ -11,6 +11,10 @@ CONTENT_NEVER, CONTENT_OFF, CONTENT_METADATA, CONTENT_FULL = -1, 0, 1, 2
 """How much of a call's content is kept."""
 
 
+WANT_CONTENT = frozenset(("zai",))
+"""Dialects that refuse messages without content; all others take OpenAI's histories."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """None is no limit."""
@@ -190,10 +194,13 @@ class RouteEntry:
     content: int = CONTENT_OFF
     canaries: bool = False
     fault: str = ""  # why its row can't be compiled; it then has no targets
+    wants_content: bool = field(init=False)  # whether a target does, in each message
     one_level: bool = field(init=False)  # the strategy alone makes the order
 
     def __post_init__(self) -> None:
         ranks = {target.rank for target in self.targets}
+        wants = any(target.provider.dialect in WANT_CONTENT for target in self.targets)
+        object.__setattr__(self, "wants_content", wants)
         object.__setattr__(self, "one_level", len(ranks) == 1 and not self.canaries and not self.tagged)
 
 

@@ -101,12 +101,15 @@ def test_each_of_n_answers_is_reserved(door, upstream, published, priced):
     assert door.chat(key, max_tokens=1000, n=3).status_code == 200
 
 
-def test_a_negative_limit_is_refused(door, published, priced):
-    priced()
+def test_a_limit_below_zero_is_reserved_as_none_and_lifts_no_budget(door, upstream, published, priced):
+    priced(max_output_tokens=1000)
     _, key = make_key(budget_usd="0.03")
     published()
-    answer = door.chat(key, max_tokens=-5)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "max_tokens")
+    assert door.chat(key, max_tokens=-1).status_code == 200
+    assert upstream.calls("p1")[-1].json["max_tokens"] == 1000
+    _, poor = make_key(budget_usd="0.000001")
+    published()
+    assert door.chat(poor, max_tokens=-1).status_code == 429
 
 
 def test_a_budget_needs_a_known_price(door, upstream, published):
