@@ -10,7 +10,7 @@ from proxy import detours, hedging
 from proxy.admission.base import Admission, Grant
 from proxy.admission.refusals import refused
 from proxy.admitting import admit_alone, admit_fallback, move
-from proxy.attempt import Answer, Asker
+from proxy.attempt import Asker
 from proxy.backoff import backoff
 from proxy.call import Call
 from proxy.continuing import Prefix
@@ -25,6 +25,7 @@ from proxy.errors import (
     UpstreamTimeout,
     forget_history,
 )
+from proxy.reading import Answer
 from proxy.targets.choosing import Chooser
 from proxy.upstreams import Upstreams
 from routing.table import TargetEntry
@@ -74,7 +75,7 @@ class Attempts:
         call.deadline_at = call.incoming.received + seconds
         left = call.deadline_at - time.perf_counter()
         try:
-            with Deadline(left):
+            with (limit := Deadline(left)):
                 if 0 < call.wait_first < left:
                     await _pause(call, call.wait_first)
                 answer = await self._try_all(call)
@@ -84,6 +85,8 @@ class Attempts:
             if call.trial is not None and seconds >= deadline:
                 call.trial.failed(late)  # a shorter time-out of the caller's own is no fault
             raise late from None
+        if answer.opening is not None:
+            answer.opening.hurry(limit.due)
         call.target = answer.target
         return answer
 
@@ -102,12 +105,15 @@ class Attempts:
         assert call.route is not None
         spent = call.upstream_ms  # what comes now is no part of the way to the first byte
         try:
-            with Deadline(call.route.route.deadline):
-                return await self._continue(call, prefix)
+            with (limit := Deadline(call.route.route.deadline)):
+                answer = await self._continue(call, prefix)
         except DeadlinePassed:
             return None
         finally:
             call.upstream_ms = spent
+        if answer is not None and answer.opening is not None:
+            answer.opening.hurry(limit.due)
+        return answer
 
     async def _continue(self, call: Call, prefix: Prefix) -> Answer | None:
         assert call.target is not None

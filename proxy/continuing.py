@@ -13,13 +13,14 @@ from msgspec.structs import replace
 from proxy.ask import ChatAsk
 from proxy.dialects.openai.answer import says_something
 from proxy.reported_usage import lenient
-from proxy.sse import LONGEST_EVENT, UNREADABLE
+from proxy.sse import KEEPS_WARM, LONGEST_EVENT, UNREADABLE
 from proxy.usage import Usage, tokens_of_text
 from routing.table import ProviderEntry
 
 _encode = msgspec.json.encode
 _object = msgspec.json.Decoder(dict[str, Any])
 _BLANK = re.compile(rb"\n\r?\n")
+_KEEPS_WARM = re.compile(rb"^event:[ \t]*(?:" + b"|".join(KEEPS_WARM) + rb")[ \t\r]*$", re.MULTILINE)
 LONGEST_BLANK = 3  # bytes, but the last one, of the end of an event: CR LF CR LF
 SAME = ("id", "created", "model", "system_fingerprint")
 """Fields of an event that stay those of the first answer."""
@@ -137,7 +138,7 @@ class Continuation:
             good.append(event + b"\n\n")
             return True
         data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-        if not data or data == b"[DONE]":
+        if not data or data == b"[DONE]" or _KEEPS_WARM.search(event):
             good.append(event + b"\n\n")
             return True
         content = _decoded(data)

@@ -13,7 +13,6 @@ from proxy.admission.base import Admission
 from proxy.admitting import admit, admit_at_once, admit_closely, over_limit_route
 from proxy.answer_headers import AnswerHeaders
 from proxy.ask import OWN_TURN, LargeBodies, decode_chat
-from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming, given_request_id
 from proxy.content.relay import RecordedRelay
@@ -28,6 +27,7 @@ from proxy.errors import (
 )
 from proxy.failed_auth import FailedAuth
 from proxy.identify import identify
+from proxy.reading import Answer
 from proxy.relay import Relay
 from proxy.resolve import resolve
 from proxy.shadows import Shadows

@@ -5,9 +5,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from proxy.attempt import OTHER_WAS_FIRST, Answer
+from proxy.attempt import OTHER_WAS_FIRST
 from proxy.call import Call
 from proxy.errors import GatewayError, UpstreamRejected
+from proxy.reading import Answer
 
 Ask = Callable[[], Coroutine[Any, Any, Answer]]
 Racer = asyncio.Future[Answer]
@@ -53,13 +54,14 @@ async def close(answer: Answer) -> None:
 async def _let_decide(racers: list[Racer]) -> None:
     """Puts the one first whose result counts: the first answer.
 
+    A stream that has sent only comments is one where the other target has failed.
     Where there is none the first target's failure, or the second's where only that one is the caller's fault.
     """
     waiting = set(racers)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for racer in racers:
-            if racer in done and not isinstance(racer.exception(), GatewayError):
+            if racer.done() and _counts(racer, alone=not waiting):
                 return _put_first(racer, racers)
         if racers[0] in done and isinstance(racers[0].exception(), UpstreamRejected):
             return None  # the caller's fault, which another target would only repeat
@@ -67,6 +69,12 @@ async def _let_decide(racers: list[Racer]) -> None:
         if isinstance(racer.exception(), UpstreamRejected):
             return _put_first(racer, racers)
     return None
+
+
+def _counts(racer: Racer, *, alone: bool) -> bool:
+    if (error := racer.exception()) is not None:
+        return not isinstance(error, GatewayError)
+    return alone or racer.result().opening is None
 
 
 def _put_first(racer: Racer, racers: list[Racer]) -> None:

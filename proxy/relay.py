@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from proxy.abandoned import Abandoned
-from proxy.attempt import Answer, next_chunk
 from proxy.call import Call
 from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
+from proxy.opening import ERROR, MALFORMED, Begins, Opening
+from proxy.reading import Answer, next_chunk
 from proxy.redaction import secrets_of
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
@@ -116,7 +117,8 @@ class Relay:
             logger.exception("call %s failed in the gateway, at the beginning of its stream", self._call.id)
             return b""  # next_chunk() comes to the same, and ends the stream
         self._first = self._kept.pop() if self._kept else b""
-        self._call.first_byte = time.perf_counter()
+        if self._answer is None or self._answer.opening is None:
+            self._call.first_byte = time.perf_counter()
         return good
 
     @property
@@ -148,15 +150,36 @@ class Relay:
 
     def _kept_chunk(self) -> bytes:
         chunk, self._first = self._first, self._kept.pop() if self._kept else b""
+        if self._answer is None or self._answer.opening is None:
+            self._begin_counting()
+        return chunk
+
+    def _begin_counting(self) -> None:
+        """The first event is here."""
         if not self._closed:
             self._call.first_byte = self._call.first_byte or time.perf_counter()
-        return chunk
 
     def _coming_chunk(self, answer: Answer) -> Awaitable[bytes]:
         """Raises TransportFault where the stream is broken."""
         if fault := self._fault():
             raise ConnectionBroken(fault)
+        if answer.opening is not None:
+            return self._coming_comment(answer, answer.opening)
         return next_chunk(answer.response, self._stall, self._sink)
+
+    async def _coming_comment(self, answer: Answer, opening: Opening) -> bytes:
+        """The next bytes of a stream whose first event is not here. Raises TransportFault."""
+        chunk = await opening.next_chunk(answer.response)
+        opening.take(chunk)
+        if opening.begins is Begins.NOT_YET:
+            return chunk
+        answer.opening = None
+        if opening.begins is Begins.WITH_EVENT:
+            answer.trial.answered()
+            self._begin_counting()
+        elif opening.fault not in (ERROR, MALFORMED):  # those are looked at like any other event's
+            raise ConnectionBroken(opening.fault)
+        return chunk
 
     def _pass(self, chunk: bytes) -> bool:
         """The sink of next_chunk(). Raises ConnectionBroken, which ends its wait, behind what is good."""

@@ -8,11 +8,11 @@ import time
 from proxy.accounting import Accounting
 from proxy.admission.base import Admission
 from proxy.admitting import admit_alone
-from proxy.attempt import Answer
 from proxy.attempts import Attempts
 from proxy.call import Call, Incoming
 from proxy.continuing import Prefix
 from proxy.errors import GatewayError, outcome_of
+from proxy.reading import Answer
 from proxy.relay import Relay
 from proxy.targets.choosing import Chooser
 from proxy.targets.tags import tags_of

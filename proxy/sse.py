@@ -17,6 +17,10 @@ MOST_CHOICES = 1024  # of one answer that are followed
 ENCODED = re.compile(rb";base64,|\"b64_json\"")  # what stands behind is an image or a sound, no text
 IMAGE = 4 * 1290  # bytes of text that cost as much as an image (Gemini's count of tokens, four bytes each)
 BOM = b"\xef\xbb\xbf"
+KEEPS_WARM = (b"ping", b"heartbeat", b"keepalive", b"keep-alive")
+"""Names of events that only keep a connection open: their data is nothing."""
+TYPES_OF_PINGS = ("ping", "keepalive", "heartbeat")
+NAMED = frozenset((*KEEPS_WARM, b"error"))
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NULL = msgspec.Raw(b"null")
 EMPTY = 2  # the quotes of a text
@@ -63,6 +67,10 @@ _readers: dict[str, msgspec.json.Decoder[Any]] = {
 _choice_readers: dict[str, msgspec.json.Decoder[Any]] = {
     field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Choice)
 }
+
+
+def _is_bare(event: _Event) -> bool:
+    return not event.choices and event.error is NULL and event.usage is None
 
 
 def _decoded(data: list[bytes]) -> list[_Event] | None:
@@ -119,6 +127,7 @@ class StreamReader:
     """Finds usage, an error event, malformed events and the end, wherever the chunks are cut.
 
     Source: server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html.
+    `size` is 0 up to the first event that is more than a ping.
     An event is read once, when it is whole; what is longer than LONGEST_EVENT is not read at all.
     `on_event` gets the data of each good event.
     """
@@ -129,6 +138,7 @@ class StreamReader:
         "_first_ends",
         "_first_seen",
         "_half",
+        "_named",
         "_on_event",
         "_others",
         "_reported",
@@ -156,6 +166,7 @@ class StreamReader:
         self._reported: ReportedUsage | None = None
         self._on_event = on_event
         self._half: list[bytes] | None = None  # the pieces of that line
+        self._named = b""  # the event's name, if it is one of NAMED
         self._skipping = False  # until the end of a line that is too long
         self._unread = False  # until the end of an event that is too long
         self._data: list[bytes] = []  # of an event whose JSON goes on over several lines
@@ -166,7 +177,8 @@ class StreamReader:
         # The usual case, read in fewer steps: nothing but whole events of one line each.
         size = len(chunk)
         plain = chunk[:6] == b"data: " and chunk[-2:] == b"\n\n" and size <= LONGEST_EVENT
-        if plain and not (self.waiting or self._data or self._unread) and self._read_plain(chunk):
+        inside = self.waiting or self._data or self._unread or self._named
+        if plain and not inside and self._read_plain(chunk):
             return size
         return self._read_lines(chunk, size)
 
@@ -219,11 +231,17 @@ class StreamReader:
             if line[:5] == b"data:":
                 if not self._data:
                     begun = at
-                self._take(line[5:].strip())
-            elif (self._data or self._unread) and not line.strip():
+                if self._named:
+                    self._take_named(line[5:].strip())
+                else:
+                    self._take(line[5:].strip())
+            elif (self._data or self._unread or self._named) and not line.strip():
                 self._end_event()
                 if self.malformed:
                     return begun
+            elif line[:6] == b"event:":
+                name = line[6:].strip()
+                self._named = name if name in NAMED else b""
             at += len(line)
         return at
 
@@ -290,6 +308,10 @@ class StreamReader:
         elif not self._unread:  # else it is more of that event
             self._data, self._data_size = [data], len(data)
 
+    def _take_named(self, data: bytes) -> None:
+        if self._named not in KEEPS_WARM and data:
+            self.failed = True  # whatever it says, and in whatever shape
+
     def _go_on(self, data: bytes) -> None:
         """One more line of an event: its JSON is read when all are here."""
         self._data.append(data)
@@ -298,7 +320,7 @@ class StreamReader:
             self._leave_unread(b"".join(self._data))
 
     def _end_event(self) -> None:
-        self._unread = False
+        self._unread, self._named = False, b""
         if not self._data:
             return
         event = self._decoded_data()
@@ -315,6 +337,8 @@ class StreamReader:
         return None if event is None else (event, data)
 
     def _note(self, event: _Event, data: bytes) -> None:
+        if event.type is not None and event.type in TYPES_OF_PINGS and _is_bare(event):
+            return
         text = 0
         for choice in event.choices or ():
             if choice.index:

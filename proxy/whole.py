@@ -6,10 +6,10 @@ from collections.abc import Callable
 import msgspec
 
 from proxy.ask import ChatAsk
-from proxy.attempt import Answer
 from proxy.call import Call
 from proxy.errors import Refusal
 from proxy.json_bounds import UNREADABLE
+from proxy.reading import Answer
 from proxy.sse import StreamReader
 from proxy.stream_usage import UsageFilter
 from proxy.usage import Usage, told_or_estimated

@@ -70,7 +70,7 @@ def stream(door: Door, key: str, model: str = "gpt", **body: Any) -> Told:
     assert answer.status_code == 200, answer.text
     told = Told(answer)
     for block in answer.content.split(b"\n\n"):
-        if block.strip():
+        if block.strip() and not block.startswith(b":"):
             _note(told, block.strip().removeprefix(b"data: "))
     return told
 

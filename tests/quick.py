@@ -12,8 +12,10 @@ class Quick(AppConfig):
     def ready(self) -> None:
         from monitoring import shipping
         from monitoring.management.commands import ship_journal
+        from proxy.opening import Patience
         from routing import live
 
+        Patience.seconds = 1.0
         live.POLL_SECONDS = 0.05
         shipping.SHIP_SECONDS = 0.05
         ship_journal.NICENESS = 0  # beside five test workers it would get no processor time

@@ -143,7 +143,10 @@ def test_a_first_byte_limit_leads_to_the_next_target(door, upstream, gpt):
     told = stream(door, key)
     assert (told.text, told.answer.headers["x-proxy-provider"]) == ("Hello!", "p2")
     assert 0.15 <= upstream.calls("p2")[0].at - upstream.calls("p1")[0].at < 0.5 * BUSY
-    assert results(told.row)[0] == ("p1", "upstream_timeout: p1: no first byte in time.")
+    assert results(told.row)[0] == (
+        "p1",
+        "upstream_timeout: p1: no first event in time (the first-byte time-out).",
+    )
 
 
 def test_a_first_byte_limit_is_no_limit_of_the_rest(door, upstream, gpt):

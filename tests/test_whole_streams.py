@@ -49,10 +49,11 @@ def test_without_a_usage_it_is_estimated_by_its_text(door, upstream, key, logged
     ("chunks", "outcome"),
     [
         ([*GOOD[:4], b"data: {half\n\n", *GOOD[4:]], "upstream_broken"),
-        ([*GOOD[:4], b'data: {"error": {"message": "overloaded"}}\n\n'], "upstream_failed"),
+        ([*GOOD[:4], b'data: {"error": {"message": "overloaded"}}\n\n'], "upstream_broken"),
+        ([b'data: {"error": {"message": "overloaded"}}\n\n', *GOOD], "upstream_failed"),
         (events("Hel", "lo", done=False, finish=False), "upstream_broken"),
     ],
-    ids=["malformed", "error", "no end"],
+    ids=["malformed", "error", "error first", "no end"],
 )
 def test_one_that_is_not_good_ends_with_an_error(door, upstream, key, logged, chunks, outcome):
     upstream.always("p1", Answer(chunks=chunks, at_once=True))
