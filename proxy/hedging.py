@@ -60,9 +60,10 @@ async def _let_decide(racers: list[Racer]) -> None:
     waiting = set(racers)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for racer in racers:
-            if racer.done() and _counts(racer, alone=not waiting):
-                return _put_first(racer, racers)
+        answered = [racer for racer in racers if racer.done() and _has_answer(racer)]
+        begun = [racer for racer in answered if not _only_comments(racer)]
+        if begun or (answered and not waiting):
+            return _put_first((begun or answered)[0], racers)
         if racers[0] in done and isinstance(racers[0].exception(), UpstreamRejected):
             return None  # the caller's fault, which another target would only repeat
     for racer in reversed(racers):
@@ -71,10 +72,12 @@ async def _let_decide(racers: list[Racer]) -> None:
     return None
 
 
-def _counts(racer: Racer, *, alone: bool) -> bool:
-    if (error := racer.exception()) is not None:
-        return not isinstance(error, GatewayError)
-    return alone or racer.result().opening is None
+def _has_answer(racer: Racer) -> bool:
+    return not isinstance(racer.exception(), GatewayError)
+
+
+def _only_comments(racer: Racer) -> bool:
+    return racer.exception() is None and racer.result().opening is not None
 
 
 def _put_first(racer: Racer, racers: list[Racer]) -> None:

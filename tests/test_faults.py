@@ -238,7 +238,7 @@ def test_a_break_after_done_is_no_fault(door, upstream, served, reset):
 )
 def test_only_the_end_looks_like_the_end(door, upstream, served, looks_done):
     key = served()
-    upstream.always("p1", Answer(chunks=[looks_done], cut="after_chunks", stall=0.05))
+    upstream.always("p1", Answer(chunks=[WORDS[0], looks_done], cut="after_chunks", stall=0.05))
     answer = read_stream(door, key)
     last = answer.content.strip().rsplit(b"\n\n", 1)[-1]
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_error"
