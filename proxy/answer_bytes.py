@@ -14,13 +14,13 @@ def may_begin_events(first: bytes) -> bool:
     return any(begun.startswith(field) or field.startswith(begun) for field in FIELDS)
 
 
-def unpacked(response: UpstreamResponse, named: str, longest: int) -> UpstreamResponse:
+def unpacked(response: UpstreamResponse, named: str) -> UpstreamResponse:
     """Raises ConnectionBroken where it can't be unpacked; an error's status counts all the same."""
     coding = coding_of(named)
     if not coding:
         return response
     try:
-        return UnpackedResponse(response, coding, longest)
+        return UnpackedResponse(response, coding)
     except ConnectionBroken:
         if 200 <= response.status < 300:
             raise
@@ -30,7 +30,7 @@ def unpacked(response: UpstreamResponse, named: str, longest: int) -> UpstreamRe
 def as_utf8(body: bytes, kind: str) -> bytes:
     """JSON is UTF-8, but some providers name and send another charset."""
     named = kind.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-    if named in ("", "utf-8", "utf8"):
+    if named in ("", "utf-8", "utf8") or "puny" in named or "idna" in named:  # no charsets, and slow
         return body
     try:
         return body.decode(named).encode()

@@ -78,7 +78,7 @@ async def read_answer(call: Call, begun: "Begun", response: UpstreamResponse) ->
     target, link, trial = begun.attempt.target, begun.link, begun.trial
     kind, coding = response.content()
     if coding:
-        response = unpacked(response, coding, target.provider.connection.longest_answer)
+        response = unpacked(response, coding)
     if not 200 <= response.status < 300:
         raise await _error(call, link, response)
     # Some providers answer a stream's request with a whole JSON answer, or an error in one.

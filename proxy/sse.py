@@ -14,6 +14,8 @@ DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
 LONGEST_EVENT = 1024 * 1024  # bytes of data; a longer one (an image, say) passes without being read
 MOST_CHOICES = 1024  # of one answer that are followed
+MOST_FIELDS = 1024  # of an event of another shape
+LONGEST_USAGE = 65536  # bytes that are read of one that is of another shape
 ENCODED = re.compile(rb";base64,|\"b64_json\"")  # what stands behind is an image or a sound, no text
 IMAGE = 4 * 1290  # bytes of text that cost as much as an image (Gemini's count of tokens, four bytes each)
 BOM = b"\xef\xbb\xbf"
@@ -47,7 +49,7 @@ class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: ReportedUsage | None = None
     error: msgspec.Raw = NULL
-    type: Any = None
+    type: str | None = None
     response: _Inner | str | None = None
     message: _Inner | str | None = None
     x_groq: _Inner | None = None
@@ -57,6 +59,7 @@ TERMINAL = ("response.completed", "response.incomplete", "response.failed", "mes
 """Events that end the answers of the Responses and Messages APIs."""
 
 
+_NOTHING = _Event()
 _event = msgspec.json.Decoder(_Event)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _anything = msgspec.json.Decoder()
@@ -97,12 +100,17 @@ def _read(data: bytes) -> _Event | None:
 
 def _loosely(data: bytes) -> _Event:
     """JSON, but not of the shape that we know: what of it can be read, field by field."""
+    if data[:1] != b"{":
+        return _NOTHING
     fields = _decode(_fields, data) or {}
+    if len(fields) > MOST_FIELDS:
+        return _NOTHING
     found = _known(_readers, fields)
     if "choices" not in found:
-        found["choices"] = [_loose_choice(raw) for raw in _decode(_parts, fields.get("choices", NULL)) or ()]
-    if "usage" not in found:
-        found["usage"] = lenient(_decode(_anything, fields.get("usage", NULL)))
+        parts = _decode(_parts, fields.get("choices", NULL)) or ()
+        found["choices"] = [_loose_choice(raw) for raw in parts[:MOST_CHOICES]]
+    if "usage" not in found and len(usage := fields.get("usage", NULL)) <= LONGEST_USAGE:
+        found["usage"] = lenient(_decode(_anything, usage))
     return _Event(**found)
 
 
@@ -303,6 +311,8 @@ class StreamReader:
             self._go_on(data)
         elif len(data) > LONGEST_EVENT:
             self._leave_unread(data)
+        elif self._unread and data[:1] != b"{":
+            return  # more of that event
         elif (event := _read(data)) is not None:
             self._note(event, data)
         elif not self._unread:  # else it is more of that event

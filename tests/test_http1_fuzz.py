@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.transports.base import TransportFault
+from proxy.transports.collecting import Room
 from proxy.transports.http1 import Http1Connection
 
 tokens = st.text("abcXYZ-09", min_size=1, max_size=12).filter(lambda name: name[0] != "-")
@@ -40,7 +41,7 @@ class Line:
     def __init__(self, loop):
         self.freed = 0
         self.transport = FakeTransport()
-        self.connection = Http1Connection(loop, "place", self._free, lambda _: None, 2**25)
+        self.connection = Http1Connection(loop, "place", self._free, lambda _: None, Room(2**25))
         self.connection.connection_made(self.transport)
 
     def _free(self, connection):

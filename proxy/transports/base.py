@@ -2,7 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from proxy.transports.collecting import Room
 
 LONGEST_ERROR = 64 * 1024  # bytes that are read of an answer other than 2xx
 
@@ -62,6 +65,10 @@ class UpstreamResponse(Protocol):
 
     @property
     def status(self) -> int: ...
+
+    @property
+    def room(self) -> "Room":
+        """For what is collected whole of its provider's answers."""
 
     @property
     def over(self) -> bool:

@@ -7,7 +7,8 @@ import asyncio
 import zlib
 from collections.abc import Iterator
 
-from proxy.transports.base import LONGEST_ERROR, ConnectionBroken, Sink, UpstreamResponse
+from proxy.transports.base import ConnectionBroken, Sink, UpstreamResponse
+from proxy.transports.collecting import beginning, collected
 
 NONE = frozenset(("", "identity"))
 GZIP = frozenset(("gzip", "x-gzip"))
@@ -87,10 +88,10 @@ def unpacked(coding: str, data: bytes, most: int) -> bytes:
 class UnpackedResponse:
     """A response whose body is unpacked on its way."""
 
-    def __init__(self, response: UpstreamResponse, coding: str, longest: int) -> None:
+    def __init__(self, response: UpstreamResponse, coding: str) -> None:
         self._response = response
         self._inflater = Inflater(coding)
-        self._longest = longest
+        self.room = response.room
         self._pieces: Iterator[bytes] = iter(())
         self.over = False
 
@@ -105,16 +106,9 @@ class UnpackedResponse:
         return self._response.content()[0], ""
 
     async def read(self) -> bytes:
-        good, parts, size = 200 <= self.status < 300, [], 0
-        while chunk := await self.next_chunk():
-            parts.append(chunk)
-            size += len(chunk)
-            if good and size > self._longest:
-                raise ConnectionBroken(f"sent an answer of more than {self._longest:,} bytes, unpacked")
-            if not good and size > LONGEST_ERROR:
-                await self.aclose()
-                break
-        return b"".join(parts)
+        if 200 <= self.status < 300:
+            return await collected(self.next_chunk, self.room, ", unpacked")
+        return await beginning(self)
 
     async def next_chunk(self, sink: Sink | None = None) -> bytes:
         while not self.over:

@@ -23,6 +23,7 @@ from proxy.transports.base import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from proxy.transports.collecting import Room
 from proxy.transports.http1 import Http1Connection, Http1Response
 from routing.addresses import AddressRefused, for_providers
 from routing.table import Connection
@@ -69,6 +70,7 @@ def place_of(url: str) -> Place:
 class FastTransport:
     def __init__(self, connection: Connection) -> None:
         self._settings = connection
+        self.room = Room(connection.longest_answer)
         self._rules = for_providers()
         self._idle: dict[Place, list[Http1Connection]] = {}
         self._all: set[Http1Connection] = set()
@@ -183,11 +185,11 @@ class FastTransport:
         self, loop: asyncio.AbstractEventLoop, place: Place, context: ssl.SSLContext | None
     ) -> Http1Connection:
         host, port, secure = place
-        lost, longest = self._all.discard, self._settings.longest_answer
+        lost, room = self._all.discard, self.room
 
         async def connect(address: str) -> Http1Connection:
             _, connection = await loop.create_connection(
-                lambda: Http1Connection(loop, place, self._freed, lost, longest, self._send_again),
+                lambda: Http1Connection(loop, place, self._freed, lost, room, self._send_again),
                 address,
                 port,
                 ssl=context,

@@ -17,6 +17,7 @@ from proxy.transports.base import (
     TransportFault,
     TransportTimeout,
 )
+from proxy.transports.collecting import Room, collected
 
 HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back; longest head
 STALE_SECONDS = 1.0  # after that long the provider was working on the request
@@ -56,6 +57,10 @@ class Http1Response:
         self._fault: TransportFault | None = None
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def room(self) -> Room:
+        return self._connection.room
 
     def header(self, name: str) -> str | None:
         wanted, values = name.encode("ascii"), []
@@ -97,9 +102,16 @@ class Http1Response:
         return await self._connection.ask_again(self.request)
 
     async def read(self) -> bytes:
+        if self.complete and self.size <= self.limit:
+            return self._taken()
+        return await self._collected()
+
+    async def _collected(self) -> bytes:
+        if not self.is_error:
+            return await collected(self.next_chunk, self.room)
         if not self.complete:
             self.stream = False  # nobody takes it chunk by chunk: it must not be held back
-            self.limit = LONGEST_ERROR if self.is_error else self._connection.longest
+            self.limit = LONGEST_ERROR
             self._connection.go_on()
         while not self.complete:
             await self._arrival()
@@ -135,15 +147,14 @@ class Http1Response:
         self.headers.clear()
 
     def bound(self) -> None:
-        """More than its limit came, and there will be others. Raises ConnectionBroken for too many."""
+        """More than its limit came, and there will be others. Raises ConnectionBroken for such a head."""
         if not self.started:
             raise ConnectionBroken(f"sent headers of more than {HIGH_WATER:,} bytes")
         if self.is_error:
             self.abandon()
             self.complete = True  # what came says what it says
-        elif not self.stream:
-            raise ConnectionBroken(f"sent an answer of more than {self.limit:,} bytes")
         elif self.chunks:  # else there is nothing whose taking would let it go on
+            self.stream = True  # too large to be collected unasked
             self._connection.hold_back()
 
     @property
@@ -158,10 +169,12 @@ class Http1Response:
         if not 200 <= status < 300:
             self.limit = LONGEST_ERROR
         elif not self.stream:
-            self.limit = self._connection.longest
+            self.limit = self._connection.small
 
     def fail(self, fault: TransportFault) -> None:
-        self._fault = fault
+        self._fault = fault.with_traceback(None)  # it knows this response: a ring, and all that came in it
+        if not self.stream:
+            self.chunks.clear()
         self.wake()
 
     def wake(self) -> None:
@@ -230,11 +243,12 @@ class Http1Connection(asyncio.Protocol):
         "active_at",
         "idle_for",
         "kept",
-        "longest",
         "loop",
         "lost",
         "place",
+        "room",
         "silence",
+        "small",
     )
 
     def __init__(
@@ -243,12 +257,13 @@ class Http1Connection(asyncio.Protocol):
         place: Any,
         on_free: Callable[["Http1Connection"], None],
         on_lost: Callable[["Http1Connection"], None],
-        longest: int,
+        room: Room,
         on_stale: Callable[["Http1Connection", Any], Awaitable[Http1Response]] | None = None,
     ) -> None:
         self.loop = loop
         self.place = place  # whose connection this is; the pool's business
-        self.longest = longest  # bytes of an answer that is collected whole
+        self.room = room  # for what is collected whole
+        self.small = min(room.longest, HIGH_WATER)  # bytes that need none
         self.lost = False
         self.kept = False  # whether it was idle before
         self.idle_for = math.inf  # seconds that the provider lets it be idle

@@ -8,7 +8,6 @@ import httpx
 
 from proxy.connecting import checked, refusal
 from proxy.transports.base import (
-    LONGEST_ERROR,
     NOT_ALLOWED,
     ConnectFailed,
     ConnectionBroken,
@@ -19,6 +18,7 @@ from proxy.transports.base import (
     TransportTimeout,
     UpstreamRequest,
 )
+from proxy.transports.collecting import Room, beginning, collected
 from routing.addresses import for_providers
 from routing.table import Connection
 
@@ -51,9 +51,9 @@ def _mapped() -> Iterator[None]:
 class HttpxResponse:
     over = False  # httpx doesn't tell before it is asked for the next chunk
 
-    def __init__(self, response: httpx.Response, longest: int) -> None:
+    def __init__(self, response: httpx.Response, room: Room) -> None:
         self._response = response
-        self._longest = longest
+        self.room = room
         self._chunks: AsyncIterator[bytes] = response.aiter_raw()
         self._reading: asyncio.Task[bytes] | None = None
 
@@ -68,16 +68,9 @@ class HttpxResponse:
         return self.header("content-type") or "", self.header("content-encoding") or ""
 
     async def read(self) -> bytes:
-        parts, size = [], 0
-        while chunk := await self.next_chunk():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > self._longest and self._response.is_success:
-                raise ConnectionBroken(f"sent an answer of more than {self._longest:,} bytes")
-            if size > LONGEST_ERROR and not self._response.is_success:
-                await self.aclose()
-                break
-        return b"".join(parts)
+        if self._response.is_success:
+            return await collected(self.next_chunk, self.room)
+        return await beginning(self)
 
     async def next_chunk(self, sink: Sink | None = None) -> bytes:
         while True:
@@ -115,7 +108,7 @@ class HttpxTransport:
         )
         client = httpx.AsyncClient(limits=limits, http2=True, follow_redirects=False)
         self._client = checked(client, for_providers())
-        self._longest = connection.longest_answer
+        self._room = Room(connection.longest_answer)
         self.opened_total = 0
 
     def can_begin(self, head: RequestHead) -> bool:
@@ -135,7 +128,7 @@ class HttpxTransport:
                 timeout=httpx.Timeout(request.silence, connect=self._connect_timeout, pool=None),
             )
             response = await self._client.send(prepared, stream=True)
-        return HttpxResponse(response, self._longest)
+        return HttpxResponse(response, self._room)
 
     async def _count(self, event: str, _details: object) -> None:
         if event == "connection.connect_tcp.complete":

@@ -9,17 +9,23 @@ from proxy.dialects.openai.errors import BOM
 from proxy.reported_usage import ReportedUsage, lenient
 from proxy.usage import Usage
 
+NULL = msgspec.Raw(b"null")
+LARGE = 64 * 1024  # bytes of an answer
+LONGEST_DETAIL = 64 * 1024  # bytes of a usage or an error that are looked into
+
 
 class _Answer(msgspec.Struct, gc=False):
     choices: list[msgspec.Raw] | None = None
     usage: ReportedUsage | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = NULL
 
 
 class _Loose(msgspec.Struct, gc=False):
-    choices: Any = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    """Raw: to build what a large answer is made of may take long."""
+
+    choices: msgspec.Raw = NULL
+    usage: msgspec.Raw = NULL
+    error: msgspec.Raw = NULL
 
 
 _answer = msgspec.json.Decoder(_Answer)
@@ -33,6 +39,8 @@ def read_answer(body: bytes) -> Usage | None:
 
     Raises MalformedAnswer where it is no JSON, tells of an error, or holds no answer.
     """
+    if len(body) > LARGE:
+        return _read_loosely(body)
     try:
         answer = _answer.decode(body)
     except NO_JSON:
@@ -49,15 +57,15 @@ def _read_loosely(body: bytes) -> Usage | None:
         raise MalformedAnswer("answered 200 with malformed JSON") from None
     if is_error(answer.error):
         raise MalformedAnswer("answered 200 with an error in the body")
-    if not isinstance(answer.choices, list):
+    if memoryview(answer.choices)[:1] != b"[":
         raise MalformedAnswer("answered 200 without an answer: it has no choices")
-    usage = lenient(_decoded(answer.usage))
+    usage = lenient(_decoded(answer.usage)) if len(answer.usage) <= LONGEST_DETAIL else None
     return usage.tokens() if usage else None
 
 
 def is_error(raw: msgspec.Raw) -> bool:
     """Whether a body's `error` says anything: some providers send an empty one with each answer."""
-    return says_something(_decoded(raw))
+    return len(raw) > LONGEST_DETAIL or says_something(_decoded(raw))
 
 
 def says_something(value: Any) -> bool:
