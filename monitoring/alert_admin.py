@@ -49,6 +49,21 @@ class ChannelForm(forms.ModelForm):
         help_text="Messages are then not signed.",
     )
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "purpose" in self.fields:
+            self.fields["purpose"].required = False  # left out: what the row has
+            if self.instance.pk is None:
+                self.initial["purpose"] = AlertChannel.Purpose.ALERTS
+
+    def clean_purpose(self) -> str:
+        purpose: str = self.cleaned_data["purpose"] or self.instance.purpose
+        if purpose == AlertChannel.Purpose.ALERTS and self.instance.pk is not None:
+            reports = self.instance.scheduledreport_set.values_list("name", flat=True)
+            if names := ", ".join(reports):
+                raise ValidationError(f"These reports are sent there, so reports must be allowed: {names}.")
+        return purpose
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         target = cleaned.get("new_target", "").strip()
@@ -105,8 +120,8 @@ def _check(kind: str, target: str, form: forms.Form | forms.ModelForm) -> None:
 @admin.register(AlertChannel)
 class AlertChannelAdmin(ModelAdmin):
     form = ChannelForm
-    list_display = ("name", "kind", "last_delivery", "enabled")
-    fields = (("name", "kind"), "new_target", ("new_secret", "clear_secret"), "enabled")
+    list_display = ("name", "kind", "purpose", "last_delivery", "enabled")
+    fields = (("name", "kind", "purpose"), "new_target", ("new_secret", "clear_secret"), "enabled")
     actions = ("send_a_test",)
     compressed_fields = False
 

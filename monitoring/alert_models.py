@@ -8,7 +8,20 @@ from django.utils import timezone
 from routing import credentials
 
 
+class AlertChannelQuerySet(models.QuerySet["AlertChannel"]):
+    def for_alerts(self) -> "AlertChannelQuerySet":
+        return self.exclude(purpose=AlertChannel.Purpose.REPORTS)
+
+    def for_reports(self) -> "AlertChannelQuerySet":
+        return self.exclude(purpose=AlertChannel.Purpose.ALERTS)
+
+
 class AlertChannel(models.Model):
+    class Purpose(models.TextChoices):
+        ALERTS = "alerts", "Alerts"
+        REPORTS = "reports", "Scheduled reports"
+        BOTH = "both", "Alerts and scheduled reports"
+
     class Kind(models.TextChoices):
         WEBHOOK = "webhook", "Webhook (signed JSON)"
         SLACK = "slack", "Slack-compatible webhook"
@@ -18,7 +31,16 @@ class AlertChannel(models.Model):
     kind = models.CharField(max_length=10, choices=Kind.choices)
     encrypted_target = models.TextField(editable=False)
     encrypted_secret = models.TextField(blank=True, editable=False)
+    purpose = models.CharField(
+        max_length=10,
+        choices=Purpose.choices,
+        default=Purpose.BOTH,
+        db_default=Purpose.BOTH,  # the release before adds rows too, while both run
+        help_text="What may be sent there. A channel for alerts gets those of each rule that chooses none.",
+    )
     enabled = models.BooleanField(default=True)
+
+    objects = AlertChannelQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -75,7 +97,9 @@ class AlertRule(models.Model):
     remind_minutes = models.PositiveIntegerField(
         default=240, help_text="Told again after so many minutes until it is acknowledged or over. 0: once."
     )
-    channels = models.ManyToManyField(AlertChannel, blank=True, help_text="None chosen: all channels.")
+    channels = models.ManyToManyField(
+        AlertChannel, blank=True, help_text="None chosen: all channels for alerts."
+    )
     evaluated_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
-from django.db.models import Sum
+from django.db.models import Case, DateTimeField, OuterRef, Q, QuerySet, Subquery, Sum, Value, When
 
 from monitoring.models import NANO, UsageHour
 from routing.models import Team
@@ -30,20 +31,46 @@ class Forecast:
 
 
 def forecasts(now: float | None = None) -> Iterator[Forecast]:
-    """`now` in Unix seconds."""
+    """`now` in Unix seconds. Two queries, however many teams there are."""
     moment = time.time() if now is None else now
-    for team in Team.objects.order_by("slug"):
-        start, end = (datetime.fromtimestamp(at, UTC) for at in bounds("month", team.time_zone, moment))
-        today = datetime.fromtimestamp(moment, UTC)
+    today = datetime.fromtimestamp(moment, UTC)
+    zones = set(Team.objects.values_list("time_zone", flat=True))
+    months = {zone: _month(zone, moment) for zone in zones}
+    for team in _with_costs(months, today):
+        _, end = months[team.time_zone]
         since = max(today - LOOK_BACK, team.created_at)
         days = max((today - since) / timedelta(days=1), 1.0)
         left = Decimal((end - today) / timedelta(days=1))
-        spent = _cost(team.slug, start, end)
-        expected = spent + _cost(team.slug, since, today + timedelta(hours=1)) / Decimal(days) * left
+        spent, lately = (Decimal(nano or 0) / NANO for nano in (team.of_month, team.lately))
+        expected = spent + lately / Decimal(days) * left
         monthly = team.budget_period == "month"
         yield Forecast(team.slug, spent, round(expected, 9), team.budget_usd if monthly else None)
 
 
-def _cost(team: str, start: datetime, end: datetime) -> Decimal:
-    rows = UsageHour.objects.filter(team=team, shadow=False, hour__gte=start, hour__lt=end)
-    return Decimal(rows.aggregate(total=Sum("cost_nano_usd"))["total"] or 0) / NANO
+def _month(time_zone: str, moment: float) -> tuple[datetime, datetime]:
+    start, end = bounds("month", time_zone, moment)
+    return datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
+
+
+def _with_costs(months: dict[str, tuple[datetime, datetime]], today: datetime) -> QuerySet[Any]:
+    """Teams with nano-USD of their month, and since LOOK_BACK or their own beginning."""
+    begins = Case(
+        *(When(time_zone=zone, then=Value(start)) for zone, (start, _) in months.items()),
+        default=Value(today),
+        output_field=DateTimeField(),
+    )
+    ends = Case(
+        *(When(time_zone=zone, then=Value(end)) for zone, (_, end) in months.items()),
+        default=Value(today),
+        output_field=DateTimeField(),
+    )
+    of_month = _cost(Q(hour__gte=OuterRef("begins"), hour__lt=OuterRef("ends")))
+    recent = Q(hour__gte=today - LOOK_BACK, hour__lt=today + timedelta(hours=1))
+    lately = _cost(recent & Q(hour__gte=OuterRef("created_at")))
+    teams = Team.objects.annotate(begins=begins, ends=ends).annotate(of_month=of_month, lately=lately)
+    return teams.order_by("slug")
+
+
+def _cost(hours: Q) -> Subquery:
+    rows = UsageHour.objects.filter(hours, team=OuterRef("slug"), shadow=False)
+    return Subquery(rows.order_by().values("team").annotate(total=Sum("cost_nano_usd")).values("total"))

@@ -1,7 +1,8 @@
 """What LiteLLM's clients ask of a proxy about keys and spending, in LiteLLM's shapes."""
 
+import time
 from collections import defaultdict
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,12 +13,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from monitoring.models import NANO, RequestLog, UsageHour
+from monitoring.spending import shipped
 from monitoring.usage import Question, QuestionInvalid, question
 from proxy.authentication import caller_key
 from proxy.errors import AccessForbidden, InvalidRequest
 from proxy.views import GatewayView
+from routing.claims import claims_of
 from routing.gateway_keys import digest
 from routing.models import ApiKey
+from routing.periods import Periods
+from routing.table import Budget
 
 MOST_ROWS = 1000
 _DURATIONS = {"day": "1d", "week": "7d", "month": "30d"}
@@ -58,13 +63,10 @@ class KeyInfoView(GatewayView):
 
 
 def _info(key: ApiKey) -> dict[str, Any]:
-    spend = UsageHour.objects.filter(key_id=key.pk).aggregate(total=Sum("cost_nano_usd"))["total"] or 0
     return {
         "key_name": f"{key.prefix}...",
         "key_alias": key.name,
-        "spend": _usd(spend),
-        "max_budget": None if key.budget_usd is None else float(key.budget_usd),
-        "budget_duration": _DURATIONS.get(key.budget_period) if key.budget_usd is not None else None,
+        **_spending(key),
         "models": list(key.allowed_routes.values_list("name", flat=True)),
         "team_id": key.team.slug if key.team else None,
         "rpm_limit": key.rpm,
@@ -74,6 +76,35 @@ def _info(key: ApiKey) -> dict[str, Any]:
         "blocked": not key.enabled,
         "created_at": key.created_at,
         "metadata": {"tags": key.tags},
+    }
+
+
+def _spending(key: ApiKey) -> dict[str, Any]:
+    """`spend` is what counts against `max_budget`, as at LiteLLM: of the budget's period, if it has one."""
+    usage = UsageHour.objects.filter(key_id=key.pk, shadow=False)
+    total = usage.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
+    claim = next(iter(claims_of(key)), None)
+    budget = claim.budget if claim is not None else None
+    if claim is None or budget is None:
+        return _spending_fields(total, total, None, (None, None))
+    start, end = Periods().of(budget, time.time())
+    spent = shipped(claim, start, end)
+    return _spending_fields(total, spent, budget, (start, end))
+
+
+def _spending_fields(
+    total: int, spent: int, budget: Budget | None, period: tuple[float | None, float | None]
+) -> dict[str, Any]:
+    starts, resets = (None if at is None else datetime.fromtimestamp(at, UTC) for at in period)
+    return {
+        "spend": _usd(spent),
+        "max_budget": None if budget is None else _usd(budget.limit_nano),
+        "budget_duration": None if budget is None else _DURATIONS.get(budget.period),
+        "budget_reset_at": resets,
+        "budget_period": None if budget is None else budget.period,
+        "budget_period_start": starts,
+        "budget_left": None if budget is None else _usd(max(budget.limit_nano - spent, 0)),
+        "total_spend": _usd(total),
     }
 
 

@@ -108,7 +108,7 @@ class WatchedProviderAdmin(ProviderAdmin):
 
     def _check(self, request: HttpRequest, providers: list[Provider]) -> None:
         for result, status in check_now(providers):
-            found = result.problem or f"answered in {result.latency_ms:,.0f} ms"
+            found = result.detail or f"answered in {result.latency_ms:,.0f} ms"
             text = f"{result.provider.slug}: {found}. It is {status}."
             self.message_user(request, text, _LEVELS.get(status, messages.ERROR))
 
@@ -194,7 +194,7 @@ def _checks(provider: Provider) -> dict[str, Any]:
             [
                 utc(row.at),
                 row.get_kind_display(),
-                "ok" if row.ok else nowrap(row.detail or NOTHING),
+                nowrap(row.detail or "ok"),
                 f"{row.latency_ms:,.1f} ms",
                 _status(row.status),
             ]

@@ -25,6 +25,8 @@ class ReportForm(forms.ModelForm):
         chosen = self.cleaned_data["channels"]
         if wrong := [channel.name for channel in chosen if channel.kind not in FILE_KINDS]:
             raise ValidationError(f"{', '.join(wrong)}: allowed are channels for e-mail and webhooks.")
+        if wrong := [channel.name for channel in chosen if channel.purpose == AlertChannel.Purpose.ALERTS]:
+            raise ValidationError(f"{', '.join(wrong)}: for alerts only, as its channel says.")
         return chosen
 
     def clean(self) -> dict[str, Any]:

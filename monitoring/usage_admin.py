@@ -52,7 +52,6 @@ def usage_view(page: ModelAdmin, request: HttpRequest) -> HttpResponse:
         asked, problem = usage.question({"group_by": "team"}, today=today), str(error)
     lines = usage.report(asked)
     shown = {"from": asked.first.isoformat(), "to": asked.last.isoformat(), "group_by": asked.group_by}
-    csv = {**shown, **asked.where, "format": "csv"}
     context = {
         **page.admin_site.each_context(request),
         "title": "Usage and cost",
@@ -62,8 +61,6 @@ def usage_view(page: ModelAdmin, request: HttpRequest) -> HttpResponse:
         "bars": bars(lines),
         "table": _table(asked, lines),
         "left_out": max(len(lines) - MOST_LINES, 0),
-        "csv_url": f"/api/usage?{urlencode(csv)}",
-        "requests_url": f"/api/usage?{urlencode({**csv, 'group_by': 'request'})}",
         "teams": _teams(list(forecasts())),
         "stale": first_stale(),
         "unpriced": sum(line.unpriced for line in lines),

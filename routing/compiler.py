@@ -209,6 +209,7 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         unhealthy=maintenance or (row.health_check_enabled and ill),
         refuse_when_unhealthy=maintenance or row.when_unhealthy == "refuse",
         maintenance=maintenance,
+        unpaid=row.health_check_enabled and health is not None and health.mark == ProviderHealth.Mark.UNPAID,
         continues=row.continues,
         asks_usage=row.stream_usage == "ask" or (not row.stream_usage and row.dialect == Dialect.OPENAI),
         drains=row.when_abandoned == "drain",

@@ -131,6 +131,7 @@ class ProviderEntry:
     drains: bool = False  # streams whose caller is gone, instead of cancelling them
     words: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_WORDS)
     """An admin's own words for what its errors mean, in lower case, by kind; see WORD_KINDS."""
+    unpaid: bool = False  # a check has found so: words of money need no second caller
     continues: str = ""  # how a cut answer is given back to be continued: plain, flag; empty: not at all
 
 

@@ -78,7 +78,7 @@ def test_the_list_shows_a_running_maintenance_window(admin_client):
 )
 def test_check_now_shows_what_it_found(admin_client, upstream, answer, text):
     upstream.always("p", answer)
-    provider = make_provider(slug="p", base_url=upstream.url("p"))
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"))
     url = reverse("admin:routing_provider_check", args=[provider.pk])
     [message] = messages(admin_client.post(url, follow=True))
     assert re.fullmatch(text, message)
@@ -91,7 +91,7 @@ def test_check_now_shows_what_it_found(admin_client, upstream, answer, text):
 
 
 def test_check_now_is_for_those_who_may_change(client, django_user_model, upstream):
-    provider = make_provider(slug="p", base_url=upstream.url("p"))
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"))
     client.force_login(django_user_model.objects.create_user("reader", is_staff=True))
     url = reverse("admin:routing_provider_check", args=[provider.pk])
     assert client.post(url).status_code == 403
@@ -100,7 +100,7 @@ def test_check_now_is_for_those_who_may_change(client, django_user_model, upstre
 
 
 def test_a_link_checks_nothing(admin_client, upstream):
-    provider = make_provider(slug="p", base_url=upstream.url("p"))
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"))
     assert admin_client.get(reverse("admin:routing_provider_check", args=[provider.pk])).status_code == 403
     assert not HealthCheck.objects.exists()
 

@@ -2,10 +2,15 @@
 
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from html import unescape
+from urllib.parse import parse_qs, urlencode
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from monitoring.rollups import roll_up
 from monitoring.storing import store
@@ -72,6 +77,54 @@ def test_a_team_that_will_exceed_its_budget_is_marked(page):
     store([closed(team="search", cost_nano_usd=2 * 10**9)])
     ((team, spent, _, budget, mark),) = cells(page(), "teams")
     assert (team, spent, budget, mark) == ("search", "2.0000", "1.00", "over budget")
+
+
+def sent(form, button, **typed):
+    """The address that a browser asks for: the form's fields as they are typed now, and the button's own."""
+    inputs = [dict(re.findall(r'([\w-]+)="([^"]*)"', one)) for one in re.findall(r"<input[^>]*>", form)]
+    fields = [(one["name"], one.get("value", "")) for one in inputs]
+    fields += [("group_by", re.findall(r'<option value="(\w+)" selected', form)[0])]
+    given = [(name, typed.get(name, value)) for name, value in fields]
+    (attributes,) = re.findall(rf"<button([^>]*)>{button}</button>", form)
+    own = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
+    given += [(own["name"], own["value"])] if "name" in own else []
+    return f"{own['formaction']}?{urlencode(given)}"
+
+
+def test_the_csv_is_of_the_days_that_the_form_shows_also_after_they_were_changed(page, admin_client):
+    long_ago = time.time_ns() - 60 * 86400 * 10**9
+    store([closed(team="search"), closed(team="old", received_at_ns=long_ago)])
+    form = page().split("<form method", 1)[1].split("</form>", 1)[0]
+    day = datetime.fromtimestamp(long_ago / 1e9, UTC).date().isoformat()
+    days = {"from": day, "to": day}
+    table = admin_client.get(sent(form, "This table as CSV", **days))
+    assert table.headers["content-disposition"] == f'attachment; filename="usage-{day}-{day}.csv"'
+    assert [line.split(",")[0] for line in table.content.decode().splitlines()] == ["group", "old"]
+    address = sent(form, "Its requests as CSV", **days, team="old")
+    assert parse_qs(address.partition("?")[2])["group_by"][-1] == "request", "the last one counts"
+    requests = admin_client.get(address)
+    assert requests.headers["content-disposition"] == table.headers["content-disposition"]
+
+
+def test_the_page_asks_no_more_queries_for_more_teams(page, admin_client):
+    found = []
+    for teams in (1, 30):
+        for number in range(teams):
+            make_team(slug=f"t{teams}-{number}", time_zone="Asia/Tokyo" if number % 2 else "UTC")
+        store([closed(team=f"t{teams}-{number}", cost_nano_usd=10**9) for number in range(teams)])
+        page()
+        with CaptureQueriesContext(connection) as queries:
+            admin_client.get(reverse("admin:monitoring_usage"))
+        found.append(len(queries))
+    assert found[0] == found[1]
+
+
+def test_what_an_earlier_team_of_the_name_spent_before_is_in_no_expectation(page):
+    team = make_team(slug="search")
+    store([closed(team="search", cost_nano_usd=7 * 10**9, received_at_ns=time.time_ns() - 2 * 3600 * 10**9)])
+    type(team).objects.update(created_at=timezone.now() + timedelta(hours=2))
+    ((_, spent, expected, *_),) = cells(page(), "teams")
+    assert spent == expected
 
 
 def test_the_page_needs_the_right_to_see_requests(client, django_user_model):

@@ -36,8 +36,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 SECRET = "signing-secret"
 
 
-def make_channel(name="hook", kind="webhook", target="", secret=""):
-    channel = AlertChannel(name=name, kind=kind)
+def make_channel(name="hook", kind="webhook", target="", secret="", **values):
+    channel = AlertChannel(name=name, kind=kind, **values)
     channel.target, channel.secret = target, secret
     channel.save()
     return channel
@@ -358,6 +358,7 @@ def test_a_channel_is_made_and_tested_in_the_admin(admin_client, upstream):
     assert found == ["ops: the test was taken.", "ops: status 404."]
     assert [seen.json["event"] for seen in upstream.calls("hook")] == ["test", "test"]
     assert deliver(timezone.now() + timedelta(days=1)) == []
+    assert set(AlertDelivery.objects.values_list("status", "attempts")) == {("sent", 1), ("failed", 1)}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def watch(upstream):
     """Makes a provider of the scripted upstream; `check` asks it and returns its status."""
 
     def make(**values):
-        return make_provider(slug="p", base_url=upstream.url("p"), **values)
+        return make_provider(slug="p", base_url=upstream.url("p"), **{"health_threshold": 1} | values)
 
     return make
 
@@ -96,7 +96,7 @@ def test_only_what_changes_the_table_is_published(watch, upstream):
 @pytest.mark.parametrize(
     ("answer", "detail"),
     [
-        (Answer(status=401), "status 401"),
+        (Answer(status=501), "status 501"),
         (Answer(delay=3), "no answer within 0.3 s"),
         (Answer(cut="before_headers"), "RemoteProtocolError: connection failed"),
     ],

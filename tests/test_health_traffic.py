@@ -36,7 +36,7 @@ FAILED = "upstream_error: p failed with status 500."
 
 @pytest.fixture
 def provider(upstream):
-    provider = make_provider(slug="p", base_url=upstream.url("p"))
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"))
     check(provider)
     return provider
 
@@ -160,7 +160,7 @@ def test_silence_is_no_recovery_for_a_while(provider):
 
 def test_through_the_gateway(live, published, upstream):
     """Checks are well, completions fail: the log's rows are enough to see it."""
-    provider = make_provider(slug="p", base_url=upstream.url("p"), retries=0)
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"), retries=0)
     make_target(route=make_route(name="gpt"), provider=provider, upstream_model="m")
     _, key = make_key()
     published()
@@ -191,7 +191,7 @@ def test_the_history_page_shows_traffic_and_evidence(provider, admin_client):
 
 
 def test_the_list_shows_open_circuits(admin_client, live, published, upstream, settings):
-    provider = make_provider(slug="p", base_url=upstream.url("p"), retries=0)
+    provider = make_provider(health_threshold=1, slug="p", base_url=upstream.url("p"), retries=0)
     target = make_target(route=make_route(name="gpt"), provider=provider, upstream_model="m")
     page = reverse("admin:routing_provider_changelist")
     assert "m: open" not in row_of(admin_client.get(page), provider)

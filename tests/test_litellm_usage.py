@@ -1,5 +1,8 @@
 """/key/info and /spend/logs as LiteLLM's clients know them, from a live gateway."""
 
+import time
+from datetime import UTC, datetime
+
 import pytest
 
 from monitoring.rollups import roll_up
@@ -41,6 +44,42 @@ def test_a_key_is_told_its_limits_and_spending(asked):
     assert (info["models"], info["team_id"], info["blocked"]) == (["gpt"], "search", False)
     assert asked("/key/info", key=asked.mine).status_code == 200
     assert asked.mine not in str(answer)
+
+
+def test_a_budgets_spending_is_of_its_period_beside_what_is_left_and_when_it_resets(live, published):
+    row, plaintext = make_key(name="monthly", budget_usd="2.5", budget_period="month")
+    published()
+    long_ago = time.time_ns() - 40 * 86400 * 10**9
+    facts = {"key_id": row.pk, "key_name": row.name, "total_ms": 1.0}
+    store([closed(cost_nano_usd=9 * 10**9, received_at_ns=long_ago, **facts)])
+    store([closed(cost_nano_usd=500_000_000, **facts)])
+    roll_up()
+    asked = plain.get(f"{live.url}/key/info", headers={"authorization": f"Bearer {plaintext}"})
+    info = asked.json()["info"]
+    assert (info["spend"], info["max_budget"], info["budget_left"], info["total_spend"]) == (
+        0.5,
+        2.5,
+        2.0,
+        9.5,
+    )
+    assert (info["budget_duration"], info["budget_period"]) == ("30d", "month")
+    starts, resets = (
+        datetime.fromisoformat(info[name]) for name in ("budget_period_start", "budget_reset_at")
+    )
+    assert starts <= datetime.now(UTC) < resets
+    assert (starts.day, resets.day) == (1, 1)
+
+
+@pytest.mark.parametrize("values", [{}, {"budget_usd": "2.5"}])
+def test_without_a_period_all_that_was_ever_spent_counts_and_nothing_resets(live, published, values):
+    row, plaintext = make_key(name="k", **values)
+    published()
+    store([closed(key_id=row.pk, key_name="k", cost_nano_usd=3 * 10**9, total_ms=1.0)])
+    roll_up()
+    asked = plain.get(f"{live.url}/key/info", headers={"authorization": f"Bearer {plaintext}"})
+    info = asked.json()["info"]
+    assert (info["spend"], info["total_spend"], info["budget_reset_at"]) == (3.0, 3.0, None)
+    assert info["budget_left"] == (0.0 if values else None)
 
 
 @pytest.mark.parametrize(("path", "name"), [("/key/info", "key"), ("/spend/logs", "api_key")])

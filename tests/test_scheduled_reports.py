@@ -12,13 +12,13 @@ import pytest
 from django.db import connection
 from django.urls import reverse
 
-from monitoring.models import ReportDelivery, ScheduledReport
+from monitoring.models import AlertChannel, AlertDelivery, AlertRule, ReportDelivery, ScheduledReport
 from monitoring.reports.due import last_period
 from monitoring.reports.sending import tick
 from monitoring.storing import store
 from monitoring.tasks import send_reports
 from tests.factories import make_team
-from tests.test_alerts import SECRET, Mailbox, mailbox, make_channel
+from tests.test_alerts import SECRET, Mailbox, ill, look, mailbox, make_channel
 from tests.test_journal_faults import closed
 from tests.upstream import Answer
 
@@ -135,6 +135,57 @@ def test_it_is_given_up_after_eight_tries(hook, upstream):
     delivery = ReportDelivery.objects.get()
     assert (delivery.status, delivery.attempts) == ("failed", 8)
     assert len(upstream.calls("hook")) == 8
+
+
+@pytest.mark.parametrize(("answer", "status"), [(Answer(), "sent"), (Answer(status=500), "failed")])
+def test_a_report_that_is_sent_by_hand_is_one_attempt(hook, upstream, admin_client, answer, status):
+    report = make_report(hook)
+    upstream.always("hook", answer)
+    changelist = reverse("admin:monitoring_scheduledreport_changelist")
+    admin_client.post(changelist, {"action": "send_now", "_selected_action": [report.pk]})
+    delivery = ReportDelivery.objects.get()
+    assert (delivery.status, delivery.attempts) == (status, 1)
+    ScheduledReport.objects.update(enabled=False)
+    assert tick(MONDAY + timedelta(days=3650)) == 0, "what failed is told at once, and not tried again"
+
+
+def test_a_channel_gets_what_it_is_for(upstream):
+    """As its purpose says, whatever a rule or a report names; one that says nothing gets both."""
+    for purpose in ("alerts", "reports", "both"):
+        make_channel(name=purpose, target=upstream.url(purpose), purpose=purpose)
+    assert AlertChannel._meta.get_field("purpose").default == "both"
+    make_report(*AlertChannel.objects.all())
+    assert tick(MONDAY) == 2
+    ill()
+    look()
+    assert set(AlertDelivery.objects.values_list("channel__name", flat=True)) == {"alerts", "both"}
+    assert len(upstream.calls("alerts")) == 1
+    assert len(upstream.calls("reports")) == 1
+
+
+def test_a_rule_that_names_only_a_channel_for_reports_tells_those_for_alerts(upstream):
+    make_channel(name="mine", target=upstream.url("mine"))
+    wrong = make_channel(name="wrong", target=upstream.url("wrong"), purpose="reports")
+    AlertRule.objects.create(kind="provider_down").channels.set([wrong])
+    ill()
+    look()
+    assert AlertDelivery.objects.get().channel.name == "mine"
+
+
+def test_the_admin_offers_alerts_and_lets_no_channel_lose_its_reports(upstream, admin_client, hook):
+    add = admin_client.get(reverse("admin:monitoring_alertchannel_add"))
+    assert add.context["adminform"].form.initial["purpose"] == "alerts"
+    make_report(hook, name="costs of all")
+    change = reverse("admin:monitoring_alertchannel_change", args=[hook.pk])
+    form = {"name": "hook", "kind": hook.kind, "purpose": "alerts", "enabled": "on"}
+    refused = admin_client.post(change, form)
+    assert "costs of all" in str(refused.context["adminform"].form.errors["purpose"])
+    only_alerts = make_channel(name="pager", target=upstream.url("pager"), purpose="alerts")
+    report = {"name": "r", "period": "week", "hour": 6, "group_by": "team", "format": "csv"}
+    made = admin_client.post(
+        reverse("admin:monitoring_scheduledreport_add"), report | {"channels": [only_alerts.pk]}
+    )
+    assert "pager: for alerts only" in str(made.context["adminform"].form.errors["channels"])
 
 
 def test_html_by_mail_shows_usage_and_the_months_forecast(mailbox):

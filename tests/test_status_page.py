@@ -49,7 +49,7 @@ def publish(**values):
 def routed(*slugs, name="gpt"):
     route = make_route(name=name)
     for slug in slugs:
-        make_target(route=route, provider=make_provider(slug=slug))
+        make_target(route=route, provider=make_provider(slug=slug, health_threshold=1))
     return route
 
 
@@ -158,7 +158,7 @@ def _provider_of(route):
 
 
 def test_a_route_is_down_while_all_its_providers_are():
-    first, second = make_provider(), make_provider()
+    first, second = make_provider(health_threshold=1), make_provider(health_threshold=1)
     turned(first, at(-48), "healthy", "unknown")
     turned(second, at(-24), "healthy", "unknown")
     turned(first, at(6), "unhealthy")
@@ -203,7 +203,7 @@ def test_a_later_outage_is_another_incident():
 
 
 def test_maintenance_and_providers_that_serve_nothing_make_no_incident():
-    resting, idle = _provider_of(routed("a")), make_provider(slug="idle")
+    resting, idle = _provider_of(routed("a")), make_provider(slug="idle", health_threshold=1)
     now = timezone.now()
     MaintenanceWindow.objects.create(provider=resting, starts_at=now - timedelta(hours=1))
     for provider in (resting, idle):

@@ -101,7 +101,7 @@ def _end(rule: AlertRule, alert: Alert, now: datetime) -> None:
 
 
 def _tell(rule: AlertRule, alert: Alert, event: str, now: datetime) -> None:
-    chosen = list(rule.channels.all()) or list(AlertChannel.objects.all())
+    chosen = list(rule.channels.for_alerts()) or list(AlertChannel.objects.for_alerts())
     for channel in chosen:
         if channel.enabled:
             AlertDelivery.objects.create(

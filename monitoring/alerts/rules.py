@@ -32,15 +32,18 @@ class Finding:
     quiet: bool = False  # noted, not told: another one says more
 
 
+_OF_MARKS = {
+    ProviderHealth.Mark.CREDENTIAL.value: "refuses the gateway's credential; requests go there as before",
+    ProviderHealth.Mark.UNPAID.value: "does not serve the gateway's account, which is unpaid",
+}
 Rule = Callable[[datetime, AlertRule], Iterator[Finding]]
 
 
 def provider_down(now: datetime, rule: AlertRule) -> Iterator[Finding]:
-    """Not in maintenance, which is meant to be quiet."""
+    """Or of no use to the gateway's account. Not in maintenance, which is meant to be quiet."""
     resting = MaintenanceWindow.objects.running(now).values("provider")
-    ill = ProviderHealth.objects.filter(
-        status=ProviderHealth.Status.UNHEALTHY, provider__enabled=True, provider__health_check_enabled=True
-    )
+    watched = ProviderHealth.objects.filter(provider__enabled=True, provider__health_check_enabled=True)
+    ill = watched.filter(Q(status=ProviderHealth.Status.UNHEALTHY) | ~Q(mark=""))
     for health in ill.exclude(provider__in=resting).select_related("provider"):
         slug = health.provider.slug
         evidence = {
@@ -48,7 +51,11 @@ def provider_down(now: datetime, rule: AlertRule) -> Iterator[Finding]:
             "failures": health.failures,
             "detail": health.detail,
         }
-        yield Finding(slug, f"Provider {slug} is down: {health.detail}"[:300], evidence)
+        if health.status == ProviderHealth.Status.UNHEALTHY:
+            yield Finding(slug, f"Provider {slug} is down: {health.detail}"[:300], evidence)
+        else:
+            text = f"Provider {slug} answers, but {_OF_MARKS[health.mark]} ({health.detail[:100]})"
+            yield Finding(f"{slug} {health.mark}", text[:300], evidence | {"mark": health.mark})
 
 
 def error_rate(now: datetime, rule: AlertRule) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from datetime import datetime
 import httpx
 import msgspec
 
+from monitoring.checks.meaning import GOOD, Meaning, Verdict, meaning_of
 from proxy.connecting import checked, refusal
 from proxy.dialects import dialect_of
 from proxy.dialects.base import MalformedAnswer
@@ -19,10 +20,10 @@ from proxy.transports.coding import coding_of, unpacked
 from proxy.usage import cost
 from routing.addresses import for_providers
 from routing.compiler import provider_entry
-from routing.credentials import CredentialUnreadable
 from routing.models import Provider, RouteTarget
 from routing.prices import price_of
 from routing.table import ProviderEntry
+from routing.unreadable import ROW_FAULTS, reason
 
 LONGEST_ANSWER = 64 * 1024  # bytes that are read of one
 GET, COMPLETION = "get", "completion"
@@ -35,8 +36,13 @@ class Result:
     at: datetime  # when it was sent
     kind: str
     latency_ms: float
-    problem: str = ""  # empty: answered with 2xx
+    problem: str = ""  # why it failed; empty where the provider lives
     bought: Closed | None = None  # the row of a completion
+    meaning: Meaning = GOOD
+
+    @property
+    def detail(self) -> str:
+        return self.problem or self.meaning.detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,13 @@ class Answer:
             raise MalformedAnswer(f"answered with more than {LONGEST_ANSWER:,} bytes")
         return body
 
+    def text(self) -> bytes:
+        """Of an error: what can be read of it."""
+        try:
+            return self.body()
+        except MalformedAnswer:
+            return b""
+
 
 def new_client() -> httpx.AsyncClient:
     """A new connection for each check: an old one would say nothing about the way there."""
@@ -73,22 +86,27 @@ async def ask(client: httpx.AsyncClient, provider: Provider, at: datetime) -> Re
     """Never raises what a provider can cause; takes at most the provider's health_timeout."""
     kind = COMPLETION if provider.health_model else GET
     started, answer, problem = time.perf_counter(), None, ""
+    meaning = GOOD
     try:
         # The time-outs of httpx are per step; the setting is for the whole check.
         async with asyncio.timeout(provider.health_timeout):
-            answer = await _answer(client, _request(client, provider))
-        problem = "" if 200 <= answer.status < 300 else f"status {answer.status}"
+            entry = provider_entry(provider)
+            answer = await _answer(client, _request(client, provider, entry))
+        meaning = meaning_of(provider, entry, answer.status, answer.text())
     except TimeoutError:
         problem = f"no answer within {provider.health_timeout:g} s"
-    except CredentialUnreadable as error:
-        problem = str(error)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         problem = str(refusal(error) or f"{type(error).__name__}: connection failed")
+    except ROW_FAULTS as error:
+        problem = reason(provider, error)
     ms = (time.perf_counter() - started) * 1000
+    if meaning.verdict is Verdict.FAILED:
+        problem = meaning.detail
     bought = None
     if kind == COMPLETION and answer is not None:
-        problem, bought = await asyncio.to_thread(_bought, provider, answer, problem, at, ms)
-    return Result(provider, at, kind, round(ms, 3), problem, bought)
+        said = problem or meaning.detail
+        problem, bought = await asyncio.to_thread(_bought, provider, answer, problem, said, at, ms)
+    return Result(provider, at, kind, round(ms, 3), problem, bought, meaning)
 
 
 async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> "Answer":
@@ -107,9 +125,8 @@ async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> "Answer"
     return Answer(response.status_code, coding, b"".join(parts), size > LONGEST_ANSWER)
 
 
-def _request(client: httpx.AsyncClient, provider: Provider) -> httpx.Request:
+def _request(client: httpx.AsyncClient, provider: Provider, entry: ProviderEntry) -> httpx.Request:
     """With the same headers as live calls, so that a check fails where they would."""
-    entry = provider_entry(provider)
     headers = dict(dialect_of(entry).headers(entry, entry.credential))
     if not provider.health_model:
         del headers["content-type"]
@@ -123,13 +140,15 @@ def _request(client: httpx.AsyncClient, provider: Provider) -> httpx.Request:
     return client.build_request("POST", url, headers=headers, content=msgspec.json.encode(body))
 
 
-def _bought(provider: Provider, answer: Answer, problem: str, at: datetime, ms: float) -> tuple[str, Closed]:
-    """(what is wrong, the request log's row). Asks the database for the price."""
+def _bought(
+    provider: Provider, answer: Answer, problem: str, said: str, at: datetime, ms: float
+) -> tuple[str, Closed]:
+    """(what is wrong, the request log's row). `said`: also where it lives all the same. Asks the database."""
     row = Closed(
         id=uuid7(),
         received_at_ns=int(at.timestamp() * 1e9),
         request_id=f"health-{provider.slug}-{int(at.timestamp())}",
-        outcome="upstream_failed" if problem else "answered",
+        outcome="upstream_failed" if said else "answered",
         endpoint="chat/completions",
         status=answer.status,
         model=provider.health_model,
@@ -139,7 +158,7 @@ def _bought(provider: Provider, answer: Answer, problem: str, at: datetime, ms: 
         attempts=1,
         total_ms=round(ms, 3),
     )
-    if not problem:
+    if not said:
         try:
             _add_usage(row, provider_entry(provider), provider, answer.body())
         except MalformedAnswer as fault:

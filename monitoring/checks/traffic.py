@@ -97,6 +97,15 @@ def seen(now: datetime, provider: str = "") -> list[Seen]:
     return [of_target for of_target in found.values() if of_target.attempts]
 
 
+def answered_lately(provider: Provider, now: datetime) -> bool:
+    """Whether a caller's request was answered there, as the request log knows by now."""
+    since = now - max(WINDOW, timedelta(seconds=2 * provider.health_interval))
+    rows = RequestLog.objects.filter(
+        received_at__gt=since, provider=provider.slug, outcome=RequestLog.Outcome.ANSWERED
+    )
+    return rows.exclude(request_id__startswith=f"health-{provider.slug}-").exists()
+
+
 def judge(now: datetime) -> None:
     """Begin and end faults; a provider that checks found healthy is degraded from here on."""
     by_provider: dict[str, list[Seen]] = {}
@@ -125,12 +134,13 @@ def _begin(slug: str, failing: list[Seen], now: datetime) -> None:
         defaults={"seen_at": now, "evidence": evidence},
         create_defaults={"since": now, "seen_at": now, "evidence": evidence},
     )
-    health = ProviderHealth.objects.filter(pk=provider.pk, status=Status.HEALTHY)
-    if is_new and health.update(status=Status.DEGRADED, changed_at=now):
+    health = ProviderHealth.objects.filter(pk=provider.pk, status__in=(Status.HEALTHY, Status.UNKNOWN))
+    was = health.values_list("status", flat=True).first()
+    if is_new and was is not None and health.update(status=Status.DEGRADED, changed_at=now):
         HealthTransition.objects.create(
             provider=provider,
             at=now,
-            before=Status.HEALTHY,
+            before=was,
             after=Status.DEGRADED,
             reason=reason(fault),
             evidence=evidence,

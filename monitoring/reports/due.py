@@ -31,7 +31,7 @@ def _enqueue(report: ScheduledReport, now: datetime) -> int:
     if now < ended + timedelta(hours=report.hour) or ended <= report.created_at:
         return 0
     new = 0
-    for channel in report.channels.filter(enabled=True):
+    for channel in report.channels.for_reports().filter(enabled=True):
         _, is_new = ReportDelivery.objects.get_or_create(
             report=report,
             channel=channel,

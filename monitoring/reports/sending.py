@@ -57,7 +57,8 @@ def send(delivery: ReportDelivery) -> str:
         logger.exception("report %s not delivered to %s", delivery, channel.name)
     values: dict[str, object] = {"status": Status.SENT, "sent_at": timezone.now()}
     if problem:
-        values = {"status": Status.FAILED if delivery.attempts >= MOST_ATTEMPTS else Status.PENDING}
+        given_up = delivery.by_hand or delivery.attempts >= MOST_ATTEMPTS
+        values = {"status": Status.FAILED if given_up else Status.PENDING}
     ReportDelivery.objects.filter(pk=delivery.pk).update(last_error=problem, **values)
     return problem
 
@@ -65,14 +66,14 @@ def send(delivery: ReportDelivery) -> str:
 def send_now(report: ScheduledReport, first: date, last: date) -> list[str]:
     """To each of its channels, one try; returns what went wrong."""
     problems = []
-    for channel in report.channels.filter(enabled=True):
+    for channel in report.channels.for_reports().filter(enabled=True):
         delivery = ReportDelivery.objects.create(
             report=report,
             channel=channel,
             first=first,
             last=last,
             by_hand=True,
-            attempts=MOST_ATTEMPTS,
+            attempts=1,
             status=Status.FAILED,  # until it is sent, so that no other process takes it
         )
         if problem := send(delivery):

@@ -264,7 +264,10 @@ class ProviderAdmin(BudgetAdmin):
     @display(description="Status")
     def shown_status(self, provider: Provider) -> SafeString:
         status = health_status(provider)
-        why = "" if status != "unknown" else "No probe has reported lately."
+        health = _health(provider)
+        why = health.detail if health else ""
+        if status == "unknown" and (health is None or health.status != status):
+            why = "No probe has reported lately."
         if status == "disabled":
             why = "The provider, or its health checks, are switched off."
         return badge(status, HEALTH_KIND.get(status, ""), why)

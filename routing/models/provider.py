@@ -178,7 +178,7 @@ class Provider(Limited):
     )
     health_timeout = models.FloatField(default=5, help_text="Seconds that a probe may take, 0.1 to 60.")
     health_threshold = models.PositiveSmallIntegerField(
-        default=1, help_text="Failed probes in a row that make the provider unhealthy, 1 to 10."
+        default=2, help_text="Failed probes in a row that make the provider unhealthy, 1 to 10."
     )
     health_recovery = models.PositiveSmallIntegerField(
         "recovery threshold",
@@ -338,9 +338,19 @@ class Provider(Limited):
             return "unreadable: encrypted under a key that is not in ENCRYPTION_KEYS"
 
     @property
+    def _default_health_path(self) -> str:
+        path: str = DIALECT_DEFAULTS[self.dialect]["health_path"]
+        return path
+
+    @property
+    def guesses_health_path(self) -> bool:
+        """Whether probes go where the dialect has it, and not where an admin said."""
+        return self.health_path in ("", self._default_health_path)
+
+    @property
     def health_url(self) -> str:
         """Where probes go; see health_path."""
-        path = self.health_path or DIALECT_DEFAULTS[self.dialect]["health_path"]
+        path = self.health_path or self._default_health_path
         if path.startswith("/"):
             scheme, rest = called_at(self.base_url).split("//", 1)
             return f"{scheme}//{rest.split('/', 1)[0]}{path}"

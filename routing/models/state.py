@@ -124,6 +124,12 @@ class ProviderHealth(models.Model):
         DEGRADED = "degraded", "Degraded"
         UNHEALTHY = "unhealthy", "Unhealthy"
 
+    class Mark(models.TextChoices):
+        """What only an admin can mend, while the provider itself lives."""
+
+        CREDENTIAL = "credential", "The credential is refused"
+        UNPAID = "unpaid", "The account is unpaid"
+
     provider = models.OneToOneField(
         Provider, on_delete=models.CASCADE, primary_key=True, related_name="health"
     )
@@ -134,6 +140,14 @@ class ProviderHealth(models.Model):
     failures = models.PositiveIntegerField(default=0, help_text="Failed probes in a row.")
     successes = models.PositiveIntegerField(default=0, help_text="Good probes in a row.")
     detail = models.CharField(max_length=300, blank=True, help_text="Why the last probe failed.")
+    mark = models.CharField(
+        max_length=10,
+        choices=Mark.choices,
+        blank=True,
+        default="",
+        db_default="",  # the release before adds rows too, while both run
+        help_text="What the last probe found wrong with the account.",
+    )
 
     class Meta:
         verbose_name_plural = "provider health"

@@ -85,7 +85,7 @@ class OpenAIDialect:
         if self._names(Cause.REFUSED, provider, found):
             return self._rejection(ContentPolicyRefused, slug, status if status in (400, 403) else 400, found)
         if status == 402 or self._is_unpaid(provider, status, found, retry_after, request):
-            return self._unpaid(slug, status, found, own_key)
+            return self._unpaid(provider, status, found, own_key)
         if status == 413 or (status in MAY_BE_TOO_LONG and self._names(Cause.TOO_LONG, provider, found)):
             return self._too_long(slug, status, found)
         if status == 429:
@@ -148,13 +148,16 @@ class OpenAIDialect:
         failure.others_may_take = status in (413, 429)
         return failure
 
-    def _unpaid(self, slug: str, status: int, found: ErrorFields, own_key: bool) -> GatewayError:
+    def _unpaid(
+        self, provider: ProviderEntry, status: int, found: ErrorFields, own_key: bool
+    ) -> GatewayError:
+        slug = provider.slug
         if own_key:
             return self._rejection(UpstreamRejected, slug, status, found)
         failure = UpstreamUnpaid(
             f"{slug} does not serve the gateway's account: an admin must see to it.", provider=slug
         )
-        failure.certain = status == 402
+        failure.certain = status == 402 or provider.unpaid
         failure.gateway_code = self.failure_code
         return failure
 
