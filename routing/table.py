@@ -182,12 +182,12 @@ class RouteEntry:
     shadows: tuple[TargetEntry, ...] = ()
     created: int  # Unix seconds, for the list of models
     max_attempts: int = 10  # of all targets and fallbacks together
-    attempt_timeout: float | None = None  # seconds of one attempt, to its whole answer or first chunk
-    first_byte_timeout: float | None = None  # seconds of one attempt at a stream, to its first chunk
+    attempt_timeout: float | None = None  # seconds of one attempt, to its whole answer or first event
+    first_byte_timeout: float | None = None  # seconds of one attempt at a stream, to its first event
     stall_timeout: float | None = None  # seconds between two chunks of a stream
     wait_for_preferred: float | None = None  # seconds, where the first target's 429 says to come back so soon
     hedge_after: float | None = None  # seconds without an answer until a second target is asked too
-    on_cut: str = "error"  # what a stream gets that breaks after its first chunk: error, continue, hold
+    on_cut: str = "error"  # what a stream gets that breaks after its first event: error, continue, hold
     fallbacks: tuple[int, ...] = ()  # routes tried, in this order, when no target answers
     context_fallbacks: tuple[int, ...] = ()  # when the request is too long for the model
     policy_fallbacks: tuple[int, ...] = ()  # when the provider refuses the content

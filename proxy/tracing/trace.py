@@ -101,7 +101,7 @@ class Trace:
         return RequestHead(head.url, headers)
 
     def answered(self, attempt: Attempt, body: bytes) -> None:
-        """`body`: the whole of it, or a stream's first chunk."""
+        """`body`: the whole of it, or what of a stream is here."""
         found = _MODEL.search(body, 0, LOOKED_AT)
         if found is not None:
             for sent in self.sent:

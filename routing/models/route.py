@@ -70,9 +70,9 @@ class ModelRoute(Limited):
         help_text="Calls to providers for one request, all targets and fallbacks together, 1 to 50.",
     )
     attempt_timeout = seconds_field(
-        "Seconds that one call to a provider may take, to its whole answer or a stream's first chunk"
+        "Seconds that one call to a provider may take, to its whole answer or a stream's first event"
     )
-    first_byte_timeout = seconds_field("Seconds that one call may take to a stream's first chunk")
+    first_byte_timeout = seconds_field("Seconds that one call may take to a stream's first event")
     stall_timeout = seconds_field("Seconds between two chunks of a stream, after which it counts as cut")
     wait_for_preferred = models.FloatField(
         "wait for the preferred target",
