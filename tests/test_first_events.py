@@ -20,9 +20,10 @@ from proxy.opening import (
     begins_plainly,
 )
 from proxy.sse import LONGEST_EVENT
+from routing.compiler import current_version
 from tests.factories import make_key
 from tests.failing_over import part, results, route_over, row_of, stream, tokens
-from tests.live import until
+from tests.live import Door, until
 from tests.upstream import USAGE, Answer
 
 DONE = b"data: [DONE]\n\n"
@@ -213,6 +214,28 @@ def test_before_the_first_event_the_next_target_is_tried(door, upstream, gpt, ch
     assert (row.outcome, row.attempts) == ("answered", 2)
     assert results(row)[0][1].startswith("upstream_error: p1: ")
     assert len(upstream.calls("p1")) == 1
+
+
+@pytest.mark.parametrize("kind", ["fast_lane", "drf"])
+def test_it_is_the_same_over_the_other_transport(kind, gateways, upstream, transactional_db):
+    """Before the first event, and after comments have gone out."""
+    gateway = gateways("httpx")
+    cases = [chunks for chunks in NO_ANSWERS.values() if len(chunks) < 8]
+    for number in range(len(cases)):  # each with circuits of its own
+        route_over(upstream, f"gpt-{number}", f"first-{number}", f"second-{number}")
+    route_over(upstream, "gpt", "p1", "p2")
+    _, key = make_key()
+    gateway.wait_for_version(current_version())
+    door = Door(kind, gateway.url)
+    for number, chunks in enumerate(cases):
+        upstream.always(f"first-{number}", Answer(chunks=chunks, gap=0.02))
+        told = stream(door, key, f"gpt-{number}")
+        assert told.answer.headers["x-proxy-provider"] == f"second-{number}"
+        assert len(upstream.calls(f"first-{number}")) == 1
+    upstream.script("p1", Answer(chunks=[*[COMMENT] * 14, FAILED], gap=0.1))
+    answer = door.chat(key, stream=True)
+    assert (answer.status_code, answer.headers["x-proxy-provider"]) == (200, "p1")
+    assert answer.content == COMMENT * 14 + FAILED
 
 
 def test_where_no_target_has_an_event_the_error_is_json(door, upstream, gpt):
