@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0018_read_timeout'),
+        ('routing', '0019_health_marks'),
     ]
 
     operations = [
