@@ -103,7 +103,7 @@ def test_all_that_the_specifications_file_says_of_providers_takes_effect() -> No
     assert (zai.rpm, zai.retries, zai.retry_delay) == (100, 3, 1.0)
     assert (openai.rpm, openai.retries) == (None, 1)
     for provider in (zai, openai):
-        assert (provider.health_interval, provider.connect_timeout, provider.read_timeout) == (30, 10, None)
+        assert (provider.health_interval, provider.connect_timeout, provider.read_timeout) == (30, 10, 60)
     proxied = {"x-proxy-url": "true", "x-proxy-provider": "z-ai-gateway"}
     assert openai.extra_headers == proxied
     assert zai.extra_headers == {"User-Agent": "ZAI-Gateway/1.0", **proxied}

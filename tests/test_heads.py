@@ -101,7 +101,7 @@ def test_a_large_head_is_served_up_to_the_bound(connect, key, door_lines, lines,
 
 def test_a_large_head_right_behind_a_large_body_is_bounded_as_well(connect, upstream, key):
     client = connect()
-    large = ask("gpt", user="u" * 100_000)
+    large = ask("gpt", messages=[{"role": "user", "content": "u" * 100_000}])
     client.sendall(post(key, large) + post(key, None, "X: " + "x" * 70 * KB))
     answers = Answers(client)
     assert answers.next()[0] == 200

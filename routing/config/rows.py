@@ -105,7 +105,22 @@ def _save(row: models.Model, fields: list[str] | None) -> None:
         field = row._meta.get_field(name)
         if isinstance(field, models.ForeignKey) and (other := getattr(row, name)) is not None:
             setattr(row, name, other)
+    later = _made_later(row) if fields is None else {}
+    for name in later:
+        setattr(row, name, None)
     row.save(update_fields=fields)
+    for name, other in later.items():
+        setattr(row, name, other)
+
+
+def _made_later(row: models.Model) -> dict[str, models.Model]:
+    """Rows that a new one names, and that are made after it: a later write sets them."""
+    named = {
+        field.name: field.get_cached_value(row, default=None)
+        for field in row._meta.concrete_fields
+        if isinstance(field, models.ForeignKey) and field.null
+    }
+    return {name: other for name, other in named.items() if other is not None and other.pk is None}
 
 
 def _restrict(key: ApiKey, routes: list[ModelRoute], restricted: bool) -> None:
