@@ -90,6 +90,14 @@ def whole_number(name: str, default: int, lowest: int, highest: int) -> int:
     return int(text)
 
 
+def line(name: str, longest: int) -> str:
+    """A line of text, or ""."""
+    text = env.str(name)
+    if len(text) > longest or not text.isprintable():
+        raise ImproperlyConfigured(f"{name} must be one line of at most {longest} characters.")
+    return text
+
+
 def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
     """A comma-separated list; blanks around the words are dropped."""
     text = env.str(name, ",".join(default))

@@ -9,6 +9,8 @@ from routing.table import RouteEntry, RoutingTable, TargetEntry
 
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\nx-content-type-options: nosniff\r\n"
+NO_RETRY = b"x-should-retry: false\r\n"
+"""Both vendors' SDKs obey it."""
 _REQUESTS, _TOKENS = (
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%bs\r\n"
     % (kind, kind, kind)
@@ -50,6 +52,8 @@ class AnswerHeaders:
             lines += b"x-proxy-provider: %b\r\n" % error.provider.encode()
         if error.status in (429, 503) and error.retry_after is not None:
             lines += b"retry-after: %d\r\n" % max(-(-error.retry_after // 1), 1)
+        if not error.retry_mends:
+            lines += NO_RETRY
         if error.status == UnsupportedCoding.status:
             lines += b"accept-encoding: gzip, deflate, br, zstd\r\n"
         if error.status == 401:

@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+PASSING = (408, 429, 503)
+"""Statuses of refusals that pass by themselves."""
+QUOTA = "insufficient_quota"
+
 
 class GatewayError(Exception):
     """The base of all; raised as such only where our own code failed."""
@@ -38,6 +42,11 @@ class GatewayError(Exception):
         self.retry_after = retry_after  # seconds
         if code:
             self.code = code
+
+    @property
+    def retry_mends(self) -> bool:
+        """Whether the same request may fare better later. Of answers of providers nobody knows."""
+        return type(self) is GatewayError or self.status in PASSING
 
     def body(self, request_id: str) -> bytes:
         """The error object of the API, as JSON."""
@@ -137,11 +146,26 @@ class RateLimited(GatewayError):
     cause = "own request, token, parallel or budget limit; insufficient_quota for a budget"
     headrooms: Any = (None, None)  # for the x-ratelimit headers
 
+    @property
+    def retry_mends(self) -> bool:
+        return self.code != QUOTA
+
+
+class PriceUnknown(RateLimited):
+    status, type, code = 503, "service_unavailable_error", "price_unknown"
+    gateway_code = "SERVICE_UNAVAILABLE"
+    cause = "a budget applies, and the price of what would serve the request is unknown"
+
+    @property
+    def retry_mends(self) -> bool:
+        return False
+
 
 class UpstreamError(GatewayError):
     """Faults of providers."""
 
     status, type, code, gateway_code = 502, "upstream_error", "upstream_error", "UPSTREAM_ERROR"
+    retry_mends = True
     cause = "upstream 5xx, reset, malformed answer or wrong address, after all attempts"
     worth_a_retry: bool = True  # at the same target
     default_message = "The provider failed to answer."

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from proxy.errors import InvalidApiKey, NotReady
@@ -12,6 +13,8 @@ KEY_HEADERS = (b"x-api-key", b"api-key")
 """Where Anthropic's and Azure's clients put the key."""
 LONGEST_KEPT = 512
 """Bytes of a header up to which its key's hash is remembered."""
+SHOWN, SHOWN_SHARE = 6, 3
+"""Of a wrong key at most so many characters are shown, and no more than a third."""
 LONGEST_KEY = 8 * 1024
 """Bytes; a longer one is not looked up."""
 UNREADABLE = "The gateway can't read the settings of this API key: an admin must mend them."
@@ -41,8 +44,19 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     if entry is None:
         if presented in table.unreadable_keys:
             raise NotReady(UNREADABLE)
-        raise InvalidApiKey("Unknown API key.")
+        raise _unknown(headers, replaced=presented in table.retired_keys)
     return check_valid(entry), own.decode("latin-1") if own else ""
+
+
+def _unknown(headers: Mapping[bytes, bytes], *, replaced: bool) -> InvalidApiKey:
+    """Said to who sent it only: no row and no log has this message."""
+    names = (name for name in (b"authorization", *KEY_HEADERS) if headers.get(name, b"").strip())
+    text = without_bearer(headers.get(next(names, b""), b"").strip()).decode("latin-1")
+    shown = text[: min(SHOWN, len(text) // SHOWN_SHARE)]
+    begins = f" It begins with {shown}." if shown.isascii() and shown.isprintable() and shown else ""
+    if replaced:
+        return InvalidApiKey(f"This API key was replaced or deleted.{begins}")
+    return InvalidApiKey(f"Unknown API key.{begins}")
 
 
 def without_bearer(value: bytes) -> bytes:
@@ -87,5 +101,6 @@ def check_valid(entry: KeyEntry) -> KeyEntry:
     if not entry.enabled:
         raise InvalidApiKey("This API key is revoked.")
     if entry.expires_at is not None and time.time() >= entry.expires_at:
-        raise InvalidApiKey("This API key has expired.")
+        expired = datetime.fromtimestamp(entry.expires_at, UTC)
+        raise InvalidApiKey(f"This API key expired on {expired:%Y-%m-%d at %H:%M} UTC.")
     return entry

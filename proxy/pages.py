@@ -62,6 +62,8 @@ async def refuse(send: Any, error: GatewayError) -> None:
         (b"x-request-id", id.encode()),
         (b"x-litellm-proxy", b"true"),
     ]
+    if not error.retry_mends:
+        headers.append((b"x-should-retry", b"false"))
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if isinstance(error, RequestTimeout):

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from django.conf import settings
+
 from proxy.ask import check_message_count
 from proxy.call import Call
 from proxy.errors import AccessForbidden, InvalidRequest, ModelNotFound
+from proxy.similar import did_you_mean, usable_models
 from proxy.targets.tags import open_to, tags_of
 from routing.table import WANT_CONTENT, Resolved, TargetEntry
 
@@ -16,7 +19,11 @@ def resolve(call: Call) -> tuple[Resolved, list[TargetEntry]]:
     provider = call.incoming.option(b"x-litellm-route")
     found, upstream_model = _route(call, call.ask.model, provider)
     if not call.key.may_use(found.route):
-        raise AccessForbidden(f"This API key may not use the model {call.ask.model}.", param="model")
+        usable = usable_models(call.key, call.table)
+        contact = f" Ask {settings.CONTACT}." if settings.CONTACT else ""
+        raise AccessForbidden(
+            f"This API key may not use the model {call.ask.model}.{usable}{contact}", param="model"
+        )
     check_message_count(call.ask, found.route)
     return found, _targets(call, found, provider, upstream_model)
 
@@ -34,8 +41,10 @@ def _route(call: Call, model: str, provider: str | None) -> tuple[Resolved, str 
         return found, None
     if provider is not None and (found := call.table.route_of_upstream_model(provider, model)):
         return found, model
+    assert call.key is not None
+    meant = did_you_mean(model, call.key, call.table)
     raise ModelNotFound(
-        f"The model {model} does not exist: GET /v1/models lists those there are.", param="model"
+        f"The model {model} does not exist: GET /v1/models lists those there are.{meant}", param="model"
     )
 
 

@@ -53,6 +53,8 @@ def error_response(error: GatewayError, request: HttpRequest | Request) -> HttpR
     response["X-LiteLLM-Proxy"] = "true"
     if error.status in (429, 503) and error.retry_after is not None:
         response["Retry-After"] = str(max(int(-(-error.retry_after // 1)), 1))
+    if not error.retry_mends:
+        response["x-should-retry"] = "false"
     if isinstance(error, InvalidApiKey):
         response["WWW-Authenticate"] = "Bearer"
     return response

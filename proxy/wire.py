@@ -41,6 +41,7 @@ def refusal(error: GatewayError, state: ServerState) -> bytes:
             common(state),
             b"content-type: application/json\r\nx-content-type-options: nosniff\r\n",
             b"x-request-id: %b\r\nX-LiteLLM-Proxy: true\r\n" % id.encode(),
+            b"" if error.retry_mends else b"x-should-retry: false\r\n",
             b"upgrade: HTTP/1.1\r\n" if error.status == HTTPStatus.UPGRADE_REQUIRED else b"",
             b"retry-after: %d\r\n" % error.retry_after if error.retry_after else b"",
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body),

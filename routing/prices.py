@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from routing.demo_provider import DEMO_URL
 from routing.models import RouteTarget
 from routing.price import Price, Tier
 
@@ -60,6 +61,8 @@ def _price(target: RouteTarget, listed: Any, input_tokens: int) -> Price | None:
         own = getattr(target, f"{name}_price", None)
         value = None if name in left_out else _at(getattr(listed, listed_name, None), input_tokens)
         found[name] = _nano(own if own is not None else value)
+    if target.provider.base_url == DEMO_URL:  # it echoes: nobody is paid
+        found |= {name: found[name] or 0 for name in ("input", "output")}
     if found["input"] is None or found["output"] is None:
         return None
     per_thousand = _at(getattr(listed, "requests_kcount", None), input_tokens)

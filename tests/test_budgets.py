@@ -116,8 +116,11 @@ def test_a_budget_needs_a_known_price(door, upstream, published):
     make_target(route=make_route(name="gpt"), provider=make_provider(base_url=upstream.url("p1")))
     _, key = make_key(budget_usd="1")
     published()
-    error = door.chat(key).json()["error"]
-    assert error["code"] == "insufficient_quota"
+    answer = door.chat(key)
+    error = answer.json()["error"]
+    found = answer.status_code, error["code"], error["gateway_code"]
+    assert found == (503, "price_unknown", "SERVICE_UNAVAILABLE")
+    assert answer.headers["x-should-retry"] == "false"
     assert "an admin must set the target's prices" in error["message"]
 
 

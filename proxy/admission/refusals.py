@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from proxy.admission.base import NEVER, Headrooms, Need, NoRoom
-from proxy.errors import RateLimited
+from proxy.errors import QUOTA, PriceUnknown, RateLimited
 from routing.table import Budget
 
 OWNERS = {
@@ -20,9 +20,10 @@ PERIODS = {"day": "a day", "week": "a week", "month": "a month", "total": "in to
 def refused(reasons: Sequence[NoRoom], need: Need, headrooms: Headrooms = (None, None)) -> RateLimited:
     """The error for a call that nothing has room for: of the limit that frees first."""
     first = min(reasons, key=lambda reason: reason.wait)
-    error = RateLimited(
+    kind = PriceUnknown if first.limit == "price" else RateLimited
+    error = kind(
         message(first, need),
-        code="insufficient_quota" if first.limit in ("budget", "price") else "",
+        code=QUOTA if first.limit == "budget" else "",
         retry_after=None if first.wait == NEVER else max(first.wait, 0.001),
     )
     error.headrooms = headrooms
