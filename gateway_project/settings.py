@@ -122,7 +122,7 @@ MIDDLEWARE = [
     "gateway_project.page_security.PageSecurity",
     "django.middleware.security.SecurityMiddleware",
     "gateway_project.static_files.StaticFiles",
-    "corsheaders.middleware.CorsMiddleware",
+    "proxy.cors.Cors",
     "gateway_project.bounds.NoNulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "gateway_project.hosts.HostMiddleware",

@@ -9,7 +9,6 @@ import contextlib
 from io import BytesIO
 from typing import Any
 
-from corsheaders.middleware import CorsMiddleware
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, HttpResponseBase
@@ -17,6 +16,7 @@ from django.http import HttpRequest, HttpResponseBase
 from proxy import heads
 from proxy.arriving import ClientGone, Receive, address_of, read_body
 from proxy.body_budget import Intake
+from proxy.cors import Cors
 from proxy.endpoints import POST_URLS
 from proxy.errors import GatewayError
 from proxy.gateway import running_gateway
@@ -34,7 +34,7 @@ class DataPlaneHandler(ASGIHandler):
             response: HttpResponseBase = await VIEWS[DATA_PLANE_PATHS[request.path_info]](request)
             return response
 
-        self._middleware_chain: Any = CorsMiddleware(view)
+        self._middleware_chain: Any = Cors(view)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         with contextlib.suppress(ClientGone):

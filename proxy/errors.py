@@ -95,6 +95,19 @@ class EndpointNotFound(GatewayError):
     cause = "a path that is not an endpoint"
 
 
+class EndpointPlanned(GatewayError):
+    status, type, code, gateway_code = 501, "invalid_request_error", "not_implemented", "NOT_FOUND"
+    cause = "an endpoint of a release to come; in the shape that its clients read"
+    shape: str = "openai"
+
+    def body(self, request_id: str) -> bytes:
+        fields = self.fields(request_id)
+        if self.shape == "gemini":
+            fields |= {"code": self.status, "status": "UNIMPLEMENTED"}
+        head = {"type": "error"} if self.shape == "anthropic" else {}
+        return msgspec.json.encode(head | {"error": fields})
+
+
 class MethodNotAllowed(GatewayError):
     status, type, code, gateway_code = 405, "invalid_request_error", "method_not_allowed", "VALIDATION_ERROR"
     cause = "a method that the endpoint doesn't have"

@@ -10,8 +10,8 @@ urlpatterns = [path("api/explain", ExplainView.as_view())]
 for base in (base.lstrip("/") for base in BASES):
     prefix = f"{base}/" if base else ""
     urlpatterns += [
-        path(f"{prefix}chat/completions", views.ChatCompletionsView.as_view()),
-        path(f"{prefix}models", views.ModelsView.as_view()),
+        re_path(rf"^{prefix}chat/completions/?\Z", views.ChatCompletionsView.as_view()),
+        re_path(rf"^{prefix}models/?\Z", views.ModelsView.as_view()),
         # A model's name may have slashes in it.
         path(f"{prefix}models/<path:name>", views.ModelView.as_view()),
         *([re_path(rf"^{prefix}(?:.*)$", views.unknown_endpoint)] if base else []),

@@ -19,9 +19,10 @@ from proxy import schema
 from proxy.answer_headers import pairs
 from proxy.authentication import GatewayKeyAuthentication, caller_key, header_bytes
 from proxy.call import Incoming, given_request_id
-from proxy.endpoints import CHAT_COMPLETIONS
+from proxy.endpoints import CHAT_COMPLETIONS, UNKNOWN, is_planned, shape_of
 from proxy.errors import (
     EndpointNotFound,
+    EndpointPlanned,
     GatewayError,
     InvalidApiKey,
     InvalidRequest,
@@ -32,10 +33,16 @@ from proxy.errors import (
     RequestTooLarge,
 )
 from proxy.gateway import running_gateway
+from proxy.identify import presents_key
 from proxy.ids import uuid7
 from proxy.relay import Relay
 from routing.table import RouteEntry
 
+LONGEST_PATH = 200  # characters of it that an answer repeats
+NO_PAGE = (
+    "<!doctype html><meta charset=utf-8><title>Not found</title><h1>There is no such page</h1>"
+    "<p>This is an LLM gateway: see its <a href='/'>first page</a>.</p>"
+)
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -188,9 +195,47 @@ def _model(name: str, route: RouteEntry) -> dict[str, Any]:
 
 @csrf_exempt
 @any_host
-def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-    """404 as JSON for every path that no one else serves, whatever the method."""
-    return error_response(EndpointNotFound(f"{request.path} is not an endpoint of this gateway."), request)
+async def unknown_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    """For every path that no one else serves, whatever the method. Who shows a key leaves a row."""
+    if wants_page(request):
+        return no_page()
+    error = fault_of(request.path_info)
+    try:
+        headers = header_bytes(request)
+    except InvalidRequest:
+        return error_response(error, request)
+    if not presents_key(headers):
+        return error_response(error, request)
+    incoming = Incoming(UNKNOWN, headers, b"", time.perf_counter(), request.META.get("REMOTE_ADDR", ""))
+    refusal = running_gateway().engine.refuse(incoming, error)
+    response = HttpResponse(refusal.body, status=refusal.status)
+    _with_headers(response, refusal.headers)
+    return response
+
+
+def fault_of(path: str) -> GatewayError:
+    if not is_planned(path):
+        return EndpointNotFound(f"{path[:LONGEST_PATH]} is not an endpoint of this gateway.")
+    error = EndpointPlanned(
+        f"{path[:LONGEST_PATH]} is not served yet: this gateway has chat/completions and models."
+    )
+    error.shape = shape_of(path)
+    return error
+
+
+def wants_page(request: HttpRequest) -> bool:
+    """Whether a person reads the answer."""
+    return request.method in ("GET", "HEAD") and "text/html" in request.headers.get("accept", "")
+
+
+def no_page() -> HttpResponse:
+    return HttpResponse(NO_PAGE, status=404)
+
+
+@any_host
+def not_found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    """What a view of Django's did not find."""
+    return no_page() if wants_page(request) else error_response(fault_of(request.path_info), request)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

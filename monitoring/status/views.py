@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 
 from monitoring.status.page import FRESH_SECONDS, Page, current_page
-from proxy.views import unknown_endpoint
+from proxy.views import not_found
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'"
 _LEVELS = ((99.9, "good"), (99.0, "fair"), (95.0, "poor"), (-1.0, "bad"))  # from so many percent on
@@ -27,7 +27,7 @@ def _for_those_who_may(view: View) -> Callable[[HttpRequest], HttpResponseBase]:
             return HttpResponse("Try again later.", status=503, content_type="text/plain")
         user: Any = request.user
         if not page.public and not (user.is_active and user.is_staff):
-            return unknown_endpoint(request)
+            return not_found(request)
         response = view(request, page)
         audience = "public" if page.public else "private"
         response["Cache-Control"] = f"{audience}, max-age={FRESH_SECONDS:.0f}"
