@@ -314,7 +314,7 @@ async def test_a_target_without_a_price_is_passed_over_where_a_budget_applies(st
     grant = await store.admit(key(budget=100), options=[target(1, cost=None), target(2, cost=5)])
     assert (grant.option, [reason.limit for reason in grant.skipped]) == (1, ["price"])
     error = await store.refused(key(budget=100), options=[target(1, cost=None)])
-    assert (error.code, error.retry_after) == ("insufficient_quota", None)
+    assert (error.code, error.retry_after) == ("price_unknown", None)
     assert "the price of what would serve this request is unknown" in error.message
 
 
