@@ -90,7 +90,7 @@ def whole_number(name: str, default: int, lowest: int, highest: int) -> int:
     return int(text)
 
 
-def line(name: str, longest: int) -> str:
+def line(name: str, *, longest: int) -> str:
     """A line of text, or ""."""
     text = env.str(name)
     if len(text) > longest or not text.isprintable():

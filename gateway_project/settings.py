@@ -49,7 +49,7 @@ DEMO_ADDRESS_FILE = DATA_DIR / "demo.address"  # where web serves the demo provi
 LITELLM_CONFIG = env.str("LITELLM_CONFIG", default="")
 
 # The data plane
-CONTACT = line("CONTACT", 200)
+CONTACT = line("CONTACT", longest=200)
 CLIENT_DETAILS = choice("CLIENT_DETAILS", ("keep", "cut", "drop"), default="keep")
 PROVIDER_WORDS = choice("PROVIDER_WORDS", ("keep", "drop"), default="keep")
 UPSTREAM_TRANSPORT = choice("UPSTREAM_TRANSPORT", ("fast", "httpx"), default="fast")

@@ -13,6 +13,7 @@ from routing.config.section import Section
 
 ROOT = Path(__file__).resolve().parent.parent
 READERS = {
+    "line",
     *("str", "flag", "choice", "whole_number", "words", "networks", "reachable"),
     *("address", "database", "directory", "mail_server", "secret", "long_secret"),
 }
