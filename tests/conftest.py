@@ -97,6 +97,17 @@ def migrated(django_db_setup: None, tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def no_gateway_is_left() -> Iterator[None]:
+    """Pages start the gateway of this process where none runs; a later test would see its old table."""
+    from proxy.gateway import current_gateway, stop_gateway
+
+    before = current_gateway()
+    yield
+    if before is None and current_gateway() is not None:
+        stop_gateway()
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """Only for tests marked needs("Redis"); one that stops it must start it again."""

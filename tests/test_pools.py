@@ -403,7 +403,7 @@ async def test_the_log_says_which_transport_serves_and_why(wanted, proxies, told
         monkeypatch.delenv(name, raising=False)
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
-    caplog.set_level("INFO", "proxy.upstreams")
+    caplog.set_level("DEBUG", "proxy.upstreams")  # INFO only where another one serves than is set
     upstreams = Upstreams(wanted)
     for _ in range(2):
         upstreams.link(scripted_provider(1))

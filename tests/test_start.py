@@ -71,7 +71,15 @@ def test_a_data_dir_that_cannot_be_used_is_one_sentence(entry: str, place: str, 
     assert said.startswith(f"DATA_DIR: {tmp_path / place} can't be made: ")
 
 
+def readable_by_all(path: Path) -> bool:
+    return all(place.stat().st_mode & 0o005 == 0o005 for place in (path, *path.parents))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a directory of another user")
+@pytest.mark.skipif(
+    not all(map(readable_by_all, (Path(sys.base_prefix), Path(sys.prefix), ROOT))),
+    reason="another user could not read this Python",
+)
 def test_a_data_dir_of_another_user_is_one_sentence() -> None:
     code = "import os, gateway_project; os.setuid(65534); from django.conf import settings; settings.PORT"
     said = refused(run("-c", code, data_dir=Path("/usr")))

@@ -347,7 +347,8 @@ def test_a_call_alone_waits_for_no_turn_until_it_is_in_the_journal(engine):
 
 
 @pytest.mark.parametrize(
-    ("key", "status", "records"), [(b"Bearer sk-", b"200", 40), (b"Bearer no-", b"401", 20)]
+    ("key", "status", "records"),
+    [(b"Bearer sk-", b"200", 40), (b"Bearer no-", b"401", 5)],  # of strangers: a sample
 )
 def test_calls_in_company_share_their_writes(engine, monkeypatch, key, status, records):
     writes: list[bytes] = []
@@ -356,7 +357,7 @@ def test_calls_in_company_share_their_writes(engine, monkeypatch, key, status, r
     request = engine._request(SCENARIOS["json"]).replace(b"Bearer sk-", key)
     assert set(ask_together(engine, [request] * 20)) == {status}
     assert sum(data.count(b"\n") for data in writes) == records
-    assert len(writes) <= records / 4
+    assert len(writes) <= max(records / 4, 2)
 
 
 def test_a_call_that_can_not_be_accounted_for_keeps_no_limit_and_no_other_call_back(engine, tmp_path, caplog):
