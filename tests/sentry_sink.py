@@ -5,6 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import brotli
+
+UNPACK = {"gzip": gzip.decompress, "br": brotli.decompress}  # the client prefers brotli where it is there
+
 
 class SentrySink:
     def __init__(self) -> None:
@@ -14,8 +18,8 @@ class SentrySink:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
+                unpack = UNPACK.get(self.headers.get("content-encoding", ""))
+                body = unpack(body) if unpack else body
                 sink.envelopes.append(f"{self.path} {self.headers} {body.decode()}")
                 self.send_response(200)
                 self.send_header("content-length", "2")
