@@ -227,8 +227,11 @@ async def test_the_asynchronous_client_raises_the_same_errors(connect):
 
 def test_a_wrong_endpoint_and_a_wrong_method_are_errors_of_the_client(client):
     with pytest.raises(openai.NotFoundError) as missing:
-        client.files.list()
+        client.post("/nothing", cast_to=dict)
     assert missing.value.code == "unknown_endpoint"
+    with pytest.raises(openai.APIStatusError) as planned:
+        client.files.list()
+    assert (planned.value.status_code, planned.value.code) == (501, "not_implemented")
     with pytest.raises(openai.APIStatusError) as refused:
         client.get("/chat/completions", cast_to=dict)
     assert (refused.value.status_code, refused.value.code) == (405, "method_not_allowed")
