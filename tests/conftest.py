@@ -47,6 +47,8 @@ SLOW = (
     "test_long_writes",
     "test_client_openai_python",
     "test_fast_lane",
+    "test_body_bounds",
+    "test_slow_readers",
     "test_breaker",
     "test_split_over_http",
     "test_audit_books",
