@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.servers import PROJECT, BenchmarkFailed, filled, python
 
 COMMAND = "manage.py serve --web-only"  # what `make serve` and the Docker image run
-KEY = "sk-bench-12345678"
+KEY = "sk-bench-0123456789abcdef"
 ORIGIN = "http://bench.test"
 SETUP_SECONDS = 120
 # Nothing else is inherited: a DATABASE_URL of the caller's must not be loaded with benchmark rows.

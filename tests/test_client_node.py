@@ -178,7 +178,7 @@ def test_the_specifications_litellm_gateway_client_works(node, upstream, keys):
     found, _ = node("litellm_gateway_client.mjs", zaiKey=OWN_ZAI_KEY)
     assert found["content"] == "Hello!"
     assert found["stream"].encode() == b"".join(chunks)
-    assert found["error"]["message"] == "Unknown API key."
+    assert found["error"]["message"] == "Unknown API key. It begins with sk-."
     assert found["error"]["status_code"] == 401
     calls = upstream.calls("z-ai")
     assert [seen.json["model"] for seen in calls] == ["glm-4-flash", "glm-4-flash"]

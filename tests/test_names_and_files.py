@@ -49,7 +49,7 @@ def test_no_message_ends_the_thread_that_sends_the_others(upstream, monkeypatch)
     monkeypatch.setitem(channels.KINDS, "webhook", breaks_once)
     channel = make_channel(target=upstream.url("hook"))
     for _ in range(2):
-        AlertDelivery.objects.create(channel=channel, event="test", summary="A test")
+        AlertDelivery.objects.create(channel=channel, event="fired", summary="A test")
     for thread in deliver(timezone.now()):
         thread.join(30)
     assert len(upstream.calls("hook")) == 1

@@ -262,7 +262,8 @@ class Terminal:
 def test_a_terminal_shows_one_box_and_then_nothing(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    env = {name: value for name, value in os.environ.items() if name not in OURS}
+    # Not as a part of another make, which says where it goes.
+    env = {name: value for name, value in os.environ.items() if name not in {*OURS, "MAKELEVEL", "MAKEFLAGS"}}
     env |= {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port)}
     terminal = Terminal(["make", "serve", "-o", ".venv/installed"], env)
     try:
