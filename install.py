@@ -25,7 +25,7 @@ def main(file: str) -> int:
     if not problem:
         return 0
     print(f"uv can't install {file} ({problem}); pip does, which takes minutes.", file=sys.stderr)
-    return with_pip("--require-hashes", "-r", file)
+    return with_pip(problem, "--require-hashes", "-r", file)
 
 
 def with_uv(file: str) -> str:
@@ -48,10 +48,12 @@ def with_uv(file: str) -> str:
     return last_line(done.stderr) if done.returncode else ""
 
 
-def with_pip(*wanted: str) -> int:
+def with_pip(problem: str, *wanted: str) -> int:
+    """`problem`: why uv failed. Where pip is told not to retry, it does not say that it reached nothing."""
     done = subprocess.run([*PIP, "install", "--quiet", *wanted], stderr=subprocess.PIPE, text=True)
     sys.stderr.write(done.stderr)
-    if done.returncode and UNREACHABLE.search(done.stderr):
+    told = done.stderr + (problem if "No matching distribution" in done.stderr else "")
+    if done.returncode and UNREACHABLE.search(told):
         print(
             "No package index can be reached. Behind a proxy or with a mirror, tell pip of it: "
             "HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT or pip's configuration file.",

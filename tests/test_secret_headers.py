@@ -239,7 +239,7 @@ def test_a_header_twice_in_two_spellings_is_refused():
 
 
 def test_no_validator_takes_a_line_end():
-    """`$` matches before a last line feed; `\\Z` does not. With MULTILINE a line's end is what is looked for."""
+    """`$` matches before a last line feed; `\\Z` does not. With MULTILINE, ends of lines."""
     root = Path(secret_headers.__file__).parent.parent
     wrong = []
     for app in ("routing", "proxy", "monitoring", "gateway_project"):

@@ -2,19 +2,12 @@
 
 import asyncio
 import contextlib
-import datetime
 import gc
-import ipaddress
 import socket
-import ssl
 import weakref
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from proxy.transports import make_transport
 from proxy.transports.base import (
@@ -29,6 +22,7 @@ from proxy.transports.base import (
 from proxy.transports.fast import tls_context
 from proxy.transports.http1 import Http1Connection
 from routing.table import Connection
+from tests.certificates import Authority
 from tests.live import eventually, steady
 from tests.raw_server import RawServer, answering, serving, whole
 
@@ -674,48 +668,13 @@ async def test_of_an_error_little_more_than_its_beginning_is_read(transport, str
 # TLS
 
 
-def certificate(name, issuer=None):
-    """(certificate, key), signed by `issuer` or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    )
-    if issuer:
-        known = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-        builder = builder.add_extension(x509.SubjectAlternativeName([known]), critical=False)
-    return builder.sign(issuer[1] if issuer else key, hashes.SHA256()), key
-
-
 @pytest.fixture
 def tls(tmp_path, monkeypatch):
     """A server's TLS context for a name, from a CA that SSL_CERT_FILE trusts."""
-    authority = certificate("Test CA")
-    ca_file = tmp_path / "ca.pem"
-    ca_file.write_bytes(authority[0].public_bytes(serialization.Encoding.PEM))
-    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     tls_context.cache_clear()
-
-    def make(name):
-        made, key = certificate(name, authority)
-        file = tmp_path / "server.pem"
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
-
-    yield make
+    yield authority.server_context
     tls_context.cache_clear()
 
 
