@@ -2,19 +2,11 @@
 
 import copy
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from routing.models.provider import DIALECT_DEFAULTS
-
-BASE_URLS = {
-    "openai": "https://api.openai.com/v1",
-    "z-ai": "https://open.bigmodel.cn/api/paas/v4",
-    "zai": "https://api.z.ai/api/paas/v4",
-}
-"""Where the entries of a prefix go that say nothing about it."""
 
 NAMES = {"openai": "OpenAI", "z-ai": "Z.ai", "zai": "Z.ai"}
 ZAI_ROUTE: dict[str, Any] = {
@@ -49,27 +41,6 @@ class Account:
     base_url: str
     key: str = field(repr=False)  # tells keys apart: the key, or its reference; "" for none
     headers: str = field(repr=False)  # as JSON
-
-
-class Slugs:
-    """Gives each account its slug: the wanted one to the first, then -2, -3 ... in the file's order."""
-
-    def __init__(self, taken: Collection[str]) -> None:
-        self._taken = set(taken)
-        self._given: dict[Account, str] = {}
-
-    def of(self, account: Account) -> str:
-        if account not in self._given:
-            self._given[account] = self._free(account.name)
-        return self._given[account]
-
-    def _free(self, wanted: str) -> str:
-        if wanted not in self._given.values():
-            return wanted
-        number = 2
-        while (slug := f"{wanted[:60]}-{number}") in self._taken or slug in self._given.values():
-            number += 1
-        return slug
 
 
 def host_of(url: str) -> str:

@@ -1,73 +1,88 @@
 """A file -> plain dictionaries, lists, texts, numbers and booleans, with text keys only."""
 
 import json
+import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from routing.config.report import ConfigInvalid
+from routing.config.report import ConfigInvalid, Notes
+from routing.config.values import WrittenFloat, WrittenInt
 
 MOST_BYTES = 16 * 1024 * 1024  # of a file
 MOST_VALUES = 1_000_000  # once its aliases are written out
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without dates, so that `api_version: 2024-01-01` stays the text that it looks like."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def _float(loader: _Loader, node: yaml.ScalarNode) -> WrittenFloat:
+    return WrittenFloat(loader.construct_yaml_float(node), node.value)
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> WrittenInt:
+    number = loader.construct_yaml_int(node)
+    return WrittenInt(number, node.value if node.value.isdigit() else str(number))
+
+
+_Loader.add_constructor(f"{_TAG}float", _float)
+_Loader.add_constructor(f"{_TAG}int", _int)
+
+
+def load(path: str | Path, notes: Notes) -> dict[str, Any]:
     """The file's content. Raises ConfigInvalid, without a word of what stands in the file."""
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
-        text = content.decode("utf-8-sig") if len(content) <= MOST_BYTES else ""
     except OSError as error:
         raise ConfigInvalid([f"{path}: can't be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise ConfigInvalid([f"{path}: is not UTF-8 text"]) from None
-    if len(content) > MOST_BYTES:
-        raise ConfigInvalid([f"{path}: is larger than {MOST_BYTES:,} bytes"])
-    return parse(text, str(path))
+    return decode(content, str(path), notes)
 
 
-def parse(text: str, name: str) -> dict[str, Any]:
+def decode(content: bytes, name: str, notes: Notes, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    if len(content) > most_bytes:
+        raise ConfigInvalid([f"{name}: is larger than {most_bytes:,} bytes"])
     try:
-        document = _construct(text, name)
-        # Refuses what JSON has no word for, and anchors that contain themselves.
-        json.dumps(document, allow_nan=False)
+        return parse(content.decode("utf-8-sig"), name, notes)
+    except UnicodeDecodeError:
+        raise ConfigInvalid([f"{name}: is not UTF-8 text"]) from None
+
+
+def parse(text: str, name: str, notes: Notes) -> dict[str, Any]:
+    """One mapping: what the file says, out of whatever is wrapped around it."""
+    try:
+        documents = [_plain(found) for found in _construct(text, name, notes)]
+        json.dumps(documents)  # refuses what JSON has no word for, and anchors that contain themselves
     except yaml.YAMLError as error:
         raise ConfigInvalid([f"{name}{_place(error)}: is not valid YAML{_reason(error)}"]) from None
     except (TypeError, ValueError, RecursionError):
         raise ConfigInvalid(
             [f"{name}: allowed are mappings, lists, texts, numbers and true or false only"]
         ) from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigInvalid([f"{name}: allowed is a mapping such as `model_list: [...]`"])
-    return _with_text_keys(document, name)
+    return _unwrapped(documents, name, notes)
 
 
-def _construct(text: str, name: str) -> Any:
+def _construct(text: str, name: str, notes: Notes) -> list[Any]:
     loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _size(node, {}) > MOST_VALUES:
+        nodes: list[yaml.Node] = []
+        while loader.check_node():
+            if (node := loader.get_node()) is not None:
+                nodes.append(node)
+        if sum(_size(node, {}) for node in nodes) > MOST_VALUES:
             raise ConfigInvalid([f"{name}: holds more than {MOST_VALUES:,} values, its aliases written out"])
-        if twice := list(_duplicates(node, set())):
-            raise ConfigInvalid(f"{name}, line {line}: the key {key} is there twice" for key, line in twice)
-        return loader.construct_document(node)
+        for node in nodes:
+            _settle_keys(node, set(), notes)
+        return [loader.construct_document(node) for node in nodes]
     finally:
         loader.dispose()
 
@@ -85,33 +100,93 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return size
 
 
-def _duplicates(node: yaml.Node, visited: set[int]) -> Iterator[tuple[str, int]]:
-    """Keys that a mapping has twice: YAML would silently keep the last."""
+def _settle_keys(node: yaml.Node, visited: set[int], notes: Notes) -> None:
+    """Keys are texts as they are written; one that is there twice counts as it does for LiteLLM."""
     if id(node) in visited:
         return
     visited.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            yield from _duplicates(child, visited)
+            _settle_keys(child, visited, notes)
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    yield key.value, key.start_mark.line + 1
-                seen.add(key.value)
-            yield from _duplicates(value, visited)
+            if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+                key.tag = f"{_TAG}str"
+                _note_twice(key, seen, notes)
+            _settle_keys(value, visited, notes)
 
 
-def _with_text_keys(value: Any, name: str) -> Any:
+def _note_twice(key: yaml.ScalarNode, seen: set[str], notes: Notes) -> None:
+    if key.value in seen:
+        place = f"line {key.start_mark.line + 1}"
+        notes.say(
+            place, f"the key {key.value[:60]} is there twice; the last one counts", "take one of them out"
+        )
+    seen.add(key.value)
+
+
+def _plain(value: Any) -> Any:
+    """Without numbers that no setting can have: .nan and .inf."""
     if isinstance(value, list):
-        return [_with_text_keys(item, name) for item in value]
-    if not isinstance(value, dict):
-        return value
-    for key in value:
-        if not isinstance(key, str) and (isinstance(key, bool) or not isinstance(key, int)):
-            raise ConfigInvalid([f"{name}: the key {key!r} is not text: put it in quotes"])
-    return {str(key): _with_text_keys(item, name) for key, item in value.items()}
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # each setting says itself what it makes of that text
+    return value
+
+
+# What stands around the settings: a list of entries alone, a ConfigMap, a chart's values
+
+
+_SECTIONS = (
+    "model_list",
+    "litellm_settings",
+    "router_settings",
+    "general_settings",
+    "litellm_params",
+    "switchstand",
+)
+_CHART_KEY = "proxy_config"
+
+
+def _unwrapped(documents: list[Any], name: str, notes: Notes) -> dict[str, Any]:
+    found = [inner for document in documents for inner in _candidates(document, notes)]
+    ours = [document for document in found if any(word in document for word in _SECTIONS)] or found
+    if len(ours) > 1:
+        notes.say(
+            name, f"holds {len(ours)} configurations; the first one counts", "put each into a file of its own"
+        )
+    if not ours and any(document is not None for document in documents):
+        notes.say(name, "holds no settings", "begin it with a mapping such as `model_list: [...]`")
+    return ours[0] if ours else {}
+
+
+def _candidates(document: Any, notes: Notes) -> list[dict[str, Any]]:
+    if isinstance(document, list) and all(
+        isinstance(item, dict) and "model_name" in item for item in document
+    ):
+        return [{"model_list": document}] if document else []
+    if not isinstance(document, dict):
+        return []
+    if document.get("kind") == "ConfigMap" and isinstance(document.get("data"), dict):
+        return _in_config_map(document["data"], notes)
+    if document.get("kind") == "List" and isinstance(document.get("items"), list):
+        return [inner for item in document["items"] for inner in _candidates(item, notes)]
+    if isinstance(document.get(_CHART_KEY), dict) and "model_list" not in document:
+        return [document[_CHART_KEY]]
+    return [document]
+
+
+def _in_config_map(data: dict[str, Any], notes: Notes) -> list[dict[str, Any]]:
+    """A text that is no configuration is another file of the same map: a script, a prompt."""
+    found: list[dict[str, Any]] = []
+    for key, text in data.items():
+        if isinstance(text, str) and key.endswith((".yaml", ".yml")):
+            document = parse(text, f"data.{key}", notes)
+            found += [document] if any(word in document for word in _SECTIONS) else []
+    return found
 
 
 def _place(error: yaml.YAMLError) -> str:

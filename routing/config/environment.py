@@ -1,4 +1,4 @@
-"""References to the environment in a file's texts: `os.environ/NAME` and `${NAME}`.
+"""References to the environment in a file's texts: `os.environ/NAME`, `${NAME}` and `${NAME:-default}`.
 
 One more dollar sign makes a reference literal text: `$${NAME}` stands for `${NAME}`, and
 `$os.environ/NAME` for `os.environ/NAME`.
@@ -10,7 +10,9 @@ from typing import Any
 
 _WHOLE = re.compile(r"os\.environ/(?P<name>.*)", re.DOTALL)
 _LITERAL_WHOLE = re.compile(r"\$+os\.environ/.*", re.DOTALL)
-_INSIDE = re.compile(r"\$(?P<literal>\$+\{)|\$\{(?P<name>[^}]*)(?P<end>\}?)")
+_INSIDE = re.compile(
+    r"\$(?P<literal>\$+\{)|\$\{(?P<name>[^}:-]*)(?::?-(?P<default>[^}]*))?(?P<rest>[^}]*)(?P<end>\}?)"
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,18 +51,20 @@ def expand(text: str) -> str:
 def _replace(reference: re.Match[str]) -> str:
     if reference["literal"]:
         return reference["literal"]
-    if not reference["end"]:
+    if not reference["end"] or reference["rest"]:
         raise BadReference
-    return _variable(reference["name"])
+    return _variable(reference["name"], reference["default"])
 
 
-def _variable(name: str) -> str:
+def _variable(name: str, default: str | None = None) -> str:
     if not _NAME.fullmatch(name):
         raise BadReference
     value = os.environ.get(name, "")
-    if not value:
+    if value:
+        return value
+    if default is None:
         raise NotSet(name)
-    return value
+    return default
 
 
 def expand_all(value: Any, *, own_secrets: bool = False) -> Any:

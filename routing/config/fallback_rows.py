@@ -1,12 +1,16 @@
 """Lists of fallbacks, to and from the database. Their order counts, whatever the positions are."""
 
+from dataclasses import replace
 from typing import Any
 
 from routing.config.environment import escape_all
 from routing.config.fallbacks import WORDS, FallbackList
 from routing.config.plan import PlannedRow
+from routing.config.report import Notes
 from routing.config.rows import Writer
 from routing.models import ModelRoute, RouteFallback
+
+_CORRECT = "correct the name, or add an entry of this model_name"
 
 Key = tuple[str, str]  # a route's name, a kind
 
@@ -33,16 +37,34 @@ def write(lists: dict[Key, FallbackList], routes: dict[str, ModelRoute], writer:
     # A link to or from a route that is to be deleted goes with it.
     there = {key: [link for link in links if link.fallback.name in routes] for key, links in stored().items()}
     for key, wanted in lists.items():
-        if _all_known(wanted, routes, writer):
-            _write_list(wanted, there.get(key, []), routes, writer)
+        if (known := _known(wanted, routes, writer.notes)) is not None:
+            _write_list(known, there.get(key, []), routes, writer)
 
 
-def _all_known(wanted: FallbackList, routes: dict[str, ModelRoute], writer: Writer) -> bool:
-    names = (wanted.route, *wanted.names)
-    for name in names:
-        if name not in routes:
-            writer.notes.problem(wanted.path, f"unknown route {name!r}")
-    return all(name in routes for name in names)
+def _known(wanted: FallbackList, routes: dict[str, ModelRoute], notes: Notes) -> FallbackList | None:
+    """The list without the names that can't be fallbacks; None where nothing is left of it."""
+    aliases = {alias: name for name, row in routes.items() for alias in row.aliases}
+    route = wanted.route if wanted.route in routes else aliases.get(wanted.route, wanted.route)
+    if route not in routes:
+        notes.say(wanted.path, f"unknown route {route!r}; this list is left out", _CORRECT)
+        return None
+    kept: list[str] = []
+    for name in wanted.names:
+        other = name if name in routes else aliases.get(name, name)
+        if reason := _why_not(route, other, routes):
+            notes.say(wanted.path, f"{reason}; it is left out of this list", _CORRECT)
+        elif other not in kept:
+            kept.append(other)
+    found = replace(wanted, route=route, names=tuple(kept))
+    return found if kept or not wanted.names else None
+
+
+def _why_not(route: str, other: str, routes: dict[str, ModelRoute]) -> str:
+    if other not in routes:
+        return f"unknown route {other!r}"
+    if other == route:
+        return f"{other!r} can't be its own fallback"
+    return f"{other!r} is no single model, as its name ends with a *" if other.endswith("*") else ""
 
 
 def _write_list(

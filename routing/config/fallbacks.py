@@ -4,8 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from routing.config import values
 from routing.config.report import Notes
-from routing.config.section import ABSENT, Section
+from routing.config.section import Section
+from routing.config.values import ABSENT
 from routing.models.fallback import FallbackKind
 
 WORDS = {
@@ -46,12 +48,18 @@ def read(section: Section) -> list[FallbackList]:
 
 
 def _names(section: Section, word: str) -> Any:
-    names = section.texts(word)
+    names = section.get(word, _route_names)
     if names is ABSENT:
         return ABSENT
     for name in sorted({name for name in names if names.count(name) > 1}):
-        section.notes.warn(section.at(word), f"{name!r} is listed twice; the first counts")
+        section.notes.say(section.at(word), f"{name!r} is listed twice; the first counts", "list it once")
     return tuple(dict.fromkeys(names))
+
+
+def _route_names(value: Any) -> Any:
+    """LiteLLM takes a mapping, too, of which only the model counts here."""
+    items = value if isinstance(value, list) else [value]
+    return values.texts([item.get("model") if isinstance(item, dict) else item for item in items])
 
 
 def settle(
@@ -64,7 +72,7 @@ def settle(
             found = replace(found, route=EVERY_ROUTE)
         first = said.setdefault(found.key, found)
         if first.names != found.names:
-            notes.warn(found.path, f"no effect: {first.path} says it already")
+            notes.say(found.path, f"no effect: {first.path} says it already", "keep one of the two")
     for kind in FallbackKind:
         if default := said.pop((EVERY_ROUTE, kind), None):
             _spread(default, routes, said)

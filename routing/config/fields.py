@@ -7,8 +7,10 @@ from typing import Any
 
 from django.db import models
 
+from routing.config import values
 from routing.config.plan import PlannedRow
-from routing.config.section import ABSENT, Section
+from routing.config.section import Section
+from routing.config.values import ABSENT
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -22,28 +24,27 @@ def config_fields(model: type[models.Model], identity: str = "") -> Iterator[mod
 
 def read_fields(section: Section, row: PlannedRow, model: type[models.Model], identity: str = "") -> None:
     for field in config_fields(model, identity):
-        row.say(field.name, _read(section, field), section.at(field.name))
+        if not section.is_null(field.name):
+            row.take(field.name, section, field.name, _conversion(field))
+        elif field.null:
+            row.say(field.name, None, section.at(field.name))
+        else:
+            row.bad[field.name] = values.Bad("needs a value", "write one, or take the key out")
+            row.paths[field.name] = section.at(field.name)
 
 
-def _read(section: Section, field: models.Field) -> Any:
-    name = field.name
-    if section.is_null(name):
-        return None if field.null else section.problem(name, "needs a value")
+def _conversion(field: models.Field) -> values.Convert:
     match field:
         case models.BooleanField():
-            return section.flag(name)
-        case models.IntegerField():
-            return section.whole(name)
-        case models.FloatField():
-            return section.number(name)
-        case models.DecimalField():
-            return section.decimal(name)
+            return values.flag
+        case models.IntegerField() | models.FloatField() | models.DecimalField():
+            return values.decimal
         case models.DateTimeField():
-            return section.moment(name)
+            return values.moment
         case models.JSONField():
-            return section.tree(name)
+            return values.anything
         case _:
-            return section.text(name)
+            return values.text
 
 
 def dump_fields(row: models.Model, identity: str = "") -> dict[str, Any]:
@@ -71,4 +72,3 @@ def complete(row: PlannedRow, model: type[models.Model], identity: str = "") -> 
             row.say(field.name, field.get_default(), row.path)
     row.initial.clear()
     row.additions.clear()
-    row.floors.clear()

@@ -7,7 +7,8 @@ from django.conf import settings
 
 from routing import credentials, gateway_keys
 from routing.config.plan import Credential, GatewaySecret
-from routing.config.section import ABSENT, Section
+from routing.config.section import Section
+from routing.config.values import ABSENT, Bad
 
 ENCRYPTED = "encrypted:"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -15,8 +16,12 @@ _ONE_WORD = re.compile(r"[!-~]+")
 
 
 TOO_SHORT = (
-    f"has fewer than {gateway_keys.SHORTEST} characters: it is loaded, and whoever tries long enough "
-    "guesses it; give the apps a new key (manage.py create_key) and take this one out"
+    f"has fewer than {gateway_keys.SHORTEST} characters: it is loaded, "
+    "and whoever tries long enough guesses it"
+)
+_CREATE = "give the apps a new key (manage.py create_key) and take this one out"
+_ONE_LINE = Bad(
+    "allowed are printable ASCII characters without blanks", "write the credential as it was given"
 )
 
 
@@ -35,7 +40,7 @@ def read_credential(section: Section, name: str = "api_key") -> Any:
     value = section.text(name)
     if value is ABSENT or value == "" or _ONE_WORD.fullmatch(value):
         return value if value is ABSENT else Credential(value)
-    return section.problem(name, "allowed are printable ASCII characters without blanks")
+    return section.leave_out(name, _ONE_LINE)
 
 
 def read_secret_headers(section: Section) -> Any:
@@ -45,9 +50,8 @@ def read_secret_headers(section: Section) -> Any:
         return ABSENT
     if isinstance(raw, str) and raw.startswith(ENCRYPTED):
         return _decrypted(section, "encrypted_headers", raw.removeprefix(ENCRYPTED))
-    return section.problem(
-        "encrypted_headers", "allowed is what dump_config wrote; in plain text they belong into extra_headers"
-    )
+    bad = Bad("allowed is what dump_config wrote", "write them in plain text below extra_headers")
+    return section.leave_out("encrypted_headers", bad)
 
 
 def _decrypted(section: Section, name: str, token: str) -> Any:
@@ -57,8 +61,12 @@ def _decrypted(section: Section, name: str, token: str) -> Any:
         plaintext = ""
     if plaintext:
         return Credential(plaintext, token)
-    return section.problem(
-        name, "can't be decrypted: it was encrypted under a key that is not in ENCRYPTION_KEYS, or is damaged"
+    return section.leave_out(
+        name,
+        Bad(
+            "can't be decrypted: it was encrypted under a key that is not in ENCRYPTION_KEYS, or is damaged",
+            "add that key to ENCRYPTION_KEYS, or write the credential in plain text",
+        ),
     )
 
 
@@ -68,19 +76,21 @@ def read_secret(section: Section, name: str, key_name: str) -> list[GatewaySecre
     if value is ABSENT:
         return []
     if not _ONE_WORD.fullmatch(value):
-        section.problem(name, "allowed are printable ASCII characters without blanks")
+        section.leave_out(name, _ONE_LINE)
         return []
     if len(value) < gateway_keys.SHORTEST:
-        section.notes.warn(section.at(name), TOO_SHORT)
+        section.notes.say(section.at(name), TOO_SHORT, _CREATE)
     if value == settings.MASTER_KEY:
-        section.notes.warn(section.at(name), "is the MASTER_KEY of the environment, which holds already")
+        section.notes.say(
+            section.at(name), "is the MASTER_KEY of the environment, which holds already", "take it out here"
+        )
         return []
     key_hash = gateway_keys.digest(value).hex()
     return [GatewaySecret(key_name, key_hash, gateway_keys.shown_prefix(value), section.at(name))]
 
 
-def read_hash(section: Section, name: str) -> Any:
-    value = section.needed_text(name)
-    if value is ABSENT or _HASH.fullmatch(value):
+def hash_of(value: Any) -> Any:
+    """For Section.read: a key is nothing without its hash."""
+    if isinstance(value, str) and _HASH.fullmatch(value):
         return value
-    return section.problem(name, "allowed is a SHA-256 hash: 64 digits 0-9 and a-f")
+    return Bad("allowed is a SHA-256 hash: 64 digits 0-9 and a-f", "write the hash of the key")

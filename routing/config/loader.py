@@ -27,8 +27,12 @@ __all__ = ["ConfigInvalid", "LoadReport", "load_file"]
 TRIES = 5  # at a configuration that others edit meanwhile
 
 
-def load_file(path: str | Path, *, dry_run: bool = False, prune: bool = False) -> LoadReport:
-    """Load the file. Raises ConfigInvalid, with all problems, and then has written nothing.
+def load_file(
+    path: str | Path, *, dry_run: bool = False, prune: bool = False, strict: bool = False
+) -> LoadReport:
+    """Load what can be taken of the file; the rest is reported. Raises ConfigInvalid where it can't be read.
+
+    `strict`: nothing is written where there is any report.
 
     What is to be written is found out before the transaction begins that writes it: while one is open,
     nobody else writes to SQLite. Where the configuration was edited meanwhile, all of it is found out anew.
@@ -37,13 +41,14 @@ def load_file(path: str | Path, *, dry_run: bool = False, prune: bool = False) -
         version = current_version()
         try:
             notes, writer = _prepare(path, prune=prune)
-            if writer.writes and not dry_run:
+            refused = strict and bool(notes.reports)
+            if writer.writes and not dry_run and not refused:
                 _write(writer, version)
         except (ConfigInvalid, Edited, Error):
             if current_version() == version:
                 raise
         else:
-            return LoadReport(tuple(writer.changes), writer.unchanged, tuple(notes.warnings), dry_run)
+            return LoadReport(tuple(writer.changes), writer.unchanged, notes.folded(), dry_run, refused)
     raise ConfigInvalid([f"the configuration was edited during each of {TRIES} tries: load the file again"])
 
 
@@ -53,12 +58,10 @@ class Edited(Exception):
 
 def _prepare(path: str | Path, *, prune: bool) -> tuple[Notes, Writer]:
     notes = Notes()
-    plan = reader.read(document.load(path), notes)
+    plan = reader.read(document.load(path, notes), notes)
     if prune and not plan.lists_models:
-        notes.problem("model_list", "is needed with --prune, which deletes what it doesn't list")
-    writer = _Load(plan, notes).run(prune=prune and plan.lists_models)
-    notes.raise_problems()
-    return notes, writer
+        notes.say("model_list", "has no entry, so that nothing is pruned", "list the models that are to stay")
+    return notes, _Load(plan, notes).run(prune=prune and plan.lists_models)
 
 
 @transaction.atomic
@@ -84,16 +87,19 @@ class _Load:
         self.keys_by_hash = {row.key_hash: row for row in keys}
 
     def run(self, *, prune: bool) -> Writer:
+        kept: set[str] = set()
         if prune:
-            prune_routes(self.plan, self.routes, self.writer)
+            kept = prune_routes(self.plan, self.routes, self.writer)
             self.plan.fallbacks |= fallbacks.missing(self.plan.fallbacks, self.plan.routes)
         self._gateway()
         for slug, planned in self.plan.teams.items():
             row = self.teams.setdefault(slug, Team(slug=slug))
-            self.writer.write(row, planned, f"team {slug}")
+            if not self.writer.write(row, planned, f"team {slug}"):
+                del self.teams[slug]
         for slug, planned in self.plan.providers.items():
             provider = self.providers.setdefault(slug, Provider(slug=slug))
-            self.writer.write(provider, planned, f"provider {slug}")
+            if not self.writer.write(provider, planned, f"provider {slug}"):
+                del self.providers[slug]
         self._write_routes()
         fallback_rows.write(self.plan.fallbacks, self.routes, self.writer)
         self._write_targets()
@@ -102,7 +108,7 @@ class _Load:
         for secret in self.plan.secrets:
             self._write_secret(secret)
         if prune:
-            prune_providers(self.plan, self.providers, self.writer)
+            prune_providers(self.plan, self.providers, kept, self.writer)
         return self.writer
 
     def _gateway(self) -> None:
@@ -110,6 +116,7 @@ class _Load:
             self.writer.write(GatewaySettings.load(), self.plan.gateway, "gateway settings")
 
     def _write_routes(self) -> None:
+        self._free_names()
         names = self._names()
         links = {
             name: (planned.at("over_limit_route"), planned.values.pop("over_limit_route"))
@@ -119,10 +126,25 @@ class _Load:
         for name, planned in self.plan.routes.items():
             row = self.routes.setdefault(name, ModelRoute(name=name))
             names.pop(name, None)
-            self.writer.write(row, planned, f"route {name}", names=names)
-            names[name] = row.aliases
+            if self.writer.write(row, planned, f"route {name}", names=names):
+                names[name] = row.aliases
+            else:
+                del self.routes[name]
         for name, (path, wanted) in links.items():
-            self._link_over_limit_route(self.routes[name], path, wanted)
+            if name in self.routes:
+                self._link_over_limit_route(self.routes[name], path, wanted)
+
+    def _free_names(self) -> None:
+        """A name of the file's routes that is another route's alias is taken from that one."""
+        for name, row in self.routes.items():
+            if gone := {*row.aliases} & {*self.plan.routes} - {name}:
+                planned = self.plan.routes.setdefault(name, PlannedRow(f"route {name}"))
+                planned.removals["aliases"] = gone
+                self.notes.say(
+                    self.plan.routes[min(gone)].at("name"),
+                    f"was an alias of the route {name}, and is a route of its own now",
+                    "nothing, if that is meant",
+                )
 
     def _names(self) -> dict[str, list[str]]:
         """Of the routes that are there, without the aliases that the file takes away: they may move."""
@@ -131,13 +153,15 @@ class _Load:
             wanted = planned.values.get("aliases")
             if name in found and isinstance(wanted, list):
                 found[name] = [alias for alias in found[name] if alias in wanted]
+            if name in found and (gone := planned.removals.get("aliases")):
+                found[name] = [alias for alias in found[name] if alias not in gone]
         return found
 
     def _link_over_limit_route(self, row: ModelRoute, path: str, wanted: str) -> None:
         """After all routes are written: the other one may stand below."""
         other = self.routes.get(wanted)
         if wanted and other is None:
-            self.notes.problem(path, f"unknown route {wanted!r}")
+            self.notes.say(path, f"unknown route {wanted!r}; this setting is left out", "correct the name")
         elif row.over_limit_route != other:
             link = PlannedRow(path, values={"over_limit_route": other})
             self.writer.write(row, link, f"route {row.name}", names={})
@@ -148,6 +172,8 @@ class _Load:
             for row in RouteTarget.objects.select_related("route", "provider")
         }
         for identity, planned in self.plan.targets.items():
+            if identity.route not in self.routes or identity.provider not in self.providers:
+                continue  # what is wrong with those has been reported
             row = there.get(identity) or RouteTarget(
                 route=self.routes[identity.route],
                 provider=self.providers[identity.provider],
@@ -160,12 +186,14 @@ class _Load:
         namesake = self.keys_by_name.get(name)
         row = self.keys_by_hash.get(planned.values.get("key_hash", "")) or namesake or ApiKey()
         if namesake is not None and namesake is not row:
-            self.notes.problem(planned.at("name"), f"another key is named {name!r}: rename one of them")
+            self.notes.say(
+                planned.at("name"),
+                f"another key is named {name!r}; this one is left out",
+                "rename one of them",
+            )
+            return
         planned.say("name", name, planned.path)
         routes = self._allowed_routes(planned)
-        if routes is not None:
-            # As in the admin: no route chosen is every route, unless the file says otherwise.
-            planned.values["restricted"] = bool(routes) or planned.values.get("restricted", False)
         self._set_team(planned)
         self._write_known(row, planned, name, routes)
 
@@ -183,7 +211,12 @@ class _Load:
             planned.values["team"] = team = self.teams.get(slug)
             if slug and team is None:
                 known = ", ".join(sorted(self.teams)) or "none"
-                self.notes.problem(planned.at("team"), f"unknown team {slug!r}; known are: {known}")
+                planned.values["enabled"] = False  # its limits would not hold
+                self.notes.say(
+                    planned.at("team"),
+                    f"unknown team {slug!r}; the key is loaded disabled",
+                    f"correct the name; known are: {known}",
+                )
 
     def _allowed_routes(self, planned: PlannedRow) -> list[ModelRoute] | None:
         names = planned.values.pop("allowed_routes", None)
@@ -191,7 +224,13 @@ class _Load:
             return None
         for name in names:
             if name not in self.routes:
-                self.notes.problem(planned.at("allowed_routes"), f"unknown route {name!r}")
+                self.notes.say(
+                    planned.at("allowed_routes"),
+                    f"unknown route {name!r}; it is left out of what the key may use",
+                    "correct the name",
+                )
+        # As in the admin: no route chosen is every route, unless the file says otherwise.
+        planned.values["restricted"] = bool(names) or planned.values.get("restricted", False)
         return [self.routes[name] for name in names if name in self.routes]
 
     def _write_secret(self, secret: GatewaySecret) -> None:

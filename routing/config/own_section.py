@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.config import fields
-from routing.config.keys import read_credential, read_hash, read_secret_headers
+from routing.config import fields, values
+from routing.config.keys import hash_of, read_credential, read_secret_headers
 from routing.config.plan import PlannedRow
-from routing.config.section import ABSENT, Section
+from routing.config.section import Section
+from routing.config.values import ABSENT, Bad
 from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, Team
 
 
@@ -37,7 +38,7 @@ def read(section: Section) -> OwnSection:
         if (disabled := found.texts("disabled_targets")) is not ABSENT:
             own.disabled_targets[name] = disabled
         own.routes[name] = _route(found)
-    own.keys = {name: _key(found) for name, found in _each(section, "keys")}
+    own.keys = {name: row for name, found in _each(section, "keys") if (row := _key(found)) is not None}
     section.finish()
     return own
 
@@ -55,9 +56,9 @@ def _row(section: Section, model: Any, identity: str = "") -> PlannedRow:
 
 
 def _route(section: Section) -> PlannedRow:
-    other = section.text("over_limit_route")
+    section.raw("over_limit_route")
     row = _row(section, ModelRoute, "name")
-    row.say("over_limit_route", other, section.at("over_limit_route"))
+    row.take("over_limit_route", section, "over_limit_route", values.text)
     return row
 
 
@@ -69,14 +70,23 @@ def _provider(section: Section) -> PlannedRow:
     return row
 
 
-def _key(section: Section) -> PlannedRow:
-    key_hash, prefix = read_hash(section, "sha256"), section.needed_text("prefix")
-    team, routes = section.text("team"), section.texts("allowed_routes")
-    restricted = section.flag("restricted")
+def _key(section: Section) -> PlannedRow | None:
+    """None where the key can't be told from others; one whose limits can't be taken is closed later."""
+    given = {name: section.read(name, convert) for name, convert in _WHAT_A_KEY_IS.items()}
+    for name, value in given.items():
+        if value is ABSENT or isinstance(value, Bad):
+            bad = value if isinstance(value, Bad) else Bad("is missing", "write it")
+            section.notes.say(section.at(name), f"{bad.reason}; this key is left out", bad.remedy)
+            return None
+    for name in ("team", "allowed_routes", "restricted"):
+        section.raw(name)
     row = _row(section, ApiKey, "name")
-    row.say("key_hash", key_hash, section.at("sha256"))
-    row.say("prefix", prefix, section.at("prefix"))
-    row.say("team", team, section.at("team"))
-    row.say("allowed_routes", routes, section.at("allowed_routes"))
-    row.say("restricted", restricted, section.at("restricted"))
+    row.say("key_hash", given["sha256"], section.at("sha256"))
+    row.say("prefix", given["prefix"], section.at("prefix"))
+    row.take("team", section, "team", values.text)
+    row.take("allowed_routes", section, "allowed_routes", values.texts)
+    row.take("restricted", section, "restricted", values.flag)
     return row
+
+
+_WHAT_A_KEY_IS = {"sha256": hash_of, "prefix": values.text}

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from routing.config.fallbacks import FallbackList
-from routing.config.section import ABSENT
+from routing.config.guards import Guard
+from routing.config.section import Section
+from routing.config.values import ABSENT, Bad, Convert
 
 
 @dataclass(slots=True)
@@ -20,8 +22,19 @@ class PlannedRow:
     additions: dict[str, Any] = field(
         default_factory=dict, repr=False
     )  # into a mapping or list that is there
-    floors: dict[str, float] = field(default_factory=dict)  # raised where it is lower
+    removals: dict[str, set[str]] = field(default_factory=dict)  # from a list that is there
     paths: dict[str, str] = field(default_factory=dict)
+    bad: dict[str, Bad] = field(default_factory=dict)  # what can't be taken, until it is settled
+    closed: bool = False  # disabled, because a limit or the like could not be taken
+
+    def take(self, name: str, section: Section, word: str, convert: Convert) -> None:
+        """What stands below the word; where it is wrong, `settle` decides what becomes of the row."""
+        value = section.read(word, convert)
+        if isinstance(value, Bad):
+            self.bad[name] = value
+            self.paths[name] = section.at(word)
+        else:
+            self.say(name, value, section.at(word))
 
     def say(self, name: str, value: Any, path: str) -> None:
         if value is not ABSENT:
@@ -35,15 +48,25 @@ class PlannedRow:
     def fill(self, other: "PlannedRow") -> None:
         """Take what the other says and this doesn't."""
         for name, value in other.values.items():
-            if name not in self.values:
+            if name not in self.values and name not in self.bad:
                 self.say(name, value, other.paths[name])
+        for name, bad in other.bad.items():
+            if name not in self.values and name not in self.bad:
+                self.bad[name] = bad
+                self.paths[name] = other.paths[name]
+        self.closed = self.closed or other.closed
 
     def overrule(self, other: "PlannedRow") -> None:
         """Take all that the other says."""
         for name, value in other.values.items():
             self.say(name, value, other.paths[name])
-            for softer in (self.initial, self.additions, self.floors):
+            self.bad.pop(name, None)
+            for softer in (self.initial, self.additions):
                 softer.pop(name, None)
+        for name, bad in other.bad.items():
+            self.bad[name] = bad
+            self.paths[name] = other.paths[name]
+        self.closed = self.closed or other.closed
 
     def at(self, name: str) -> str:
         return self.paths.get(name, self.path)
@@ -78,6 +101,17 @@ class GatewaySecret:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Untaken:
+    """An entry that is in the file's text and could not be taken; "" for what it doesn't say."""
+
+    route: str
+    model: str
+
+    def covers(self, route: str, upstream_model: str) -> bool:
+        return self.route in ("", route) and (not self.model or self.model.endswith(upstream_model))
+
+
 @dataclass(slots=True)
 class Plan:
     gateway: PlannedRow | None = None
@@ -88,4 +122,13 @@ class Plan:
     fallbacks: dict[tuple[str, str], FallbackList] = field(default_factory=dict)  # by route and kind
     keys: dict[str, PlannedRow] = field(default_factory=dict)
     secrets: list[GatewaySecret] = field(default_factory=list)
-    lists_models: bool = False  # whether the file has a model_list at all
+    lists_models: bool = False  # whether the file has a model_list with anything in it
+    not_taken: list[Untaken] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+
+    def may_mean(self, target: TargetId) -> bool:
+        """Whether an entry that could not be taken may be this target's."""
+        return any(entry.covers(target.route, target.upstream_model) for entry in self.not_taken)
+
+    def may_mean_route(self, name: str) -> bool:
+        return any(entry.route in ("", name) for entry in self.not_taken)

@@ -3,50 +3,73 @@
 import json
 from typing import Any
 
-from routing.config import accounts
-from routing.config.accounts import Account, Slugs
+from routing.config import accounts, known_providers
+from routing.config.accounts import Account
 from routing.config.model_list import Entry
 from routing.config.own_section import OwnSection
-from routing.config.plan import PlannedRow
+from routing.config.plan import Credential, PlannedRow
 from routing.config.report import Notes
-from routing.config.section import ABSENT
 from routing.config.settings_sections import Settings
+from routing.config.shares import share_out
+from routing.config.slugs import Slugs, Stored
+from routing.config.values import ABSENT
 
 
 class ProviderRows:
-    def __init__(self, entries: list[Entry], own: OwnSection, notes: Notes) -> None:
+    def __init__(self, entries: list[Entry], own: OwnSection, stored: Stored, notes: Notes) -> None:
         self.rows: dict[str, PlannedRow] = {}
         self.notes = notes
         self._own = own
         self._whole = own.whole_providers()
-        prefixes = {accounts.wanted_slug(entry.prefix, entry.base_url or "") for entry in entries}
-        self._slugs = Slugs({*prefixes, *self._whole})
+        for entry in entries:
+            if entry.prefix not in self._whole:
+                _take_key_of_environment(entry)
+        prefixes = {accounts.wanted_slug(entry.prefix, entry.base_url) for entry in entries}
+        self._slugs = Slugs({*prefixes, *self._whole}, stored)
         self._wanted: dict[str, str] = {}  # slug -> the prefix that it came from
         self._first_keys = _keys_by_place(entries)
+        self._slugs.know(self._accounts(entries))
         for slug, base_url in self._whole.items():
             self._start(slug, slug, base_url, own.providers[slug].path)
 
     def add(self, entry: Entry) -> str | None:
-        """The slug of the entry's provider; None where the entry doesn't say where it is."""
+        """The slug of the entry's provider; None where it can't be told, which is reported."""
         base_url = _base_url(entry)
-        if base_url is ABSENT:
-            return None
         # As it stands, where it is a slug already: a wanted slug has lost dots and dashes at its end.
         name = entry.prefix if entry.prefix in self._whole else accounts.wanted_slug(entry.prefix, base_url)
         if name in self._whole:
             slug, base_url = name, self._whole[name]
-            self._refuse_second_account(entry, name)
+            if self._is_second_account(entry, name):
+                return None
         elif base_url:
             slug = self._slug_of(entry, base_url)
         else:
-            known = ", ".join(accounts.BASE_URLS)
-            self.notes.problem(
-                entry.paths["base_url"],
-                f"is missing: only entries whose model starts with one of {known} can do without",
-            )
+            self._refuse_unknown(entry)
             return None
         self._add_settings(self.rows[slug], entry, base_url)
         return slug
+
+    def _refuse_unknown(self, entry: Entry) -> None:
+        if entry.prefix in accounts.OTHER_APIS:
+            reason = f"{entry.prefix} has no OpenAI-compatible API whose address is known"
+        else:
+            reason = "is missing, and the model's prefix is none whose address is known"
+        self.notes.say(
+            entry.paths["base_url"],
+            f"{reason}; this entry is left out",
+            "write the address of an OpenAI-compatible API below api_base",
+        )
+
+    def _accounts(self, entries: list[Entry]) -> dict[Account, list[tuple[str, str]]]:
+        found: dict[Account, list[tuple[str, str]]] = {}
+        for entry in entries:
+            base_url = _base_url(entry)
+            if base_url and not {entry.prefix, accounts.wanted_slug(entry.prefix, base_url)} & set(
+                self._whole
+            ):
+                target = (entry.route, entry.upstream_model)
+                found.setdefault(self._account(entry, base_url), []).append(target)
+        return found
 
     def is_zai(self, slug: str) -> bool:
         return self.rows[slug].initial["dialect"] == "zai"
@@ -65,16 +88,24 @@ class ProviderRows:
                 row.add_to_mapping("extra_headers", others, settings.headers_path)
         for slug, config in settings.by_provider.items():
             if slug not in {*self.rows, *self._wanted.values()}:
-                self.notes.warn(config.path, "no effect: the file has no provider of this name")
+                self.notes.say(
+                    config.path, "no effect: the file has no provider of this name", "correct the name"
+                )
+        share_out(settings.shares, self.rows, self._wanted, self.notes)
 
-    def _refuse_second_account(self, entry: Entry, slug: str) -> None:
+    def _is_second_account(self, entry: Entry, slug: str) -> bool:
         where = f"switchstand.providers.{slug}"
-        if entry.base_url not in ("", self._whole[slug].rstrip("/")):
-            self.notes.problem(
-                entry.paths["base_url"], f"{where}.base_url says otherwise: use another prefix"
-            )
         if entry.api_key is not ABSENT:
-            self.notes.problem(entry.paths["api_key"], f"belongs into {where}.api_key")
+            self.notes.say(
+                entry.paths["api_key"],
+                "one provider has one credential, and this one is left out",
+                f"write it below {where}.api_key",
+            )
+        other = entry.base_url not in ("", self._whole[slug].rstrip("/"))
+        if other:
+            reason = f"{where}.base_url says otherwise; this entry is left out"
+            self.notes.say(entry.paths["base_url"], reason, "use another prefix")
+        return other
 
     def _slug_of(self, entry: Entry, base_url: str) -> str:
         account = self._account(entry, base_url)
@@ -82,9 +113,18 @@ class ProviderRows:
         if slug not in self.rows:
             self._start(slug, account.name, base_url, entry.provider.path)
             if entry.prefix in accounts.OTHER_APIS:
-                self.notes.warn(entry.paths["model"], "is called as an OpenAI-compatible API at its api_base")
-            if entry.prefix in accounts.BASE_URLS and not account.key:
-                self.notes.warn(entry.paths["api_key"], "is missing: the provider has no credential here")
+                self.notes.say(
+                    entry.paths["model"],
+                    f"{entry.prefix} is called as an OpenAI-compatible API at {base_url}",
+                    "see that this address speaks it; parameters of its own API are not translated",
+                )
+            variable = known_providers.variable_of(entry.prefix)
+            if variable and not account.key and not entry.base_url:
+                self.notes.say(
+                    entry.paths["api_key"],
+                    "is missing: the provider has no credential here",
+                    f"set {variable}, or write api_key: os.environ/NAME, or enter it in the admin",
+                )
         row = self.rows[slug]
         if entry.base_url:
             self._say_once(row, "base_url", base_url, entry.paths["base_url"])
@@ -110,16 +150,20 @@ class ProviderRows:
     def _add_settings(self, row: PlannedRow, entry: Entry, base_url: str) -> None:
         if entry.headers:
             row.add_to_mapping("extra_headers", entry.headers, f"{entry.provider.path}.extra_headers")
+        for name, bad in entry.provider.bad.items():
+            row.bad.setdefault(name, bad)
+            row.paths.setdefault(name, entry.provider.paths[name])
         for name, value in entry.provider.values.items():
             path = entry.provider.paths[name]
             if name != "api_version":
                 self._say_once(row, name, value, path)
             elif row.initial["dialect"] != "zai":
-                self.notes.warn(path, "no effect: only Z.ai is sent an API version")
+                self.notes.say(path, "no effect: only Z.ai is sent an API version", "take it out")
             elif accounts.is_version_of(base_url, value):
-                self.notes.warn(
+                self.notes.say(
                     path,
                     "no effect: the address ends with it already; X-API-Version stays the provider's own",
+                    "take it out",
                 )
             else:
                 self._say_once(row, name, value, path)
@@ -128,11 +172,16 @@ class ProviderRows:
         if name not in row.values:
             row.say(name, value, path)
         elif row.values[name] != value:
-            self.notes.warn(path, f"no effect: {row.paths[name]} says otherwise, and one provider has one")
+            self.notes.say(
+                path,
+                f"no effect: {row.paths[name]} says otherwise, and one provider has one",
+                "write the same for both, or give one of them another prefix",
+            )
 
 
-def _base_url(entry: Entry) -> Any:
-    return entry.base_url or accounts.BASE_URLS.get(entry.prefix, "")
+def _base_url(entry: Entry) -> str:
+    known = known_providers.KNOWN.get(entry.prefix)
+    return entry.base_url or (known.base_url if known else "")
 
 
 def _place(entry: Entry, base_url: str) -> tuple[str, str, str]:
@@ -143,10 +192,18 @@ def _place(entry: Entry, base_url: str) -> tuple[str, str, str]:
 def _keys_by_place(entries: list[Entry]) -> dict[tuple[str, str, str], str]:
     keys: dict[tuple[str, str, str], str] = {}
     for entry in entries:
-        if _base_url(entry) not in ("", ABSENT) and _key_id(entry):
+        if _base_url(entry) and _key_id(entry):
             keys.setdefault(_place(entry, _base_url(entry)), _key_id(entry))
     return keys
 
 
 def _key_id(entry: Entry) -> str:
     return entry.key_reference if entry.api_key is ABSENT else entry.api_key.plaintext
+
+
+def _take_key_of_environment(entry: Entry) -> None:
+    """As LiteLLM does for a known vendor, never for an address that the file gives itself."""
+    if entry.api_key is ABSENT and not entry.key_reference and not entry.base_url:
+        key, _ = known_providers.key_of(entry.prefix)
+        if key.isascii() and key.isprintable() and " " not in key and key:
+            entry.api_key = Credential(key)

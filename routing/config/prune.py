@@ -5,18 +5,23 @@ from routing.config.rows import Writer
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
 
 
-def prune_routes(plan: Plan, routes: dict[str, ModelRoute], writer: Writer) -> None:
+def prune_routes(plan: Plan, routes: dict[str, ModelRoute], writer: Writer) -> set[str]:
+    """The providers of targets that stay, because an entry that could not be taken may mean them."""
+    kept = set()
     for target in RouteTarget.objects.select_related("route", "provider"):
         identity = TargetId(target.route.name, target.provider.slug, target.upstream_model)
-        if identity not in plan.targets:
+        if identity not in plan.targets and not plan.may_mean(identity):
             writer.delete(target, f"target {identity.route} → {identity.model}")
-    unlisted = sorted(set(routes) - set(plan.routes))
+        elif identity not in plan.targets:
+            kept.add(identity.provider)
+    unlisted = sorted(name for name in set(routes) - set(plan.routes) if not plan.may_mean_route(name))
     last_of_a_key = _only_routes_of_keys(plan, set(unlisted))
     for name in unlisted:
         if name in last_of_a_key:
             _disable(routes[name], last_of_a_key[name], writer)
         else:
             writer.delete(routes.pop(name), f"route {name}")
+    return kept
 
 
 def _only_routes_of_keys(plan: Plan, unlisted: set[str]) -> dict[str, str]:
@@ -32,15 +37,20 @@ def _only_routes_of_keys(plan: Plan, unlisted: set[str]) -> dict[str, str]:
 
 
 def _disable(route: ModelRoute, key: str, writer: Writer) -> None:
-    writer.notes.warn(f"route {route.name}", f"disabled, not deleted: the API key {key} may use nothing else")
+    writer.notes.say(
+        f"route {route.name}",
+        f"disabled, not deleted: the API key {key} may use nothing else",
+        "give the key another route or delete it, then load again",
+    )
     if route.enabled:
         writer.disable(route, f"route {route.name}")
     else:
         writer.unchanged += 1
 
 
-def prune_providers(plan: Plan, providers: dict[str, Provider], writer: Writer) -> None:
-    used = {target.provider for target in plan.targets}  # all others are deleted
+def prune_providers(plan: Plan, providers: dict[str, Provider], kept: set[str], writer: Writer) -> None:
+    """`kept` are providers of targets that stay although the file doesn't list them."""
+    used = {target.provider for target in plan.targets} | kept
     for slug in sorted(set(providers) - set(plan.providers)):
         if slug not in used:
             writer.delete(providers[slug], f"provider {slug}")

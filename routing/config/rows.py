@@ -1,5 +1,6 @@
 """Writes one planned row: only where it really differs, and only where the model's own checks pass."""
 
+import copy
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
@@ -38,25 +39,31 @@ class Writer:
         *,
         routes: Collection[ModelRoute] | None = None,
         names: Mapping[str, list[str]] | None = None,
-    ) -> None:
-        """`routes` are those that an API key may use; None leaves them alone.
+    ) -> bool:
+        """Whether the row is there when all is written.
+
+        `routes` are those that an API key may use; None leaves them alone.
 
         `names` are those of the other routes, with their aliases: where the row is a route.
         """
         new = row._state.adding and not any(row is other for other in self._new)
         before = {} if new else _contents(row)
+        values = _values(row)
         _fill(row, planned, self.notes, new=new)
+        if not self._repair(row, planned, names, values):
+            return not new
         changed = [name for name, value in _contents(row).items() if new or before[name] != value]
         restricts = routes is not None and self._allowed(row) != {route.name for route in routes}
         if not changed and not restricts:
             self.unchanged += 1
-        elif self._is_valid(row, planned, names):
+        else:
             self._plan(row, changed, new=new)
             if restricts and isinstance(row, ApiKey):
                 self._writes.append(partial(_restrict, row, list(routes or ()), row.restricted))
                 changed.append("allowed_routes")
             shown = () if new else tuple(_as_planned(name) for name in changed)
             self.changes.append(Change("created" if new else "changed", what, shown))
+        return True
 
     def _plan(self, row: models.Model, changed: list[str], *, new: bool) -> None:
         if new:
@@ -70,13 +77,32 @@ class Writer:
             return set()
         return {route.name for route in row.allowed_routes.all()} - self._gone
 
-    def _is_valid(
-        self, row: models.Model, planned: PlannedRow, names: Mapping[str, list[str]] | None
+    def _repair(
+        self,
+        row: models.Model,
+        planned: PlannedRow,
+        names: Mapping[str, list[str]] | None,
+        values: dict[str, Any],
     ) -> bool:
+        """Whether the row can be stored; fields that can't are as they were, and reported."""
         problems = list(_problems(row, names))
         for name, message in problems:
-            self.notes.problem(planned.at(_as_planned(name)), message)
-        return not problems
+            setting = "this setting is left out" if name in values else "this is left out"
+            place = planned.at(_as_planned(name))
+            self.notes.say(place, f"{message.rstrip('.')}; {setting}", "write what is allowed")
+            for field in {name} & values.keys():
+                setattr(row, field, values[field])
+        if not problems:
+            return True
+        left = list(_problems(row, names))
+        for name, value in values.items() if left else ():
+            setattr(row, name, value)
+        for name, message in left:
+            if (name, message) not in problems:
+                self.notes.say(
+                    planned.path, f"{message.rstrip('.')}; this is left out", "write what is allowed"
+                )
+        return not left
 
     def delete(self, row: models.Model, what: str) -> None:
         if isinstance(row, ModelRoute):
@@ -139,8 +165,8 @@ def _fill(row: models.Model, planned: PlannedRow, notes: Notes, *, new: bool) ->
     for name, value in planned.values.items():
         if name not in ("api_key", "extra_headers", "encrypted_headers"):
             setattr(row, name, value)
-    for name, lowest in planned.floors.items():
-        setattr(row, name, max(getattr(row, name), lowest))
+    for name, gone in planned.removals.items():
+        setattr(row, name, [item for item in getattr(row, name) if item not in gone])
     if isinstance(row, Provider):
         moved = not new and _moved(place, row.base_url)
         _fill_credential(row, planned, notes, moved=moved)
@@ -155,7 +181,11 @@ def _fill_credential(row: Provider, planned: PlannedRow, notes: Notes, *, moved:
     elif moved and row.encrypted_api_key:
         # A new address must not be sent the old one's credential.
         row.encrypted_api_key = ""
-        notes.warn(planned.path, "the provider moved to another host, so its stored API key was removed")
+        notes.say(
+            planned.path,
+            "the provider moved to another host, so its stored API key was removed",
+            "write api_key, or enter it in the admin",
+        )
 
 
 def _is_same(row: Provider, plaintext: str) -> bool:
@@ -170,8 +200,10 @@ def _fill_headers(row: Provider, planned: PlannedRow, notes: Notes, *, moved: bo
     if moved and row.encrypted_headers:
         row.encrypted_headers = ""
         if "extra_headers" not in planned.values:
-            notes.warn(
-                planned.path, "the provider moved to another host, so its stored secret headers were removed"
+            notes.say(
+                planned.path,
+                "the provider moved to another host, so its stored secret headers were removed",
+                "write extra_headers, or enter them in the admin",
             )
     wanted: Credential | None = planned.values.get("encrypted_headers")
     if "extra_headers" in planned.values or wanted is not None:
@@ -213,6 +245,17 @@ def _merged(there: Any, more: Any) -> Any:
     if isinstance(more, list):
         return [*there, *(item for item in more if item not in there)]
     return dict(there) | more
+
+
+def _values(row: models.Model) -> dict[str, Any]:
+    """To go back to. Relations by the row that they name: it may not be stored yet."""
+    fields = [field for field in row._meta.concrete_fields if field.editable and not field.primary_key]
+    unsaved = _unsaved(row)
+    found = {field.name if field.name in unsaved else field.attname: field for field in fields}
+    return {
+        name: copy.deepcopy(getattr(row, name)) if not field.is_relation else getattr(row, name)
+        for name, field in found.items()
+    }
 
 
 def _contents(row: models.Model) -> dict[str, Any]:

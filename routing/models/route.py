@@ -21,8 +21,8 @@ from routing.models.provider import Provider
 from routing.publishing import RoutingQuerySet
 
 name_validator = RegexValidator(
-    r"^[^\s*]+\*?\Z|^\*\Z",
-    "Allowed are names without blanks; a * may stand at the end only (openai/*).",
+    r"^[^\s*]+( +[^\s*]+)*\*?\Z|^\*\Z",
+    "Allowed are names on one line, without a blank at either end; a * may stand at the end only (openai/*).",
 )
 
 

@@ -3,13 +3,17 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from routing.config.loader import ConfigInvalid, load_file
+from routing.config.loader import ConfigInvalid, LoadReport, load_file
+
+NOTHING_LOADED, REFUSED = 1, 3
 
 
 class Command(BaseCommand):
     help = (
-        "Import a litellm_config.yaml, all of it or nothing. What the file doesn't mention stays as it is; "
-        "loading the same file again changes nothing. docs/configuration-file.md describes the file."
+        "Import a litellm_config.yaml: all of it that can be served. What can't take effect is reported, and "
+        "a limit or the like that can't be taken becomes a stricter one. What the file doesn't mention stays "
+        "as it is; loading the same file again changes nothing. Exit status: 0 loaded, 1 nothing loaded, 3 "
+        "with --strict where there is a report. docs/configuration-file.md describes the file."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -22,15 +26,25 @@ class Command(BaseCommand):
             "then neither listed nor used; API keys and teams are never deleted, and a route that is a "
             "key's only one is disabled instead",
         )
+        parser.add_argument(
+            "--strict", action="store_true", help="write nothing where there is any report, and end with 3"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        words = {name: options[name] for name in ("dry_run", "prune", "strict")}
         try:
-            report = load_file(options["file"], dry_run=options["dry_run"], prune=options["prune"])
+            report = load_file(options["file"], **words)
         except ConfigInvalid as error:
-            count = len(error.problems)
-            problems = "\n".join(f"  {problem}" for problem in error.problems)
             raise CommandError(
-                f"nothing was loaded: {count} problem{'s' if count > 1 else ''}\n{problems}"
+                "nothing was loaded\n" + "\n".join(f"  {line}" for line in error.problems)
             ) from None
         for line in report.lines():
             self.stdout.write(line)
+        if status := _status(report):
+            raise SystemExit(status)
+
+
+def _status(report: LoadReport) -> int:
+    if report.refused:
+        return REFUSED
+    return 0 if report.loaded else NOTHING_LOADED

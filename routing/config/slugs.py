@@ -1,0 +1,79 @@
+"""Which provider row each of a file's accounts is: the one that it was before."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from routing.config.accounts import Account
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """A provider that is in the database."""
+
+    base_url: str
+    key: str = field(repr=False)
+    ours: bool  # all of its targets are from this file
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a load finds, as far as it decides which provider an entry means."""
+
+    providers: Mapping[str, There] = field(default_factory=dict)
+    of_targets: Mapping[tuple[str, str], Collection[str]] = field(default_factory=dict)  # by route and model
+
+
+class Slugs:
+    """The wanted slug to the first account that wants it, then -2, -3 ... in the file's order.
+
+    Accounts that are stored come first: an entry that is taken out of the file, or moved in it, gives its
+    neighbours no other provider.
+    """
+
+    def __init__(self, taken: Collection[str], stored: Stored) -> None:
+        self._taken = set(taken)
+        self._stored = stored
+        self._given: dict[Account, str] = {}
+
+    def know(self, entries: Mapping[Account, Collection[tuple[str, str]]]) -> None:
+        """All accounts of the file, each with the routes and models of its entries."""
+        for account in entries:
+            self._give(account, self._same(account))
+        for account, targets in entries.items():
+            self._give(account, self._changed(account, targets))
+
+    def of(self, account: Account) -> str:
+        if account not in self._given:
+            self._given[account] = self._free(account.name)
+        return self._given[account]
+
+    def _give(self, account: Account, candidates: list[str]) -> None:
+        free = [slug for slug in candidates if slug not in self._given.values()]
+        if account not in self._given and free:
+            self._given[account] = free[0]
+
+    def _same(self, account: Account) -> list[str]:
+        family = re.compile(rf"{re.escape(account.name[:60])}(-[0-9]+)?|{re.escape(account.name)}")
+        return [
+            slug
+            for slug, there in sorted(self._stored.providers.items())
+            if family.fullmatch(slug)
+            and (there.base_url.rstrip("/"), there.key) == (account.base_url, account.key)
+        ]
+
+    def _changed(self, account: Account, targets: Collection[tuple[str, str]]) -> list[str]:
+        """Where its entries' targets are now: their address or key is another one since."""
+        found = {slug for target in targets for slug in self._stored.of_targets.get(target, ())}
+        there = self._stored.providers
+        return sorted(
+            slug for slug in found if there[slug].ours or there[slug].base_url.rstrip("/") == account.base_url
+        )
+
+    def _free(self, wanted: str) -> str:
+        if wanted not in self._given.values():
+            return wanted
+        number = 2
+        while (slug := f"{wanted[:60]}-{number}") in self._taken or slug in self._given.values():
+            number += 1
+        return slug
