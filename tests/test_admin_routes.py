@@ -79,8 +79,8 @@ def test_blank_aliases_and_parameters_are_empty_not_null(admin_client):
 @pytest.mark.parametrize(
     ("field", "text", "message"),
     [
-        ("name", "two words", "Allowed are names without blanks"),
-        ("aliases", "fine\ntwo words", "two words: Allowed are names without blanks"),
+        ("name", "two*words", "Allowed are names on one line"),
+        ("aliases", "fine\ntwo*words", "two*words: Allowed are names on one line"),
         ("aliases", "a\na", "A name is listed twice"),
         ("aliases", "[1]", "Allowed are names, one on each line"),
         ("aliases", "gpt-4o", "gpt-4o: already the name or an alias of a route."),

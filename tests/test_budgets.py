@@ -316,8 +316,8 @@ def test_a_config_file_keeps_budgets_and_over_limit_routes(tmp_path):
 def test_an_unknown_over_limit_route_is_named(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("switchstand: {routes: {gpt: {over_limit_route: nothing}}}")
-    with pytest.raises(loader.ConfigInvalid, match=r"over_limit_route.*unknown route 'nothing'"):
-        loader.load_file(file)
+    (said,) = loader.load_file(file).reports
+    assert "over_limit_route: unknown route 'nothing'" in str(said)
 
 
 @pytest.mark.django_db

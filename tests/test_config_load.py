@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from django.core.management import call_command
-from django.core.management.base import CommandError
 from django.test import override_settings
 
 from routing import gateway_keys
@@ -288,24 +287,34 @@ def test_another_api_version_for_zai_is_sent(write: Write) -> None:
     assert Provider.objects.get().api_version == "2025-06-01"
 
 
-def test_timeouts_become_deadlines_and_leave_the_read_timeout_to_the_gateway(write: Write) -> None:
-    load(
-        write("""
+def test_timeouts_are_of_one_call_and_the_deadline_leaves_room_for_the_others(write: Write) -> None:
+    path = write("""
 model_list:
-  - {model_name: slow, litellm_params: {model: openai/o1, timeout: 900}}
-  - {model_name: quick, litellm_params: {model: openai/mini, timeout: 20}}
+  - {model_name: slow, litellm_params: {model: openai/o1, timeout: 400}}
+  - {model_name: slow, litellm_params: {model: openai/o2, timeout: 300}}
+  - {model_name: quick, litellm_params: {model: openai/mini, timeout: 20, stream_timeout: 5}}
   - {model_name: usual, litellm_params: {model: openai/gpt-4}}
-router_settings: {timeout: 120, num_retries: 4}
-litellm_settings: {request_timeout: 99, num_retries: 2}
+router_settings: {timeout: 120, num_retries: 1, fallbacks: [{slow: [quick, usual]}]}
+litellm_settings: {request_timeout: 6000}
 """)
-    )
-    assert dict(ModelRoute.objects.values_list("name", "deadline")) == {
-        "slow": 900,
-        "quick": 20,
-        "usual": 120,
+    load(path)
+    found = {
+        row.name: (row.attempt_timeout, row.first_byte_timeout, row.deadline)
+        for row in ModelRoute.objects.all()
     }
-    provider = Provider.objects.get()
-    assert (provider.read_timeout, provider.retries) == (None, 4)
+    assert found == {
+        "slow": (400, None, 400 * 2 * 2 + 400 * 2),
+        "quick": (20, 5, 600),
+        "usual": (120, None, 600),
+    }
+    assert "nothing to change" in load(path)
+
+
+def test_litellms_own_default_timeout_is_cut_to_the_longest_one(write: Write) -> None:
+    output = load(write(entry() + "litellm_settings: {request_timeout: 6000}"))
+    assert "litellm_settings.request_timeout: 6000 is out of range; 3600 is taken" in output
+    route = ModelRoute.objects.get()
+    assert (route.attempt_timeout, route.deadline) == (3600, 3600)
 
 
 def test_model_group_aliases_become_aliases(write: Write) -> None:
@@ -374,9 +383,11 @@ def test_a_key_that_can_be_guessed_moves_in_and_is_reported_without_being_shown(
     assert "fewer than" not in load(write(place % "sk-twenty-characters"))
 
 
-def test_a_key_with_a_blank_is_refused_without_being_shown(write: Write) -> None:
-    found = problems(write("litellm_params: {api_key: s3cr3t one}"))
-    assert found == ["litellm_params.api_key: allowed are printable ASCII characters without blanks"]
+def test_a_key_with_a_blank_is_left_out_without_being_shown(write: Write) -> None:
+    found = load(write("litellm_params: {api_key: s3cr3t one}" + "\n" + entry()))
+    assert "litellm_params.api_key: allowed are printable ASCII characters without blanks" in found
+    assert "s3cr3t" not in found
+    assert not ApiKey.objects.exists()
 
 
 def test_a_provider_that_moves_to_another_host_loses_its_stored_key(write: Write) -> None:
@@ -423,24 +434,37 @@ def test_no_provider_is_sent_a_secret_of_the_gateways_own(
     assert "own secret" not in said
 
 
-def test_wrong_references_and_needed_variables_are_problems(
+def test_wrong_references_and_needed_variables_leave_out_what_needs_them(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOT_THERE", raising=False)
-    assert problems(write(entry(more=', user: "${1X}"'))) == [
-        "model_list[0].litellm_params.user: "
-        "allowed references to the environment are ${NAME} and os.environ/NAME"
-    ]
-    assert problems(write(entry(model="mine/x", more=", api_base: os.environ/NOT_THERE"))) == [
-        "model_list[0].litellm_params.api_base: is needed, and its environment variable is not set"
-    ]
+    output = load(write(entry(more=', user: "${1X}", seed: 7')))
+    assert "model_list[0].litellm_params.user: a reference to the environment has no name" in output
+    assert ModelRoute.objects.get().default_parameters == {"seed": 7}
+    other = entry(model="mine/x", name="mine", more=", api_base: os.environ/NOT_THERE")
+    assert (
+        "model_list[0].litellm_params.api_base: the environment variable NOT_THERE is not set; this"
+        in load(write(other + "general_settings: {master_key: sk-twenty-characters}"))
+    )
+    assert not ModelRoute.objects.filter(name="mine").exists()
 
 
-# What is refused
+def test_a_default_stands_in_for_a_variable_that_is_not_set(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    path = write(entry(more=', api_base: "http://${NOT_THERE:-models.internal}:8000/v1"'))
+    load(path)
+    assert Provider.objects.get().base_url == "http://models.internal:8000/v1"
+    monkeypatch.setenv("NOT_THERE", "elsewhere")
+    load(path)
+    assert Provider.objects.get().base_url == "http://elsewhere:8000/v1"
 
 
-def test_all_problems_are_reported_together_with_their_places_and_nothing_is_written(write: Write) -> None:
-    path = write("""
+# What is odd
+
+
+ODD = """
 model_list:
   - {model_name: fine, litellm_params: {model: openai/gpt-4, rpm: x, timeout: 99999}}
   - {litellm_params: {model: openai/gpt-4, weight: 5000}}
@@ -451,32 +475,146 @@ model_list:
   - {model_name: fine, litellm_params: {model: openai/gpt-4}}
 litellm_params: {read_timeout: -1, cors_origins: ["http://a/path"]}
 router_settings: {fallbacks: [{fine: [unknown]}]}
-""")
-    found = "\n".join(problems(path))
+"""
+
+
+def test_what_can_be_served_is_loaded_and_the_rest_is_reported_with_its_place(write: Write) -> None:
+    found = load(write(ODD))
     for expected in (
-        "model_list[0].litellm_params.rpm: 'x' is not a whole number of 1 or more",
-        "model_list[0].litellm_params.timeout: Deadline: allowed are 0.1 to 3,600.",
-        "model_list[1].model_name: is missing",
-        "model_list[2].litellm_params.api_base: is missing: only entries whose model starts with one of",
-        "model_list[3].model_name: Allowed are names without blanks",
-        "model_list[4].litellm_params: is missing",
+        "model_list[0].litellm_params.rpm: 'x' is not a number; the target is loaded disabled. To do: ",
+        "model_list[0].litellm_params.timeout: 99999 is out of range; 3600 is taken. To do: write 0.05",
+        "model_list[1].model_name: is missing; this entry is left out. To do: write it",
+        "model_list[2].litellm_params.api_base: is missing, and the model's prefix is none whose address",
+        "model_list[4].litellm_params: is missing; this entry is left out",
         "model_list[5].litellm_params.api_base: Allowed is an http or https URL",
         "model_list[6]: is the same model of the same provider as model_list[0]",
-        "litellm_params.read_timeout: -1 is not a number of 0",
+        "litellm_params.read_timeout: -1 is out of range; 0.1 is taken",
         "litellm_params.cors_origins: 'http://a/path' is not an origin",
-        "router_settings.fallbacks[0].fine: unknown route 'unknown'",
+        "router_settings.fallbacks[0].fine: unknown route 'unknown'; it is left out of this list",
     ):
         assert expected in found
-    assert not Provider.objects.exists()
-    with pytest.raises(CommandError, match="nothing was loaded: "):
-        load(path)
+    assert {str(row): row.enabled for row in RouteTarget.objects.all()} == {
+        "fine → openai/gpt-4": False,
+        "two words → openai/b": True,
+    }
+    assert "nothing to change" in load(write(ODD))
 
 
-def test_an_alias_that_is_a_routes_name_is_refused_at_its_place(write: Write) -> None:
-    text = entry() + "router_settings: {model_group_alias: {gpt-4: gpt-4}}"
-    assert problems(write(text)) == [
-        "router_settings.model_group_alias.gpt-4: gpt-4: already the name or an alias of a route."
-    ]
+@pytest.mark.parametrize(
+    ("said", "enabled", "limits"),
+    [
+        ("rpm: 0", False, (None, None)),
+        ("tpm: -5", False, (None, None)),
+        ("rpm: 10.9", True, (10, None)),
+        ("rpm: ${NOT_SET_ANYWHERE}", False, (None, None)),
+        ("max_parallel_requests: none", False, (None, None)),
+        ("tags: {a: b}", False, (None, None)),
+        ("max_budget: lots", False, (None, None)),
+        ("max_budget: 5, budget_duration: 1h", True, (None, "day")),
+        ("max_budget: 5, budget_duration: 30s", True, (None, "day")),
+        ("max_budget: 5, budget_duration: 14d", True, (None, "month")),
+        ("max_budget: 5, budget_duration: 90d", True, (None, "total")),
+        ("max_budget: 5, budget_duration: sometimes", True, (None, "total")),
+        ("max_budget: 5", True, (None, "total")),
+    ],
+)
+def test_a_limit_that_cannot_be_taken_becomes_stricter_or_closes_its_target(
+    write: Write, said: str, enabled: bool, limits: tuple[int | None, str | None]
+) -> None:
+    path = write(entry(more=f", {said}"))
+    output = load(path)
+    target = RouteTarget.objects.get()
+    assert target.enabled is enabled
+    assert target.rpm == limits[0]
+    if limits[1]:
+        assert (target.budget_usd, target.budget_period) == (5, limits[1])
+    assert ("1 report" in output.splitlines()[-1]) is (said not in ("max_budget: 5",)) or "openai" in output
+    assert "nothing to change" in load(path)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"),
+    [
+        ("groq", "https://api.groq.com/openai/v1"),
+        ("openrouter", "https://openrouter.ai/api/v1"),
+        ("together_ai", "https://api.together.xyz/v1"),
+        ("deepseek", "https://api.deepseek.com/v1"),
+        ("mistral", "https://api.mistral.ai/v1"),
+        ("xai", "https://api.x.ai/v1"),
+        ("anthropic", "https://api.anthropic.com/v1"),
+    ],
+)
+def test_known_vendors_need_no_address(write: Write, prefix: str, address: str) -> None:
+    load(write(entry(name='"m/*"', model=f'"{prefix}/*"')))
+    assert Provider.objects.get().base_url == address
+
+
+def test_fractions_are_weights_and_a_target_that_is_there_twice_has_both(write: Write) -> None:
+    path = write("""
+model_list:
+  - {model_name: 4.50, litellm_params: {model: openai/a, weight: 0.7}}
+  - {model_name: 4.50, litellm_params: {model: openai/b, weight: 0.1}}
+  - {model_name: 4.50, litellm_params: {model: openai/b, weight: 0.2}}
+""")
+    load(path)
+    assert ModelRoute.objects.get().name == "4.50"
+    assert dict(RouteTarget.objects.values_list("upstream_model", "weight")) == {"a": 7, "b": 3}
+
+
+def test_the_same_reason_for_many_entries_is_said_once_with_a_count(write: Write) -> None:
+    entries = "".join(
+        f"  - {{model_name: m{n}, litellm_params: {{model: openai/m{n}, rpm: 0}}}}\n" for n in range(39)
+    )
+    output = load(write(f"model_list:\n{entries}"))
+    (line,) = [line for line in output.splitlines() if "refuses everything" in line]
+    assert line.startswith(
+        "report: model_list[0].litellm_params.rpm, model_list[1].litellm_params.rpm and 37 more (39 in all): "
+    )
+
+
+def test_the_exit_status_says_whether_anything_was_loaded(write: Write) -> None:
+    for text, options, status in (
+        ("litellm_settings: {drop_params: true}", (), 1),
+        ("model_list: []", (), 1),
+        (entry(more=", rpm: 0"), ("--strict",), 3),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            load(write(text), *options)
+        assert ended.value.code == status
+        assert not RouteTarget.objects.exists()
+    load(write(entry(more=", api_key: sk-1")), "--strict")
+    assert RouteTarget.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: x}}\ndata:\n  config.yaml: |\n    {}",
+        "apiVersion: v1\nkind: Service\n---\nkind: ConfigMap\ndata:\n  config.yaml: |\n    {}",
+        "proxy_config:\n  {}",
+    ],
+)
+def test_what_stands_around_the_file_is_taken_off(write: Write, around: str) -> None:
+    load(write(around.format(entry())))
+    assert ModelRoute.objects.get().name == "gpt-4"
+
+
+def test_a_key_in_the_wrong_section_is_taken_and_reported_with_its_right_place(write: Write) -> None:
+    output = load(
+        write(
+            entry()
+            + "litellm_settings: {master_key: sk-twenty-characters, routing_strategy: usage-based-routing-v2}"
+        )
+    )
+    assert "litellm_settings.master_key: belongs into general_settings; it is taken" in output
+    assert "litellm_settings.routing_strategy: usage-based-routing-v2 is not there" in output
+    assert ApiKey.objects.get().name == "master"
+    assert ModelRoute.objects.get().strategy == "least_busy"
+
+
+def test_an_alias_that_is_a_routes_name_is_left_out_at_its_place(write: Write) -> None:
+    output = load(write(entry() + "router_settings: {model_group_alias: {gpt-4: gpt-4}}"))
+    assert "router_settings.model_group_alias.gpt-4: 'gpt-4' is a model_name itself" in output
 
 
 @pytest.mark.parametrize(
@@ -485,11 +623,7 @@ def test_an_alias_that_is_a_routes_name_is_refused_at_its_place(write: Write) ->
         ("a: [secret-value", ", line 1, column 17: is not valid YAML"),
         ("api_key: *secret-value", "is not valid YAML (found undefined alias …)"),
         ("api_key: !secret-value x", "is not valid YAML"),
-        ("a: 1\na: secret-value", ", line 2: the key a is there twice"),
-        ("a: .nan", "allowed are mappings, lists, texts, numbers and true or false only"),
         ("a: &a [*a]", "allowed are mappings, lists, texts, numbers and true or false only"),
-        ("- secret-value", "allowed is a mapping"),
-        ("true: secret-value", "the key True is not text"),
     ],
 )
 def test_unreadable_yaml_is_named_without_showing_it(write: Write, text: str, reason: str) -> None:
@@ -506,13 +640,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert problems(tmp_path / "latin.yaml") == [f"{tmp_path}/latin.yaml: is not UTF-8 text"]
 
 
-def test_a_credential_of_the_wrong_type_is_not_shown(write: Write) -> None:
-    found = problems(write(entry(more=", api_key: 12345678901234")))
-    assert found == ["model_list[0].litellm_params.api_key: allowed is text (a number needs quotes)"]
-    found = problems(write(entry(more=', api_key: "two words-secret"')))
-    assert found == [
-        "model_list[0].litellm_params.api_key: allowed are printable ASCII characters without blanks"
-    ]
+def test_a_credential_without_quotes_is_taken_as_it_is_written(write: Write) -> None:
+    load(write(entry(more=", api_key: 012345678901234567890")))
+    assert Provider.objects.get().api_key == "012345678901234567890"
+    found = load(write(entry(more=', api_key: "two words-secret"')))
+    assert (
+        "model_list[0].litellm_params.api_key: allowed are printable ASCII characters without blanks" in found
+    )
+    assert "two words" not in found
 
 
 def test_unknown_keys_are_reported_one_by_one(write: Write) -> None:
@@ -522,12 +657,12 @@ def test_unknown_keys_are_reported_one_by_one(write: Write) -> None:
             + "general_settings: {bar: 1}\nextra: {a: 1}\nenvironment_variables: {A: b}"
         )
     )
-    assert "warning: model_list[0].litellm_params.foo: unknown key, ignored" in output
-    assert "warning: model_list[0].litellm_params.use_in_pass_through: unknown key, ignored" in output
-    assert "warning: general_settings.bar: unknown key, ignored" in output
-    assert "warning: extra: unknown key, ignored" in output
+    assert "report: model_list[0].litellm_params.foo: unknown key, ignored" in output
+    assert "report: model_list[0].litellm_params.use_in_pass_through: unknown key, ignored" in output
+    assert "report: general_settings.bar: unknown key, ignored" in output
+    assert "report: extra: unknown key, ignored" in output
     assert "litellm_params.drop_params: no effect: " in output
-    assert "warning: environment_variables: no effect: " in output
+    assert "report: environment_variables: no effect: " in output
 
 
 def test_settings_that_are_not_there_yet_are_reported(write: Write) -> None:
@@ -566,8 +701,22 @@ def test_prune_never_opens_all_routes_to_a_key_that_had_one(write: Write) -> Non
     assert "nothing to change" in load(write(entry()), "--prune")
 
 
-def test_prune_needs_a_model_list(write: Write) -> None:
+def test_a_file_without_entries_prunes_nothing(write: Write) -> None:
     make_route(name="precious")
-    with pytest.raises(CommandError, match="model_list: is needed with --prune"):
-        load(write("general_settings: {}"), "--prune")
+    output = load(write("general_settings: {master_key: sk-twenty-characters}"), "--prune")
+    assert "model_list: has no entry, so that nothing is pruned" in output
     assert ModelRoute.objects.exists()
+
+
+def test_prune_spares_what_an_entry_that_could_not_be_taken_may_mean(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = entry(name="mine", model="mine/x", more=", api_base: os.environ/SOMEWHERE").replace(
+        "model_list: [", ""
+    )
+    path = write(entry().strip().removesuffix("]") + ", " + text)
+    monkeypatch.setenv("SOMEWHERE", "http://somewhere/v1")
+    load(path)
+    monkeypatch.delenv("SOMEWHERE")
+    load(path, "--prune")
+    assert RouteTarget.objects.filter(route__name="mine", provider__slug="mine").exists()

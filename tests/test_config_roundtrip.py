@@ -90,7 +90,7 @@ def there_and_back(tmp_path):
     wipe()
     report = loaded(text, tmp_path)
     assert everything() == before
-    assert report.warnings == ()
+    assert report.reports == ()
     assert dumper.dump() == text
     again = loaded(text, tmp_path)
     assert again.changes == ()

@@ -142,7 +142,7 @@ def test_a_second_start_keeps_the_key_and_prints_no_secret(start: Callable[..., 
 
 def test_a_start_that_fails_loses_no_password(begin: Callable[..., Served], tmp_path: Path) -> None:
     broken = tmp_path / "litellm_config.yaml"
-    broken.write_text("model_list: 3")
+    broken.write_text("model_list: [")
     failed = begin(LITELLM_CONFIG=str(broken))
     assert failed.process is not None
     assert failed.process.wait(30) == 1

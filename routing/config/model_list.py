@@ -271,7 +271,7 @@ def _blocked(row: PlannedRow, section: Section) -> None:
         section.notes.say(
             section.at("blocked"),
             "the target is loaded disabled",
-            "take it out; the next load then enables it",
+            "take it out, load the file again, then enable it in the admin",
         )
     elif isinstance(found, Bad):
         row.bad["enabled"] = found
