@@ -16,7 +16,8 @@ from monitoring.storing import store
 from monitoring.usage_csv import safe
 from proxy.answer_headers import _ascii
 from routing.config import document
-from routing.config.report import ConfigInvalid
+from routing.config.loader import load_file
+from routing.config.report import ConfigInvalid, Notes
 from tests.factories import make_key
 from tests.test_alerts import form, ill, look, mailbox, make_channel, send_due  # noqa: F401
 from tests.test_journal_faults import closed
@@ -94,14 +95,14 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_before_they_are_w
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(ConfigInvalid, match="1,000,000 values"):
-        document.parse(bomb, "bomb.yaml")
+        document.parse(bomb, "bomb.yaml", Notes())
     assert time.process_time() - began < 5
     assert tracemalloc.get_traced_memory()[1] < 16_000_000
     tracemalloc.stop()
 
 
 def test_aliases_as_people_use_them_are_read():
-    assert document.parse("a: &a {k: 1}\nb: {<<: *a, l: 2}\nc: [*a, *a]", "x") == {
+    assert document.parse("a: &a {k: 1}\nb: {<<: *a, l: 2}\nc: [*a, *a]", "x", Notes()) == {
         "a": {"k": 1},
         "b": {"k": 1, "l": 2},
         "c": [{"k": 1}, {"k": 1}],
@@ -111,7 +112,7 @@ def test_aliases_as_people_use_them_are_read():
 @pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 100_000, "a: " * 50_000, "{" * 100_000])
 def test_yaml_inside_itself_or_too_deep_is_refused(text):
     with pytest.raises(ConfigInvalid):
-        document.parse(text, "deep.yaml")
+        document.parse(text, "deep.yaml", Notes())
 
 
 def test_a_file_too_large_to_be_a_configuration_is_not_read(tmp_path):
@@ -119,7 +120,7 @@ def test_a_file_too_large_to_be_a_configuration_is_not_read(tmp_path):
     with open(file, "wb") as big:
         big.truncate(document.MOST_BYTES + 1)
     with pytest.raises(ConfigInvalid, match="is larger than"):
-        document.load(file)
+        load_file(file)
 
 
 # Alert channels: another host needs the secret anew.

@@ -44,6 +44,7 @@ def assemble(listed: ModelList, settings: Settings, own: OwnSection, stored: Sto
     _fit(plan, notes)
     settle_deadlines(plan.routes, timed, plan.targets, plan.providers, plan.fallbacks)
     if own.complete:
+        plan.complete = True
         _complete(plan)
     return plan
 
@@ -113,7 +114,8 @@ def _complete(plan: Plan) -> None:
         for row in rows.values():
             fields.complete(row, model, identity)
     for row in plan.providers.values():
-        row.values.setdefault("api_key", Credential(""))
+        if "api_key" not in row.kept:
+            row.values.setdefault("api_key", Credential(""))
     for row in plan.routes.values():
         row.values.setdefault("over_limit_route", "")
     plan.fallbacks |= fallbacks.missing(plan.fallbacks, plan.routes)

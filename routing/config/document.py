@@ -38,17 +38,17 @@ _Loader.add_constructor(f"{_TAG}float", _float)
 _Loader.add_constructor(f"{_TAG}int", _int)
 
 
-def load(path: str | Path, notes: Notes) -> dict[str, Any]:
-    """The file's content. Raises ConfigInvalid, without a word of what stands in the file."""
+def read_file(path: str | Path) -> bytes:
+    """Raises ConfigInvalid."""
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            return file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigInvalid([f"{path}: can't be read: {error.strerror}"]) from None
-    return decode(content, str(path), notes)
 
 
 def decode(content: bytes, name: str, notes: Notes, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """What the text says. Raises ConfigInvalid, without a word of what stands in it."""
     if len(content) > most_bytes:
         raise ConfigInvalid([f"{name}: is larger than {most_bytes:,} bytes"])
     try:

@@ -68,7 +68,7 @@ def _plain(field: models.Field, value: Any) -> Any:
 def complete(row: PlannedRow, model: type[models.Model], identity: str = "") -> None:
     """What the file leaves out gets the model's default."""
     for field in config_fields(model, identity):
-        if row.values.get(field.name, ABSENT) is ABSENT:
+        if row.values.get(field.name, ABSENT) is ABSENT and field.name not in row.kept:
             row.say(field.name, field.get_default(), row.path)
     row.initial.clear()
     row.additions.clear()

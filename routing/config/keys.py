@@ -84,7 +84,6 @@ def read_secret(section: Section, name: str, key_name: str) -> list[GatewaySecre
         section.notes.say(
             section.at(name), "is the MASTER_KEY of the environment, which holds already", "take it out here"
         )
-        return []
     key_hash = gateway_keys.digest(value).hex()
     return [GatewaySecret(key_name, key_hash, gateway_keys.shown_prefix(value), section.at(name))]
 

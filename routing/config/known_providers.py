@@ -67,11 +67,11 @@ _AZURE_HOST = re.compile(r".+\.(openai\.azure|cognitiveservices\.azure|services\
 _AZURE_PATH = "/openai/v1"
 _BARE_NAMES = (
     (
-        re.compile(r"(gpt-|chatgpt-|o[134](-|$)|text-embedding-|omni-moderation|dall-e|whisper-|tts-)"),
+        re.compile(r"(gpt-|chatgpt-|o[134](-|\Z)|text-embedding-|omni-moderation|dall-e|whisper-|tts-)"),
         "openai",
     ),
     (re.compile(r"claude-"), "anthropic"),
-    (re.compile(r"\*$"), "openai"),
+    (re.compile(r"\*\Z"), "openai"),
 )
 
 

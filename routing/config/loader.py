@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from django.conf import settings
 from django.db import Error, transaction
 
+from routing import gateway_keys
 from routing.compiler import current_version
 from routing.config import document, fallback_rows, fallbacks, reader
 from routing.config.plan import GatewaySecret, Plan, PlannedRow, TargetId
@@ -21,7 +23,7 @@ from routing.models import (
 )
 from routing.publishing import publish_change, publishing_later
 
-__all__ = ["ConfigInvalid", "LoadReport", "load_file"]
+__all__ = ["ConfigInvalid", "LoadReport", "load_file", "load_text", "plan_text"]
 
 
 TRIES = 5  # at a configuration that others edit meanwhile
@@ -30,25 +32,48 @@ TRIES = 5  # at a configuration that others edit meanwhile
 def load_file(
     path: str | Path, *, dry_run: bool = False, prune: bool = False, strict: bool = False
 ) -> LoadReport:
-    """Load what can be taken of the file; the rest is reported. Raises ConfigInvalid where it can't be read.
+    """`load_text` of what stands in the file, or `plan_text` of it."""
+    text, name = document.read_file(path), str(path)
+    if dry_run:
+        return plan_text(text, name, prune=prune, strict=strict)
+    return load_text(text, name, prune=prune, strict=strict)
 
-    `strict`: nothing is written where there is any report.
+
+def plan_text(text: bytes, name: str, *, prune: bool = False, strict: bool = False) -> LoadReport:
+    """What loading the text would do; nothing is written. Raises ConfigInvalid where it is no such text.
+
+    `name` is what messages call it.
+    """
+    version = current_version()
+    notes, writer = _prepare(text, name, prune=prune)
+    return _report(notes, writer, version, dry_run=True, refused=strict and bool(notes.reports))
+
+
+def load_text(
+    text: bytes, name: str, *, prune: bool = False, strict: bool = False, planned_at: int | None = None
+) -> LoadReport:
+    """Load what can be taken; the rest is reported. Raises ConfigInvalid where the text is no such file.
+
+    `strict`: nothing is written where there is any report. `planned_at` is the version that a plan was
+    shown of: where there is another one, what that plan showed may not be what would be done.
 
     What is to be written is found out before the transaction begins that writes it: while one is open,
     nobody else writes to SQLite. Where the configuration was edited meanwhile, all of it is found out anew.
     """
     for _ in range(TRIES):
         version = current_version()
+        if planned_at not in (None, version):
+            raise ConfigInvalid(["the configuration was edited since this was planned: plan it again"])
         try:
-            notes, writer = _prepare(path, prune=prune)
+            notes, writer = _prepare(text, name, prune=prune)
             refused = strict and bool(notes.reports)
-            if writer.writes and not dry_run and not refused:
+            if writer.writes and not refused:
                 _write(writer, version)
         except (ConfigInvalid, Edited, Error):
             if current_version() == version:
                 raise
         else:
-            return LoadReport(tuple(writer.changes), writer.unchanged, notes.folded(), dry_run, refused)
+            return _report(notes, writer, version, dry_run=False, refused=refused)
     raise ConfigInvalid([f"the configuration was edited during each of {TRIES} tries: load the file again"])
 
 
@@ -56,9 +81,15 @@ class Edited(Exception):
     """By somebody else, since what is there was read."""
 
 
-def _prepare(path: str | Path, *, prune: bool) -> tuple[Notes, Writer]:
+def _report(notes: Notes, writer: Writer, version: int, *, dry_run: bool, refused: bool) -> LoadReport:
+    return LoadReport(
+        tuple(writer.changes), writer.unchanged, notes.folded(), dry_run, refused, writer.complete, version
+    )
+
+
+def _prepare(text: bytes, name: str, *, prune: bool) -> tuple[Notes, Writer]:
     notes = Notes()
-    plan = reader.read(document.load(path, notes), notes)
+    plan = reader.read(document.decode(text, name, notes), notes)
     if prune and not plan.lists_models:
         notes.say("model_list", "has no entry, so that nothing is pruned", "list the models that are to stay")
     return notes, _Load(plan, notes).run(prune=prune and plan.lists_models)
@@ -78,7 +109,7 @@ class _Load:
     def __init__(self, plan: Plan, notes: Notes) -> None:
         self.plan = plan
         self.notes = notes
-        self.writer = Writer(notes)
+        self.writer = Writer(notes, complete=plan.complete)
         self.teams = {row.slug: row for row in Team.objects.all()}
         self.providers = {row.slug: row for row in Provider.objects.all()}
         self.routes = {row.name: row for row in ModelRoute.objects.all()}
@@ -235,9 +266,14 @@ class _Load:
 
     def _write_secret(self, secret: GatewaySecret) -> None:
         """A key whose value is stored already stays as it is, under whatever name."""
-        if secret.key_hash in self.keys_by_hash:
+        if secret.key_hash in self.keys_by_hash or _is_master_key(secret):
             self.writer.unchanged += 1
             return
         row = self.keys_by_name.get(secret.name) or ApiKey(name=secret.name)
         planned = PlannedRow(secret.path, values={"key_hash": secret.key_hash, "prefix": secret.prefix})
         self._write_known(row, planned, secret.name)
+
+
+def _is_master_key(secret: GatewaySecret) -> bool:
+    """Of the environment, which holds without a row."""
+    return bool(settings.MASTER_KEY) and secret.key_hash == gateway_keys.digest(settings.MASTER_KEY).hex()

@@ -65,6 +65,11 @@ def _route(section: Section) -> PlannedRow:
 def _provider(section: Section) -> PlannedRow:
     api_key, headers = read_credential(section), read_secret_headers(section)
     row = _row(section, Provider, "slug")
+    row.kept = {
+        name
+        for name, found in (("api_key", api_key), ("extra_headers", headers))
+        if found is ABSENT and section.raw(_WRITTEN_AS.get(name, name)) is not ABSENT
+    }
     row.say("api_key", api_key, section.at("api_key"))
     row.say("encrypted_headers", headers, section.at("encrypted_headers"))
     return row
@@ -89,4 +94,5 @@ def _key(section: Section) -> PlannedRow | None:
     return row
 
 
+_WRITTEN_AS = {"extra_headers": "encrypted_headers"}
 _WHAT_A_KEY_IS = {"sha256": hash_of, "prefix": values.text}

@@ -25,6 +25,7 @@ class PlannedRow:
     removals: dict[str, set[str]] = field(default_factory=dict)  # from a list that is there
     paths: dict[str, str] = field(default_factory=dict)
     bad: dict[str, Bad] = field(default_factory=dict)  # what can't be taken, until it is settled
+    kept: set[str] = field(default_factory=set)  # could not be read: as it is, also in a complete file
     closed: bool = False  # disabled, because a limit or the like could not be taken
 
     def take(self, name: str, section: Section, word: str, convert: Convert) -> None:
@@ -66,6 +67,7 @@ class PlannedRow:
         for name, bad in other.bad.items():
             self.bad[name] = bad
             self.paths[name] = other.paths[name]
+        self.kept |= other.kept
         self.closed = self.closed or other.closed
 
     def at(self, name: str) -> str:
@@ -122,6 +124,7 @@ class Plan:
     fallbacks: dict[tuple[str, str], FallbackList] = field(default_factory=dict)  # by route and kind
     keys: dict[str, PlannedRow] = field(default_factory=dict)
     secrets: list[GatewaySecret] = field(default_factory=list)
+    complete: bool = False
     lists_models: bool = False  # whether the file has a model_list with anything in it
     not_taken: list[Untaken] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)

@@ -21,6 +21,7 @@ class Report:
     place: str
     reason: str
     remedy: str
+    subject: str = ""  # the key that it is about, where others with the same reason are other news
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}. To do: {self.remedy}"
@@ -33,8 +34,8 @@ class Notes:
     reports: dict[Report, None] = field(default_factory=dict)  # in their order, each once
     moved: dict[str, str] = field(default_factory=dict)  # where a key is read -> where it stands
 
-    def say(self, place: str, reason: str, remedy: str) -> None:
-        self.reports[Report(self._where(place), reason, remedy)] = None
+    def say(self, place: str, reason: str, remedy: str, subject: str = "") -> None:
+        self.reports[Report(self._where(place), reason, remedy, subject)] = None
 
     def _where(self, place: str) -> str:
         for read_at, stands_at in self.moved.items():
@@ -44,9 +45,10 @@ class Notes:
 
     def folded(self) -> tuple[Report, ...]:
         """One for each reason: the same for many entries is said once, with a count."""
-        places: dict[tuple[str, str], list[str]] = {}
+        places: dict[tuple[str, str, str], list[str]] = {}
         for report in self.reports:
-            places.setdefault((report.reason, report.remedy), []).append(report.place)
+            said = report.reason, report.remedy, report.subject
+            places.setdefault(said, []).append(report.place)
         return tuple(Report(_together(found), *said) for said, found in places.items())
 
 
@@ -76,11 +78,13 @@ class LoadReport:
     reports: tuple[Report, ...]
     dry_run: bool
     refused: bool = False  # by --strict: there are reports
+    complete: bool = False  # the file says all that there is, be it nothing
+    version: int = 0  # of the configuration that this was found out from
 
     @property
     def loaded(self) -> bool:
         """Whether the file asked for anything that could be taken."""
-        return not self.refused and bool(self.changes or self.unchanged)
+        return not self.refused and bool(self.changes or self.unchanged or self.complete)
 
     def lines(self) -> list[str]:
         """One line per report and per changed row, and a summary that counts the reports."""
@@ -95,9 +99,7 @@ class LoadReport:
         if self.refused:
             return "nothing was loaded, because of --strict"
         if not self.changes:
-            return (
-                f"nothing to change ({self.unchanged} unchanged)" if self.unchanged else "nothing was loaded"
-            )
+            return f"nothing to change ({self.unchanged} unchanged)" if self.loaded else "nothing was loaded"
         counts = [
             f"{sum(change.action == action for change in self.changes)} {action}"
             for action in ("created", "changed", "disabled", "deleted")

@@ -23,8 +23,9 @@ class Writer:
     Nothing is stored before apply(): all rows are filled and checked while others may write.
     """
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, *, complete: bool = False) -> None:
         self.notes = notes
+        self.complete = complete  # the file says all that there is, be it nothing
         self.changes: list[Change] = []
         self.unchanged = 0
         self._writes: list[Callable[[], object]] = []
@@ -211,7 +212,8 @@ def _fill_headers(row: Provider, planned: PlannedRow, notes: Notes, *, moved: bo
         if not isinstance(said, dict):
             row.extra_headers = said  # its own check says what is wrong
             return
-        row.headers = said | (json.loads(wanted.plaintext) if wanted is not None else {})
+        unread = before or {} if "extra_headers" in planned.kept else {}
+        row.headers = said | (json.loads(wanted.plaintext) if wanted is not None else unread)
         if wanted is not None and before != _secret_headers(row):
             row.encrypted_headers = wanted.token  # so that what is dumped is what was loaded
     elif more := planned.additions.get("extra_headers"):

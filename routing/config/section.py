@@ -125,9 +125,9 @@ class Section:
 
     def _report_unasked(self, name: str, reason: str | None) -> None:
         if reason:
-            self.notes.say(self.at(name), f"no effect: {reason}", reasons.remedy(name))
+            self.notes.say(self.at(name), f"no effect: {reason}", reasons.remedy(name), name)
         else:
-            self.notes.say(self.at(name), "unknown key, ignored", self._spelling(name, self._asked))
+            self.notes.say(self.at(name), "unknown key, ignored", self._spelling(name, self._asked), name)
 
     @staticmethod
     def _spelling(name: str, known: Collection[str]) -> str:

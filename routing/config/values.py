@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Self
 
 ABSENT: Any = object()
 """The key isn't there, has no value, or was reported: whatever it sets stays as it is."""
@@ -30,6 +30,9 @@ class WrittenFloat(float):
         number.written = written
         return number
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
 
 class WrittenInt(int):
     written: str
@@ -38,6 +41,9 @@ class WrittenInt(int):
         number = super().__new__(cls, value)
         number.written = written
         return number
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
 
 Convert = Callable[[Any], Any]
