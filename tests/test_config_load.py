@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from routing import gateway_keys
-from routing.config.loader import ConfigInvalid, load_file
+from routing.config.loader import ConfigInvalid, load_file, load_text, plan_text
 from routing.models import ApiKey, GatewaySettings, ModelRoute, Provider, RouteTarget, RoutingVersion
 from tests.factories import make_key, make_provider, make_route, make_target
 
@@ -722,3 +722,34 @@ def test_prune_spares_what_an_entry_that_could_not_be_taken_may_mean(
     monkeypatch.delenv("SOMEWHERE")
     load(path, "--prune")
     assert RouteTarget.objects.filter(route__name="mine", provider__slug="mine").exists()
+
+
+def test_a_file_without_settings_says_that_it_has_none(write: Write) -> None:
+    for text in ("", "# nothing yet\n", "{}", "model_list:\n", "just words"):
+        (said,) = load_file(write(text)).reports
+        assert said.reason == "holds no settings"
+
+
+def test_a_number_too_large_for_anything_is_the_largest_that_is_allowed(write: Write) -> None:
+    output = load(write(entry(more=f", rpm: {10**40}")))
+    assert "is out of range; 2147483647 is taken" in output
+    assert RouteTarget.objects.get().rpm == 2**31 - 1
+
+
+def test_of_a_key_in_two_wrong_places_the_second_is_named_as_such(write: Write) -> None:
+    text = entry() + "litellm_settings: {routing_strategy: least-busy}\nrouting_strategy: simple-shuffle\n"
+    output = load(write(text))
+    assert "routing_strategy: belongs into router_settings; it is taken" in output
+    assert "litellm_settings.routing_strategy: no effect: routing_strategy says it already" in output
+
+
+def test_a_planned_text_is_loaded_only_while_nothing_was_edited_since(write: Write) -> None:
+    text = write(entry()).read_bytes()
+    plan = plan_text(text, "upload")
+    assert [str(change) for change in plan.changes][-1] == "created target gpt-4 → openai/gpt-4"
+    assert not ModelRoute.objects.exists()
+    make_route(name="made-meanwhile")
+    with pytest.raises(ConfigInvalid, match="was edited since this was planned"):
+        load_text(text, "upload", planned_at=plan.version)
+    load_text(text, "upload", planned_at=plan_text(text, "upload").version)
+    assert ModelRoute.objects.filter(name="gpt-4").exists()

@@ -158,8 +158,6 @@ def _unwrapped(documents: list[Any], name: str, notes: Notes) -> dict[str, Any]:
         notes.say(
             name, f"holds {len(ours)} configurations; the first one counts", "put each into a file of its own"
         )
-    if not ours and any(document is not None for document in documents):
-        notes.say(name, "holds no settings", "begin it with a mapping such as `model_list: [...]`")
     return ours[0] if ours else {}
 
 

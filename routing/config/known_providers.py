@@ -38,16 +38,14 @@ KNOWN = {
     "gemini": _known(
         "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "GOOGLE_API_KEY"
     ),
-    "github": _known("https://models.inference.ai.azure.com", "GITHUB_API_KEY"),
     "groq": _known("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     "hyperbolic": _known("https://api.hyperbolic.xyz/v1", "HYPERBOLIC_API_KEY"),
-    "lambda_ai": _known("https://api.lambda.ai/v1", "LAMBDA_API_KEY"),
     "llamafile": _known("http://127.0.0.1:8080/v1"),
     "meta_llama": _known("https://api.llama.com/compat/v1", "LLAMA_API_KEY"),
     "mistral": _known("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
     "moonshot": _known("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
-    "nebius": _known("https://api.studio.nebius.ai/v1", "NEBIUS_API_KEY"),
-    "novita": _known("https://api.novita.ai/v3/openai", "NOVITA_API_KEY"),
+    "nebius": _known("https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY"),
+    "novita": _known("https://api.novita.ai/openai/v1", "NOVITA_API_KEY"),
     "nscale": _known("https://inference.api.nscale.com/v1", "NSCALE_API_KEY"),
     "nvidia_nim": _known("https://integrate.api.nvidia.com/v1", "NVIDIA_NIM_API_KEY"),
     "ollama": _known("http://localhost:11434/v1"),

@@ -92,7 +92,10 @@ def _prepare(text: bytes, name: str, *, prune: bool) -> tuple[Notes, Writer]:
     plan = reader.read(document.decode(text, name, notes), notes)
     if prune and not plan.lists_models:
         notes.say("model_list", "has no entry, so that nothing is pruned", "list the models that are to stay")
-    return notes, _Load(plan, notes).run(prune=prune and plan.lists_models)
+    writer = _Load(plan, notes).run(prune=prune and plan.lists_models)
+    if not (writer.changes or writer.unchanged or writer.complete or notes.reports):
+        notes.say(name, "holds no settings", "begin it with a mapping such as `model_list: [...]`")
+    return notes, writer
 
 
 @transaction.atomic

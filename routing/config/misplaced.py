@@ -59,8 +59,16 @@ def _move_out(document: dict[str, Any], keys: dict[str, Any], section: str, note
         home = document.setdefault(homes[0], {})
         if home is None:
             home = document[homes[0]] = {}
-        if isinstance(home, dict) and home.get(name) is None:
+        if isinstance(home, dict) and home.get(name) is not None:
+            there = notes.moved.get(f"{homes[0]}.{name}", f"{homes[0]}.{name}")
+            notes.say(_at(section, name), f"no effect: {there} says it already", "keep one of the two", name)
+            del keys[name]
+        elif isinstance(home, dict):
             home[name] = keys.pop(name)
-            stands_at = f"{section}.{name}" if section else name
+            stands_at = _at(section, name)
             notes.say(stands_at, f"belongs into {homes[0]}; it is taken", f"move it to {homes[0]}.{name}")
             notes.moved[f"{homes[0]}.{name}"] = stands_at
+
+
+def _at(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name

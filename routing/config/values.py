@@ -66,9 +66,9 @@ def decimal(value: Any) -> Any:
             number = Decimal(str(getattr(value, "written", value)).replace("_", "").strip())
         except InvalidOperation:
             number = Decimal("NaN")
-    if number is None or not number.is_finite() or abs(number) >= LARGEST:
+    if number is None or not number.is_finite():
         return Bad(f"{_shown(value)} is not a number", "write a plain number")
-    return number
+    return min(max(number, Decimal(-LARGEST)), Decimal(LARGEST))
 
 
 def flag(value: Any) -> Any:
