@@ -17,7 +17,7 @@ from django.utils import timezone
 from monitoring.models import Repricing, RequestLog, RowSeal
 from monitoring.seals import COLUMNS, checksum, facts_of_row
 from monitoring.storing import HOUR_NS, mark_stale
-from proxy.admission.redis_books import recount_budgets
+from proxy.admission.redis.counters import recount_budgets
 from proxy.usage import More, Usage, cost
 from routing.price import Price, price_from_text
 from routing.publishing import publish_recount

@@ -21,7 +21,7 @@ from monitoring.pacing import Pace
 from monitoring.request_lines import write_lines
 from monitoring.shipper_state import StateFile
 from monitoring.storing import store, unknown
-from proxy.admission.redis_books import recount_budgets
+from proxy.admission.redis.counters import recount_budgets
 from proxy.journal.reader import (
     Damage,
     Position,

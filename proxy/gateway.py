@@ -16,8 +16,8 @@ from proxy.accounting import Accounting
 from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis import RedisAdmission
-from proxy.admission.redis_failures import SharedFailures
+from proxy.admission.redis.admission import RedisAdmission
+from proxy.admission.redis.failures import SharedFailures
 from proxy.body_budget import BodyBudget
 from proxy.client_address import Callers, TrustedProxies
 from proxy.content.writer import ContentWriter
@@ -89,7 +89,7 @@ def build_gateway() -> Gateway:
     proxies = TrustedProxies(settings.TRUSTED_PROXIES)
     failed_auth = FailedAuth(settings.AUTH_FAILURES_PER_MINUTE, proxies)
     if isinstance(admission, RedisAdmission):
-        failed_auth.tell = SharedFailures(admission.line, failed_auth.learn).tell
+        failed_auth.tell = SharedFailures(admission.client, failed_auth.learn).count
     notices.add("rows", keeper.faults_notice)
     notices.add("limits", partial(_limits_notice, admission))
     journal = JournalWriter(Path(settings.JOURNAL_DIR))

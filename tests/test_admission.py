@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.admission import redis as redis_admission
 from proxy.admission.base import Need, Option
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis import RedisAdmission
-from proxy.admission.redis_line import ADMIT, HELLO, SEED, SETTLE, Script
+from proxy.admission.redis import admission as redis_admission
+from proxy.admission.redis.admission import RedisAdmission
+from proxy.admission.redis.scripts import ADMIT, EPOCH, SEED, SETTLE, Script
 from proxy.errors import LimitsUnavailable, RateLimited
 from proxy.ids import uuid7
 from routing.periods import bounds
@@ -85,7 +85,7 @@ class Store:
     async def settled(self) -> None:
         """Waits until all that was settled counts."""
         if self.redis is not None:
-            while len(self.admission._ledger):  # noqa: ASYNC110
+            while len(self.admission._settlements):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
     async def left(self, claim: Claim) -> int:
@@ -124,7 +124,7 @@ def on_test_clock(script: Script) -> Script:
 
 @pytest.fixture(scope="module", autouse=True)
 def test_clock():
-    scripts = (ADMIT, SETTLE, SEED, HELLO)
+    scripts = (ADMIT, SETTLE, SEED, EPOCH)
     before = [(script.text, script.sha) for script in scripts]
     for script in scripts:
         changed = on_test_clock(script)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.admission import redis as redis_admission
-from proxy.admission import redis_owed
-from proxy.admission.redis_held import Held
-from proxy.admission.redis_ledger import Ledger, packed
-from proxy.admission.redis_line import HELLO, SETTLE, run
-from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
-from proxy.admission.redis_owed import Owed
-from proxy.admission.redis_owners import base_of
+from proxy.admission.redis import admission as redis_admission
+from proxy.admission.redis import outage
+from proxy.admission.redis.connection import RedisAway, RedisConnection, RedisRefused
+from proxy.admission.redis.holds import Holds
+from proxy.admission.redis.outage import SettledInOutage
+from proxy.admission.redis.owners import base_of
+from proxy.admission.redis.scripts import EPOCH, SETTLE, packed, run
+from proxy.admission.redis.settlements import Settlements
 from proxy.errors import LimitsUnavailable, RateLimited
 from routing.table import Budget, Claim, Limits
 from tests.live import free_port
@@ -79,7 +79,7 @@ async def test_two_processes_share_parallel_limits_and_budgets(store):
 async def test_a_dead_process_gives_back_what_it_held_when_its_lease_ends(store):
     dead = await store.second()
     await dead.admit(key(parallel=1, budget=10), options=[target(1, cost=10, parallel=1, budget=10)])
-    await dead.admission.line.stop()
+    await dead.admission.client.stop()
     store.advance(29)
     await store.refused(key(parallel=1))
     store.advance(2)
@@ -100,10 +100,10 @@ async def test_a_living_calls_lease_is_renewed(store):
 
 async def test_a_batch_that_is_sent_twice_counts_once(store):
     grant = await store.admit(key(budget=100), cost=50)
-    link = store.admission.line.link
-    record = grant.held.ended(grant.need.id, 30)
+    connection = store.admission.client.connection
+    record = grant.holds.ended(grant.need.id, 30)
     for _ in range(2):
-        await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
+        await run(connection, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
     assert await store.left(key(budget=100)) == 70
 
 
@@ -120,7 +120,7 @@ async def test_one_batch_settles_many_calls_of_many_owners(store):
     options = [target(1, cost=40, budget=900, tpm=2000), target(2, cost=20, tpm=500)]
     grants = [await store.admit(*shared, options=options, tokens=20) for _ in range(10)]
     for number, grant in enumerate(grants):
-        store.admission.record(Held([], grant.held.own).ended(grant.need.id, 0))
+        store.admission.record(Holds([], grant.holds.own).ended(grant.need.id, 0))
         store.advance(0.1)
         grant.settle(5 + number, 3 * number)
     await store.settled()
@@ -136,13 +136,17 @@ async def test_one_batch_settles_many_calls_of_many_owners(store):
 async def test_records_of_one_batch_count_in_the_order_in_which_they_came(store):
     limited = key(budget=100, parallel=1)
     grant = await store.admit(limited, cost=60)
-    link, held = store.admission.line.link, grant.held
-    records = [held.ended(grant.need.id, 7), held.goes_on(grant.need.id, 50), held.goes_on(grant.need.id, 40)]
-    await run(link, SETTLE, ["{switchstand}:batch:test"], 1, 30_000, packed(records))
+    connection, holds = store.admission.client.connection, grant.holds
+    records = [
+        holds.ended(grant.need.id, 7),
+        holds.goes_on(grant.need.id, 50),
+        holds.goes_on(grant.need.id, 40),
+    ]
+    await run(connection, SETTLE, ["{switchstand}:batch:test"], 1, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
     assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.need.id}".encode()])) == (7, 40, 40)
-    records = [held.goes_on(grant.need.id, 30), held.ended(grant.need.id, 5)]
-    await run(link, SETTLE, ["{switchstand}:batch:test"], 2, 30_000, packed(records))
+    records = [holds.goes_on(grant.need.id, 30), holds.ended(grant.need.id, 5)]
+    await run(connection, SETTLE, ["{switchstand}:batch:test"], 2, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
     assert found == {b"s": b"12", b"r": b"0"}
     await store.admit(limited, cost=88)
@@ -152,7 +156,7 @@ async def test_what_a_dead_process_held_comes_back_though_there_is_room_without_
     dead, limited = await store.second(), key(budget=1000)
     for _ in range(3):
         await dead.admit(limited, cost=10)
-    await dead.admission.line.stop()
+    await dead.admission.client.stop()
     store.advance(31)
     (await store.admit(limited, cost=5)).settle(1, 5)
     await store.settled()
@@ -273,14 +277,14 @@ def spent_in_redis(store: Store) -> int:
 
 async def without_redis(store: Store) -> None:
     store.admission._without = "open"
-    await store.admission.line.stop()
+    await store.admission.client.stop()
 
 
 async def with_redis_again(store: Store) -> None:
-    line = store.admission.line
-    line._task, line._tried = None, asyncio.Event()
-    await line.start()
-    assert line.link is not None
+    client = store.admission.client
+    client._task, client._tried = None, asyncio.Event()
+    await client.start()
+    assert client.connection is not None
     await store.settled()
 
 
@@ -318,7 +322,7 @@ async def test_the_log_is_read_only_when_all_have_found_redis_again(store, monke
 
 
 async def test_a_call_let_through_while_redis_came_back_counts_there(store):
-    """It waits for the log while the link comes up: nobody else would tell Redis of it."""
+    """It waits for the log while the connection comes up: nobody else would tell Redis of it."""
     limited = key(budget=1000, rpm=5)
     await without_redis(store)
     asked, go = asyncio.Event(), threading.Event()
@@ -351,43 +355,43 @@ async def test_requests_of_one_moment_without_redis_all_count_when_it_is_back(st
     assert (requests.remaining, tokens.remaining) == (10 - 4, 1000 - 3 * 15 - 20)
 
 
-async def test_what_was_told_to_a_redis_that_forgot_it_counts_though_it_is_not_shipped(store):
+async def test_what_was_reported_to_a_redis_that_forgot_it_counts_though_it_is_not_shipped(store):
     limited = key(budget=1000)
     (await store.admit(limited, cost=100)).settle(1, 7)
     await store.settled()
     store.redis.flushdb()
     store.advance(0)
     other = await store.second()
-    await store.admission.line.stop()
+    await store.admission.client.stop()
     await with_redis_again(store)
     await other.admit(limited, cost=1)
     assert spent_in_redis(store) == 7
     await other.close()
 
 
-async def test_a_long_outage_is_told_as_one_sum(monkeypatch):
-    monkeypatch.setattr(redis_owed, "MOST_CALLS", 10)
-    owed = Owed()
+async def test_a_long_outage_is_reported_as_one_sum(monkeypatch):
+    monkeypatch.setattr(outage, "MOST_CALLS", 10)
+    settled = SettledInOutage()
     for number in range(1000):
-        owed.add(("S", f"call-{number}", 0), [("{switchstand}:key:1", "total", 3)])
-    told = owed.take()
-    assert told[0] == ("C", "{switchstand}:key:1", "total", 990 * 3)
-    assert [record[1] for record in told[1:]] == [f"call-{number}" for number in range(990, 1000)]
-    assert owed.take() == []
+        settled.add(("S", f"call-{number}", 0), [("{switchstand}:key:1", "total", 3)])
+    records = settled.take()
+    assert records[0] == ("C", "{switchstand}:key:1", "total", 990 * 3)
+    assert [record[1] for record in records[1:]] == [f"call-{number}" for number in range(990, 1000)]
+    assert settled.take() == []
 
 
-async def test_a_link_whose_answer_is_late_fails_all_that_wait(redis_server):
-    link = await RedisLink.open(redis_server.url, 0.1)
+async def test_a_connection_whose_answer_is_late_fails_all_that_wait(redis_server):
+    connection = await RedisConnection.open(redis_server.url, 0.1)
     redis_server.freeze()
     try:
-        asked = [link.call("PING") for _ in range(3)]
+        asked = [connection.call("PING") for _ in range(3)]
         results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 1)
     finally:
         redis_server.thaw()
     assert [type(result) for result in results] == [RedisAway] * 3
     assert "no answer within 100 ms" in str(results[0])
     with pytest.raises(RedisAway):
-        await link.call("PING")
+        await connection.call("PING")
 
 
 async def test_no_redis_at_the_start_stops_no_start():
@@ -414,53 +418,55 @@ async def test_without_redis_open_counts_in_the_process():
     error = await store.refused(key(rpm=1, budget=100))
     assert error.headrooms[0].remaining == 0
     grant.settle(1, 7)
-    (told,) = store.admission._owed.take()
-    assert told[:2] == ("S", grant.need.id)
-    assert told[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
-    await store.admission.line.stop()
+    (record,) = store.admission._outage.take()
+    assert record[:2] == ("S", grant.need.id)
+    assert record[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
+    await store.admission.client.stop()
 
 
-async def test_a_link_that_was_answered_stays(redis_server):
-    link = await RedisLink.open(redis_server.url, 0.1)
+async def test_a_connection_that_was_answered_stays(redis_server):
+    connection = await RedisConnection.open(redis_server.url, 0.1)
     for _ in range(3):
-        assert await asyncio.gather(*(link.call("PING") for _ in range(5))) == [b"PONG"] * 5
+        assert await asyncio.gather(*(connection.call("PING") for _ in range(5))) == [b"PONG"] * 5
         await asyncio.sleep(0.15)
-    assert not link.lost.done()
-    link.close("the test ends")
+    assert not connection.lost.done()
+    connection.close("the test ends")
 
 
 async def test_a_password_and_a_database_of_the_url_are_used(redis_server):
-    link = await RedisLink.open(redis_server.url.replace("/0", "/3"), 1)
-    await link.call("SET", "where", "three")
+    connection = await RedisConnection.open(redis_server.url.replace("/0", "/3"), 1)
+    await connection.call("SET", "where", "three")
     assert redis_server.client.get("where") is None
-    await link.call("DEL", "where")
+    await connection.call("DEL", "where")
     redis_server.client.config_set("requirepass", "secret")
     try:
         url = redis_server.url.replace("redis://", "redis://:secret@")
-        assert await (await RedisLink.open(url, 1)).call("PING") == b"PONG"
+        assert await (await RedisConnection.open(url, 1)).call("PING") == b"PONG"
         with pytest.raises(RedisRefused, match="WRONGPASS"):
-            await RedisLink.open(redis_server.url.replace("redis://", "redis://:wrong@"), 1)
+            await RedisConnection.open(redis_server.url.replace("redis://", "redis://:wrong@"), 1)
     finally:
-        link_with_password = await RedisLink.open(redis_server.url.replace("redis://", "redis://:secret@"), 1)
-        await link_with_password.call("CONFIG", "SET", "requirepass", "")
+        with_password = await RedisConnection.open(
+            redis_server.url.replace("redis://", "redis://:secret@"), 1
+        )
+        await with_password.call("CONFIG", "SET", "requirepass", "")
 
 
-async def test_a_ledger_keeps_what_was_not_acknowledged(redis_server):
-    ledger = Ledger(1000)
+async def test_settlements_keep_what_was_not_acknowledged(redis_server):
+    settlements = Settlements(1000)
     for number in range(450):
-        ledger.add(("C", f"{{switchstand}}:key:{number}", "total", 1))
-    link = await RedisLink.open(redis_server.url, 0.1)
+        settlements.add(("C", f"{{switchstand}}:key:{number}", "total", 1))
+    connection = await RedisConnection.open(redis_server.url, 0.1)
     redis_server.freeze()
     try:
         with pytest.raises(RedisAway):
-            await ledger.flush(link)
+            await settlements.flush(connection)
     finally:
         redis_server.thaw()
-    assert len(ledger) == 450
-    again = await RedisLink.open(redis_server.url, 2)
-    await run(again, HELLO, ["{switchstand}:memory"], "word")
-    await ledger.flush(again)
-    assert len(ledger) == 0
+    assert len(settlements) == 450
+    again = await RedisConnection.open(redis_server.url, 2)
+    await run(again, EPOCH, ["{switchstand}:memory"], "word")
+    await settlements.flush(again)
+    assert len(settlements) == 0
 
 
 def store_need() -> Any:

@@ -234,7 +234,7 @@ def nothing_is_held() -> bool:
     admission: Any = running_gateway().admission
     if hasattr(admission, "budgets"):
         return not any(reserved or count for *_, reserved, count in admission.budgets())
-    return not admission._open and not len(admission._ledger)  # settled, and Redis knows
+    return not admission._open and not len(admission._settlements)  # settled, and Redis knows
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -150,7 +150,7 @@ def test_one_script_call_per_request(upstream, pair, redis_server):
     with monitored(redis_server) as lines:
         assert storm(pair, key, [{}] * 60) == {200: 60}
         time.sleep(0.5)
-    from proxy.admission.redis_line import ADMIT, SETTLE
+    from proxy.admission.redis.scripts import ADMIT, SETTLE
 
     scripts = Counter(sha for line in lines for sha in re.findall(r' "EVALSHA" "(\w+)"', line, re.IGNORECASE))
     assert scripts[ADMIT.sha] == 60

@@ -10,8 +10,8 @@ from monitoring.audit import Difference, Differences
 from monitoring.audit.journal import Journal, read_journal
 from monitoring.spending import spent
 from proxy.admission.limits_file import Counts, read_counts
-from proxy.admission.redis_books import read_counter
-from proxy.admission.redis_owners import base_of
+from proxy.admission.redis.counters import read_counter
+from proxy.admission.redis.owners import base_of
 from proxy.journal.records import Opened
 from routing.compiler import compile_table
 from routing.periods import Periods, period_id

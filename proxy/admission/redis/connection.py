@@ -23,7 +23,7 @@ class RedisRefused(Exception):
     """Redis answered with an error."""
 
 
-class RedisLink(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     def __init__(self, timeout: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
@@ -39,24 +39,24 @@ class RedisLink(asyncio.Protocol):
         """Done when the connection is of no more use, with the reason."""
 
     @classmethod
-    async def open(cls, url: str, timeout: float) -> "RedisLink":
+    async def open(cls, url: str, timeout: float) -> "RedisConnection":
         """Connect and log in. `timeout` in seconds holds for this, and then for each command.
 
         Raises RedisAway or RedisRefused.
         """
         options = parse_url(url)
-        link = cls(timeout)
+        connection = cls(timeout)
         try:
             async with asyncio.timeout(timeout * 2):
-                await _connect(link, options)
+                await _connect(connection, options)
         except (OSError, TimeoutError) as error:
             raise RedisAway(str(error) or "no connection in time") from error
         try:
-            await link._log_in(options)
+            await connection._log_in(options)
         except BaseException:
-            link.close("the log-in failed")
+            connection.close("the log-in failed")
             raise
-        return link
+        return connection
 
     async def _log_in(self, options: Any) -> None:
         user, password = options.get("username"), options.get("password")
@@ -109,7 +109,7 @@ class RedisLink(asyncio.Protocol):
             self._turns.popleft()
 
     def _check(self, patient: bool = True) -> None:
-        """Fail the link where its oldest command got no answer in time."""
+        """Fail the connection where its oldest command got no answer in time."""
         self._timer = None
         self._forget_answered()
         if not self._turns:
@@ -143,14 +143,14 @@ class RedisLink(asyncio.Protocol):
         self.close(str(exc) if exc else "Redis closed the connection")
 
 
-async def _connect(link: RedisLink, options: Any) -> None:
+async def _connect(connection: RedisConnection, options: Any) -> None:
     loop = asyncio.get_running_loop()
     if options.get("connection_class") is UnixDomainSocketConnection:
-        await loop.create_unix_connection(lambda: link, options["path"])
+        await loop.create_unix_connection(lambda: connection, options["path"])
         return
     secure = _tls(options) if options.get("connection_class") is SSLConnection else None
     host, port = options.get("host", "localhost"), options.get("port", 6379)
-    await loop.create_connection(lambda: link, host, port, ssl=secure)
+    await loop.create_connection(lambda: connection, host, port, ssl=secure)
 
 
 def _tls(options: Any) -> ssl.SSLContext:

@@ -10,14 +10,15 @@ from functools import partial
 
 from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis_ask import NEW, Ask, Asks, asked_of
-from proxy.admission.redis_grant import RedisGrant
-from proxy.admission.redis_held import Held, Recent
-from proxy.admission.redis_ledger import Ledger, Record
-from proxy.admission.redis_line import SEED, UNSEEDED, RedisLine
-from proxy.admission.redis_link import RedisAway, RedisLink, RedisRefused
-from proxy.admission.redis_owed import LatelySettled, Owed
-from proxy.admission.redis_owners import RedisOwner, RedisOwners
+from proxy.admission.redis.calls import NEW, AdmitCall, AdmitCalls, packed_need
+from proxy.admission.redis.client import RedisClient
+from proxy.admission.redis.connection import RedisAway, RedisConnection, RedisRefused
+from proxy.admission.redis.grant import RedisGrant
+from proxy.admission.redis.holds import Holds, Recent
+from proxy.admission.redis.outage import SettledInOutage, SettledLately
+from proxy.admission.redis.owners import RedisOwner, RedisOwners
+from proxy.admission.redis.scripts import SEED, UNSEEDED, Record
+from proxy.admission.redis.settlements import Settlements
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import BUCKET, MINUTE
 from proxy.errors import LimitsUnavailable
@@ -26,7 +27,7 @@ from routing.table import Claim
 logger = logging.getLogger(__name__)
 
 YOUNG_SECONDS = 2.0
-"""So long after Redis came back others may still have to tell what they know: they reconnect in that time."""
+"""So long after Redis came back others may still have to report: they reconnect in that time."""
 
 SEED_TRIES = 5
 CATCH_UPS = 3
@@ -41,82 +42,83 @@ class RedisAdmission:
     """
 
     def __init__(self, url: str, spent: Spent, *, timeout: float, without: str, lease: float) -> None:
-        self.line = RedisLine(url, timeout, self._on_up)
+        self.client = RedisClient(url, timeout, self._on_up)
         self.lease_ms = int(lease * 1000)
         self._renew_after = lease / 3
         self._without = without
         self.owners = RedisOwners()
-        self.asks = Asks(self.owners, self.lease_ms)
+        self.admit_calls = AdmitCalls(self.owners, self.lease_ms)
         self._spent = spent
         self.recounted = 0
         self._seeding = Seeding(spent)
-        self._ledger = Ledger(self.lease_ms)
+        self._settlements = Settlements(self.lease_ms)
         self._open: dict[str, RedisGrant] = {}
         self._recent: deque[Recent] = deque()
         self._local: MemoryAdmission | None = None
-        self._owed = Owed()
-        self._lately = LatelySettled()
+        self._outage = SettledInOutage()
+        self._lately = SettledLately()
         self._renewer: asyncio.Task[None] | None = None
 
     def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> None:
         """Nothing is known without asking."""
 
     async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
-        ask = self.asks.of(shared, options, need)
-        if not ask.owners:
+        admit_call = self.admit_calls.of(shared, options, need)
+        if not admit_call.owners:
             return FreeGrant()
         if self._renewer is None:
             await self.start()
-        grant = RedisGrant(self, shared, options, need, ask)
+        grant = RedisGrant(self, shared, options, need, admit_call)
         try:
-            link, asked = self.line.link, asked_of(need, NEW, options)
+            connection = self.client.connection
+            packed = admit_call.script.by_sha(packed_need(need, NEW, options))
             try:
-                # The link's own future: each coroutine in between would be passed again when it is done.
-                reply = NOT_RUN if link is None else await link.send(ask.script.by_sha(asked))
+                # The connection's own future: each coroutine in between would be passed again with it.
+                reply = NOT_RUN if connection is None else await connection.send(packed)
             except RedisRefused:
                 reply = NOT_RUN  # perhaps it only doesn't know the script
             if reply[0] == UNSEEDED:
-                reply = await self.reply(ask, need, NEW, options)
+                reply = await self.reply(admit_call, need, NEW, options)
             grant.hold(reply)
         except RedisAway as away:
-            self.record(ask.all_held().ended(need.id, 0))
+            self.record(admit_call.all_holds().ended(need.id, 0))
             self.check_open(away)
             await self._take_here(grant, shared, options, need)
         except asyncio.CancelledError:
-            self.record(ask.all_held().ended(need.id, 0))
+            self.record(admit_call.all_holds().ended(need.id, 0))
             raise
         self._remember(grant)
-        if not grant.told and self.line.link is not None:
-            self._tell()  # Redis came back while this call was let through without it
+        if not grant.reported and self.client.connection is not None:
+            self._report_missing()  # Redis came back while this call was let through without it
         return grant
 
     async def start(self) -> None:
         """Connect, if Redis is there; its being away stops no start."""
         if self._renewer is None:
             self._renewer = asyncio.create_task(self._renew())
-        await self.line.start()
+        await self.client.start()
 
     def state(self) -> dict[str, object]:
         kept = "in Redis"
-        if self.line.link is None:
+        if self.client.connection is None:
             kept = "in this process" if self._without == "open" else "nowhere: limited calls are refused"
-        return {"kept": kept, "problem": "Redis is away" if self.line.problem else None}
+        return {"kept": kept, "problem": "Redis is away" if self.client.problem else None}
 
     async def aclose(self) -> bool:
-        link = self.line.link
-        if link is not None and len(self._ledger):
+        connection = self.client.connection
+        if connection is not None and len(self._settlements):
             with contextlib.suppress(RedisAway, RedisRefused, TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await self._ledger.flush(link)
-        missing = len(self._ledger) + len(self._owed) + len(self._open)
+                    await self._settlements.flush(connection)
+        missing = len(self._settlements) + len(self._outage) + len(self._open)
         if missing:
             logger.error("%d records of limits never reached Redis; the log has them", missing)
         if self._renewer is not None:
             self._renewer.cancel()
-        await self.line.stop()
+        await self.client.stop()
         return not missing
 
-    # What a grant asks for
+    # What a grant asks of its store
 
     def check_open(self, away: RedisAway) -> None:
         if self._without != "open":
@@ -124,27 +126,29 @@ class RedisAdmission:
 
     def record(self, record: Record | None) -> None:
         if record is not None:
-            self._ledger.add(record)
+            self._settlements.add(record)
 
-    async def reply(self, ask: Ask, need: Need, bucket: int, options: Sequence[Option]) -> list[int]:
-        """Of scripts/admit.lua, once all spending is known. Raises LimitsUnavailable, RedisAway."""
-        asked = asked_of(need, bucket, options)
+    async def reply(
+        self, admit_call: AdmitCall, need: Need, bucket: int, options: Sequence[Option]
+    ) -> list[int]:
+        """Of lua/admit.lua, once all spending is known. Raises LimitsUnavailable, RedisAway."""
+        packed = packed_need(need, bucket, options)
         for _ in range(SEED_TRIES):
-            reply: list[int] = await self.line.run_packed(ask.script, asked)
+            reply: list[int] = await self.client.run_packed(admit_call.script, packed)
             if reply[0] != UNSEEDED:
                 return reply
-            await self._seed_all([ask.owners[position - 1].claim for position in reply[1:]], need)
-        raise RedisAway("it forgets what it is told")
+            await self._seed_all([admit_call.owners[position - 1].claim for position in reply[1:]], need)
+        raise RedisAway("it forgets what it gets")
 
     def settled(self, grant: RedisGrant, record: Record | None, cost: int) -> None:
         self._open.pop(grant.need.id, None)
         if record is None:
             return
-        if not grant.told:
+        if not grant.reported:
             if charges := grant.charges(cost):
-                self._owed.add(record, charges)
+                self._outage.add(record, charges)
             return
-        self._ledger.add(record)
+        self._settlements.add(record)
         if grant.need.budgeted:
             self._lately.add(record)
 
@@ -157,17 +161,17 @@ class RedisAdmission:
             await self._seeding.once(claim, owner.start, partial(self._seed, owner))
 
     async def _seed(self, owner: RedisOwner) -> None:
-        if (young := YOUNG_SECONDS - self.line.steady_for) > 0:
+        if (young := YOUNG_SECONDS - self.client.steady_for) > 0:
             await asyncio.sleep(young)
         keys, ends = [f"{owner.base}:b:{owner.period}"], owner.ends or ""
-        pending: list[bytes] = await self.line.run(SEED, keys, ends, "", "")
+        pending: list[bytes] = await self.client.run(SEED, keys, ends, "", "")
         for tries_left in reversed(range(SEED_TRIES)):
             if not pending:
                 return
             calls = [call.decode() for call in pending if call]
             spent = await self._seeding.spent(owner.claim, owner.start, owner.end, calls)
             insist = "" if tries_left else "1"
-            pending = await self.line.run(SEED, keys, ends, spent, insist, *calls)
+            pending = await self.client.run(SEED, keys, ends, spent, insist, *calls)
 
     # While Redis is away
 
@@ -191,64 +195,64 @@ class RedisAdmission:
         now = time.monotonic()
         grant.renew_at = now + self._renew_after
         self._open[grant.need.id] = grant
-        held = grant.held
-        if not held.counted:
+        holds = grant.holds
+        if not holds.counted:
             return
-        recent = held.recent
-        if recent is None or now >= recent.full_at or recent.told is not grant.told:
-            recent = self._begin_recent(now, held, told=grant.told)
+        recent = holds.recent
+        if recent is None or now >= recent.full_at or recent.reported is not grant.reported:
+            recent = self._begin_recent(now, holds, reported=grant.reported)
         recent.at = now
         recent.requests += 1
         recent.tokens += grant.need.tokens
         grant.recent = recent
 
-    def _begin_recent(self, now: float, held: Held, *, told: bool) -> Recent:
+    def _begin_recent(self, now: float, holds: Holds, *, reported: bool) -> Recent:
         while self._recent and self._recent[0].at < now - MINUTE - BUCKET:
             self._recent.popleft()
-        held.recent = recent = Recent(now, now + BUCKET, held.counted, told=told)
+        holds.recent = recent = Recent(now, now + BUCKET, holds.counted, reported=reported)
         self._recent.append(recent)
         return recent
 
-    async def _on_up(self, link: RedisLink, lost_memory: bool) -> None:
-        """Tell Redis what it does not know, before it is asked again."""
-        self._ledger.link = None
+    async def _on_up(self, connection: RedisConnection, lost_memory: bool) -> None:
+        """Report to Redis what it does not know, before it is asked again."""
+        self._settlements.connection = None
         for grant in self._open.values():
-            grant.told = False  # a lease may have ended meanwhile
+            grant.reported = False  # a lease may have ended meanwhile
         if lost_memory:
             for recent in self._recent:
-                recent.told = False
+                recent.reported = False
             for record in self._lately.again():
-                self._ledger.add(record)
+                self._settlements.add(record)
         for _ in range(CATCH_UPS):
-            self._tell()
-            if not len(self._ledger):
+            self._report_missing()
+            if not len(self._settlements):
                 break
-            await self._ledger.flush(link)
+            await self._settlements.flush(connection)
         # What came during the last flush follows at once, in front of all that comes later.
-        self._ledger.link = link
-        self._tell()
+        self._settlements.connection = connection
+        self._report_missing()
         self._local = None
 
-    def _tell(self) -> None:
-        """Put into the ledger what was let through or spent without Redis."""
+    def _report_missing(self) -> None:
+        """Add what was let through or spent without Redis."""
         now = time.monotonic()
         for recent in self._recent:
-            if not recent.told:
-                recent.told = True
+            if not recent.reported:
+                recent.reported = True
                 for record in _window_records(recent, now):
-                    self._ledger.add(record)
-        for record in self._owed.take():
-            self._ledger.add(record)
+                    self._settlements.add(record)
+        for record in self._outage.take():
+            self._settlements.add(record)
         for grant in self._open.values():
-            if not grant.told:
-                grant.told = True
+            if not grant.reported:
+                grant.reported = True
                 self.record(grant.hold_record())
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._renew_after / 2)
             now = time.monotonic()
-            if self.line.link is None:
+            if self.client.connection is None:
                 continue
             for grant in list(self._open.values()):
                 if grant.renew_at <= now:

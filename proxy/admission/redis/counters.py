@@ -6,7 +6,7 @@ from typing import Any
 import redis
 from django.conf import settings
 
-from proxy.admission.redis_line import PREFIX
+from proxy.admission.redis.scripts import PREFIX
 
 TIMEOUT_SECONDS = 2.0
 HELD = b"h:"

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from proxy.admission.redis_ledger import Record
-from proxy.admission.redis_owners import RedisOwner
+from proxy.admission.redis.owners import RedisOwner
+from proxy.admission.redis.scripts import Record
 
 SHARED, OWN = 1, 2
 """Which of a call's two buckets has its tokens: that of its shared limits, or of its option's own."""
@@ -12,18 +12,18 @@ SHARED, OWN = 1, 2
 class Recent:
     """Requests of the last minute, in case that Redis forgets them or never heard of them."""
 
-    __slots__ = ("at", "full_at", "owners", "requests", "tokens", "told")
+    __slots__ = ("at", "full_at", "owners", "reported", "requests", "tokens")
 
-    def __init__(self, now: float, full_at: float, owners: list[RedisOwner], *, told: bool) -> None:
+    def __init__(self, now: float, full_at: float, owners: list[RedisOwner], *, reported: bool) -> None:
         self.at = now  # of the last of them
         self.full_at = full_at  # then the next ones are kept apart
         self.owners = owners
         self.requests = 0
         self.tokens = 0
-        self.told = told  # whether Redis knows
+        self.reported = reported  # whether Redis knows
 
 
-class Held:
+class Holds:
     """The shared owners, and those of one option."""
 
     __slots__ = ("budgeted", "counted", "leased", "own", "owners", "recent", "text")
@@ -34,8 +34,8 @@ class Held:
         self.counted = [owner for owner in self.owners if owner.counted]  # per minute
         self.budgeted = any(owner.period is not None for owner in self.owners)
         self.recent: Recent | None = None  # the newest
-        told = [owner.told(SHARED) for owner in shared] + [owner.told(OWN) for owner in own]
-        rows = [row for row in told if row is not None]
+        settled = [owner.to_settle(SHARED) for owner in shared] + [owner.to_settle(OWN) for owner in own]
+        rows = [row for row in settled if row is not None]
         self.leased = any("parallel" in row or "period" in row for row in rows)
         self.text = msgspec.json.encode(rows).decode() if rows else ""  # cmsgpack knows no bytes
 
@@ -46,8 +46,8 @@ class Held:
         return ("S", call, self.text, cost, bucket, own_bucket, difference) if self.text else None
 
     def goes_on(self, call: str, amount: int) -> Record | None:
-        """Renews the lease of what is held; also tells a Redis that has forgotten it."""
+        """Renews the lease of what is held; also for a Redis that has forgotten it."""
         return ("H", call, self.text, amount) if self.leased else None
 
 
-NOTHING = Held([], [])
+NO_HOLDS = Holds([], [])

@@ -1,10 +1,10 @@
-"""What Redis is told of an owner of limits: the same words for all of its calls in a period."""
+"""How an owner of limits is named to Redis: the same words for all of its calls in a period."""
 
 import math
 from collections.abc import Iterable
 
 from proxy.admission.base import Claim, Need
-from proxy.admission.redis_line import PREFIX
+from proxy.admission.redis.scripts import PREFIX
 from routing.periods import Periods, period_id
 
 KEPT_AFTER_END = 2 * 86400  # seconds that Redis keeps a budget's period after its end
@@ -40,8 +40,8 @@ class RedisOwner:
             ends=self.ends,
         )
 
-    def told(self, tokens: int) -> dict[str, object] | None:
-        """As scripts/settle.lua reads it; None where it holds nothing that a call gives back."""
+    def to_settle(self, tokens: int) -> dict[str, object] | None:
+        """As lua/settle.lua reads it; None where it holds nothing that a call gives back."""
         limits = self.claim.limits
         found = _given(
             parallel=True if limits.parallel is not None else None,

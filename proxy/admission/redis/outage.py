@@ -1,10 +1,10 @@
-"""What calls cost that Redis was not told of, or has forgotten."""
+"""What calls cost that Redis never heard of, or has forgotten."""
 
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from proxy.admission.redis_ledger import Record
+from proxy.admission.redis.scripts import Record
 
 SHIPPED_SECONDS = 60.0
 """A call that ended longer ago is taken to be in the log's database, where every process can read it."""
@@ -16,11 +16,11 @@ Charge = tuple[str, str, int]
 """Owner, period, nano-USD."""
 
 
-class Owed:
+class SettledInOutage:
     """Calls that ended without Redis.
 
-    The last minute's are told one by one: a budget whose spending must be read from the log can then
-    leave them out of what it reads, whether they are there already or not. The older ones are told
+    The last minute's are reported one by one: a budget whose spending must be read from the log can then
+    leave them out of what it reads, whether they are there already or not. The older ones are reported
     as one sum per budget, so that a Redis that stays away for hours fills no memory.
     """
 
@@ -39,15 +39,15 @@ class Owed:
         return len(self._calls) + len(self._sums)
 
     def take(self) -> list[Record]:
-        """All of it, for the ledger."""
+        """All of it, to be reported."""
         calls, self._calls = self._calls, deque()
         sums, self._sums = self._sums, {}
-        told: list[Record] = [("C", base, period, cost) for (base, period), cost in sums.items()]
-        return told + [record for _, record, _ in calls]
+        records: list[Record] = [("C", base, period, cost) for (base, period), cost in sums.items()]
+        return records + [record for _, record, _ in calls]
 
 
-class LatelySettled:
-    """What Redis was told lately: should it lose its memory, the log may not have it yet.
+class SettledLately:
+    """What was lately reported to Redis: should it lose its memory, the log may not have it yet.
 
     Kept by the second, so that a call costs no more than its place in a list.
     """

@@ -1,4 +1,4 @@
--- Tells a worker whether this Redis still remembers: KEYS[1] changes when its memory was lost.
+-- Whether this Redis still remembers: KEYS[1] changes when its memory was lost.
 -- ARGV: a random word. Replies: {the word of this memory, its age in ms}.
 call('SET', KEYS[1], ARGV[1] .. ':' .. whole(clock()), 'NX')
 local word = call('GET', KEYS[1])

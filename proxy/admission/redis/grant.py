@@ -1,7 +1,7 @@
 """What one call holds of the limits that are counted in Redis."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -17,36 +17,53 @@ from proxy.admission.base import (
     Option,
     reservation,
 )
-from proxy.admission.redis_ask import Ask
-from proxy.admission.redis_held import NOTHING, Held, Recent
-from proxy.admission.redis_ledger import Record
-from proxy.admission.redis_line import GRANTED
-from proxy.admission.redis_link import RedisAway
-from proxy.admission.redis_owners import RedisOwner
+from proxy.admission.redis.calls import AdmitCall, AdmitCalls
+from proxy.admission.redis.connection import RedisAway
+from proxy.admission.redis.holds import NO_HOLDS, Holds, Recent
+from proxy.admission.redis.owners import RedisOwner, RedisOwners
+from proxy.admission.redis.scripts import GRANTED, Record
 from proxy.admission.refusals import refused
 from proxy.errors import RateLimited
 from routing.table import Limits
 
-if TYPE_CHECKING:
-    from proxy.admission.redis import RedisAdmission
-
 KINDS = ("", "rpm", "tpm", "parallel", "budget", "price")
-NOT_FULL = 7  # numbers in an answer of scripts/admit.lua that tells of nothing that was full
+NOT_FULL = 7  # numbers in an answer of lua/admit.lua that names nothing that was full
+
+
+class GrantStore(Protocol):
+    """What a grant asks of the store that gave it."""
+
+    owners: RedisOwners
+    admit_calls: AdmitCalls
+
+    async def reply(
+        self, admit_call: AdmitCall, need: Need, bucket: int, options: Sequence[Option]
+    ) -> list[int]:
+        """Of lua/admit.lua. Raises LimitsUnavailable, RedisAway."""
+
+    def check_open(self, away: RedisAway) -> None:
+        """Raises LimitsUnavailable where nothing is let through while Redis is away."""
+
+    def record(self, record: Record | None) -> None:
+        """To be reported to Redis; None is nothing."""
+
+    def settled(self, grant: "RedisGrant", record: Record | None, cost: int) -> None:
+        """The grant's call has ended, at `cost` in nano-USD."""
 
 
 class RedisGrant(msgspec.Struct, eq=False):
-    _admission: "RedisAdmission"
+    _store: GrantStore
     _shared: Sequence[Claim]
     _options: Sequence[Option]
     need: Need
-    _ask: Ask
-    held: Held = NOTHING
+    _admit_call: AdmitCall
+    holds: Holds = NO_HOLDS
     _bucket: int = 0  # where tokens of shared were counted
     _own_bucket: int = 0  # where those of the option were
     _headrooms: Headrooms = NO_HEADROOMS
     _settled: bool = False
     local: Grant | None = None  # of the in-process limits, while Redis is away
-    told: bool = True  # whether Redis knows what is held, or will by the ledger
+    reported: bool = True  # whether Redis knows what is held, or will by the records on their way
     recent: Recent | None = None
     renew_at: float = 0.0
     option: int = 0
@@ -55,7 +72,7 @@ class RedisGrant(msgspec.Struct, eq=False):
     @property
     def reserved_nano(self) -> int | None:
         option = self._options[self.option]
-        return option.cost_nano if self.held.budgeted else reservation(self._shared, option)
+        return option.cost_nano if self.holds.budgeted else reservation(self._shared, option)
 
     @property
     def headrooms(self) -> Headrooms:
@@ -65,23 +82,23 @@ class RedisGrant(msgspec.Struct, eq=False):
         if not self._anything_changes(first, last):
             self.option = first
             return
-        old, ask = self.held.own, self._ask
+        old, admit_call = self.holds.own, self._admit_call
         options = self._options[first:last]
-        wider = self._admission.asks.made(self._shared, old, options, self.need)
+        wider = self._store.admit_calls.make(self._shared, old, options, self.need)
         try:
-            reply = await self._admission.reply(wider, self.need, self._own_bucket, options)
+            reply = await self._store.reply(wider, self.need, self._own_bucket, options)
         except RedisAway as away:
-            self._admission.check_open(away)
+            self._store.check_open(away)
         else:
-            self.held = Held(ask.shared, [])  # unless one of them has room
-            self._headrooms = _headrooms_of(ask.rates, reply)
+            self.holds = Holds(admit_call.shared, [])  # unless one of them has room
+            self._headrooms = _headrooms_of(admit_call.rates, reply)
             self.skipped += _reasons(reply, wider, self.need)
             if reply[0] != GRANTED:
                 raise _refusal(reply, wider, self.need)
             self._hold(first + reply[1] - 1)
             self._own_bucket = reply[2]
             return
-        self._admission.record(self._let_go_record(old))
+        self._store.record(self._let_go_record(old))
         if self.local is not None:
             await self.local.move(first, last)
             first = self.local.option
@@ -97,28 +114,28 @@ class RedisGrant(msgspec.Struct, eq=False):
     def hold(self, reply: list[int]) -> None:
         """What Redis has granted to a new call. Raises RateLimited where it has refused."""
         if reply[0] != GRANTED:
-            raise _refusal(reply, self._ask, self.need)
-        rates = self._ask.rates
+            raise _refusal(reply, self._admit_call, self.need)
+        rates = self._admit_call.rates
         if rates.rpm is not None or rates.tpm is not None:
             self._headrooms = _headrooms_of(rates, reply)
         if len(reply) > NOT_FULL:
-            self.skipped = _reasons(reply, self._ask, self.need)
+            self.skipped = _reasons(reply, self._admit_call, self.need)
         self.option = option = reply[1] - 1
-        self.held = self._ask.held(option)
+        self.holds = self._admit_call.holds_of(option)
         self._bucket = self._own_bucket = reply[2]
 
     def hold_locally(self, local: Grant) -> None:
         self.local, self.skipped = local, local.skipped
-        self.told = False
+        self.reported = False
         self._hold(local.option)
 
     def _hold(self, option: int) -> None:
         self.option = option
-        if option < len(self._ask.options):
-            self.held = self._ask.held(option)
+        if option < len(self._admit_call.options):
+            self.holds = self._admit_call.holds_of(option)
         else:  # of a fallback route, which came later
-            own = self._admission.owners.all_of(self._options[option].claims, self.need)
-            self.held = Held(self._ask.shared, own)
+            own = self._store.owners.all_of(self._options[option].claims, self.need)
+            self.holds = Holds(self._admit_call.shared, own)
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
         if self._settled:
@@ -130,27 +147,27 @@ class RedisGrant(msgspec.Struct, eq=False):
         if self.recent is not None:
             self.recent.tokens += difference
         cost = (self.reserved_nano or 0) if cost_nano is None else cost_nano
-        record = self.held.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
-        self._admission.settled(self, record, cost)
+        record = self.holds.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
+        self._store.settled(self, record, cost)
 
     def hold_record(self) -> Record | None:
-        return self.held.goes_on(self.need.id, self._options[self.option].cost_nano or 0)
+        return self.holds.goes_on(self.need.id, self._options[self.option].cost_nano or 0)
 
     def charges(self, cost: int) -> list[tuple[str, str, int]]:
         """(owner, period, nano-USD) for each budget."""
         found = []
-        for owner in self.held.owners:
+        for owner in self.holds.owners:
             if owner.period is not None:
                 found.append((owner.base, owner.period, cost))
         return found
 
     def _let_go_record(self, own: list[RedisOwner]) -> Record | None:
-        let_go = Held([], own)
+        let_go = Holds([], own)
         return let_go.ended(self.need.id, 0, own_bucket=self._own_bucket, difference=-self.need.tokens)
 
 
-def _refusal(reply: list[int], ask: Ask, need: Need) -> RateLimited:
-    return refused(_reasons(reply, ask, need), need, _headrooms_of(ask.rates, reply))
+def _refusal(reply: list[int], admit_call: AdmitCall, need: Need) -> RateLimited:
+    return refused(_reasons(reply, admit_call, need), need, _headrooms_of(admit_call.rates, reply))
 
 
 def _headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
@@ -161,9 +178,9 @@ def _headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
     )
 
 
-def _reasons(reply: list[int], ask: Ask, need: Need) -> tuple[NoRoom, ...]:
+def _reasons(reply: list[int], admit_call: AdmitCall, need: Need) -> tuple[NoRoom, ...]:
     places = range(NOT_FULL, len(reply), 4)
-    return tuple(_reason(need, ask.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
+    return tuple(_reason(need, admit_call.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
 
 
 def _reason(need: Need, owner: RedisOwner, kind: int, wait_ms: int, left: int) -> NoRoom:
