@@ -11,7 +11,9 @@ from django.db.models import Case, DateTimeField, OuterRef, Q, QuerySet, Subquer
 
 from monitoring.models import NANO, UsageHour
 from routing.models import Team
+from routing.models.limits import is_time_zone
 from routing.periods import bounds
+from routing.unreadable import Faults
 
 LOOK_BACK = timedelta(days=7)
 
@@ -24,6 +26,7 @@ class Forecast:
     spent: Decimal
     expected: Decimal
     budget: Decimal | None  # None: the team has no budget for the month
+    wrong_clock: str = ""  # the team's time zone, where it is none: its month is that of UTC
 
     @property
     def exceeds(self) -> bool:
@@ -31,12 +34,12 @@ class Forecast:
 
 
 def forecasts(now: float | None = None) -> Iterator[Forecast]:
-    """`now` in Unix seconds. Two queries, however many teams there are."""
+    """`now` in Unix seconds. Two queries, however many teams there are; without those that can't be read."""
     moment = time.time() if now is None else now
     today = datetime.fromtimestamp(moment, UTC)
     zones = set(Team.objects.values_list("time_zone", flat=True))
     months = {zone: _month(zone, moment) for zone in zones}
-    for team in _with_costs(months, today):
+    for team in Faults().read(_with_costs(months, today)):
         _, end = months[team.time_zone]
         since = max(today - LOOK_BACK, team.created_at)
         days = max((today - since) / timedelta(days=1), 1.0)
@@ -44,11 +47,17 @@ def forecasts(now: float | None = None) -> Iterator[Forecast]:
         spent, lately = (Decimal(nano or 0) / NANO for nano in (team.of_month, team.lately))
         expected = spent + lately / Decimal(days) * left
         monthly = team.budget_period == "month"
-        yield Forecast(team.slug, spent, round(expected, 9), team.budget_usd if monthly else None)
+        yield Forecast(
+            team.slug,
+            spent,
+            round(expected, 9),
+            team.budget_usd if monthly else None,
+            "" if is_time_zone(team.time_zone) else team.time_zone or "none",
+        )
 
 
 def _month(time_zone: str, moment: float) -> tuple[datetime, datetime]:
-    start, end = bounds("month", time_zone, moment)
+    start, end = bounds("month", time_zone if is_time_zone(time_zone) else "UTC", moment)
     return datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
 
 

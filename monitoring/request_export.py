@@ -36,6 +36,8 @@ COLUMNS = (
     "tokens_estimated",
     "total_ms",
     "ttft_ms",
+    "client_address",
+    "user_agent",
 )
 
 

@@ -139,11 +139,21 @@ def _teams(found: list[Forecast]) -> dict[str, Any]:
             f"{one.spent:,.4f}",
             f"{one.expected:,.4f}",
             NOTHING if one.budget is None else f"{one.budget:,.2f}",
-            badge("over budget", "danger") if one.exceeds else "",
+            _remark(one),
         ]
         for one in found
     ]
     return {"headers": headers, "rows": rows}
+
+
+def _remark(one: Forecast) -> SafeString | str:
+    over = badge("over budget", "danger") if one.exceeds else ""
+    if not one.wrong_clock:
+        return over
+    help_text = (
+        f"{one.wrong_clock!r} is no time zone: give the team another one. Its month is UTC's until then."
+    )
+    return format_html("{} {}", badge("unknown time zone", "warning", help_text), over)
 
 
 def _cost(line: usage.Line) -> SafeString | str:

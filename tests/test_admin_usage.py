@@ -1,5 +1,6 @@
 """The admin's usage page: figures, links to the requests behind them, and who may see it."""
 
+import io
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from html import unescape
 from urllib.parse import parse_qs, urlencode
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -14,6 +16,7 @@ from django.utils import timezone
 
 from monitoring.rollups import roll_up
 from monitoring.storing import store
+from routing.models import Team
 from tests.factories import make_team
 from tests.test_journal_faults import closed
 
@@ -77,6 +80,29 @@ def test_a_team_that_will_exceed_its_budget_is_marked(page):
     store([closed(team="search", cost_nano_usd=2 * 10**9)])
     ((team, spent, _, budget, mark),) = cells(page(), "teams")
     assert (team, spent, budget, mark) == ("search", "2.0000", "1.00", "over budget")
+
+
+@pytest.mark.parametrize("zone", ["Mars/Phobos", "", "../../etc/passwd", "Europe", "leapseconds"])
+def test_a_time_zone_that_is_none_breaks_nothing_and_is_named(page, zone):
+    """The admin and configuration files look before it is stored; another machine may know fewer zones."""
+    make_team(slug="good", budget_usd="1", budget_period="month")
+    Team.objects.filter(pk=make_team(slug="odd").pk).update(time_zone=zone)
+    store([closed(team="odd", cost_nano_usd=2 * 10**9), closed(team="good", cost_nano_usd=2 * 10**9)])
+    good, odd = cells(page(), "teams")
+    assert (good[1], good[-1]) == ("2.0000", "over budget")
+    assert (odd[1], odd[-1]) == ("2.0000", "unknown time zone")
+    out = io.StringIO()
+    call_command("usage_report", stdout=out)
+    assert "unknown time zone, UTC instead" in out.getvalue()
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite stores nonsense")
+def test_a_team_that_cannot_be_read_takes_no_other_from_the_page(page):
+    make_team(slug="good")
+    with connection.cursor() as cursor:
+        sql = "UPDATE routing_team SET budget_usd = 'much' WHERE id = %s"
+        cursor.execute(sql, [make_team(slug="bad").pk])
+    assert [row[0] for row in cells(page(), "teams")] == ["good"]
 
 
 def sent(form, button, **typed):

@@ -134,6 +134,15 @@ def test_requests_are_streamed_as_csv(live, admin_client, calls):
     assert sum(int(line["cost_nano_usd"]) for line in lines) == 7
 
 
+def test_each_request_of_the_csv_says_who_called_in_its_last_columns(live, admin_client):
+    store([closed(client_address="192.0.2.7", user_agent="=curl()")])
+    session = {"sessionid": admin_client.cookies["sessionid"].value}
+    answer = plain.get(f"{live.url}/api/usage?group_by=request&format=csv", cookies=session)
+    head, line = csv.reader(io.StringIO(answer.text))
+    assert head[-2:] == ["client_address", "user_agent"]
+    assert line[-2:] == ["192.0.2.7", "'=curl()"]
+
+
 @pytest.mark.parametrize("base", ["/v1", "/api/llm", ""])
 def test_a_key_sees_its_own_usage_only(live, published, calls, base):
 

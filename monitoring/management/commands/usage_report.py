@@ -65,11 +65,16 @@ def _forecast_rows(found: list[Forecast]) -> list[list[str]]:
             f"{one.spent:.4f}",
             f"{one.expected:.4f}",
             "-" if one.budget is None else f"{one.budget:.2f}",
-            "over budget" if one.exceeds else "",
+            _remark(one),
         ]
         for one in found
     ]
     return [["team", "spent", "expected", "budget", ""], *rows]
+
+
+def _remark(one: Forecast) -> str:
+    remarks = {"over budget": one.exceeds, "unknown time zone, UTC instead": one.wrong_clock}
+    return "; ".join(remark for remark, holds in remarks.items() if holds)
 
 
 def _cell(value: Any) -> str:
