@@ -33,7 +33,7 @@ from monitoring.generating import FIRST_KEY  # noqa: E402
 from monitoring.models import RequestLog  # noqa: E402
 from monitoring.spending import spent  # noqa: E402
 from proxy.ids import first_id  # noqa: E402
-from routing.table import Budget, Claim, Limits  # noqa: E402
+from routing.table import Budget, LimitOwner, Limits  # noqa: E402
 from tests.live import LiveGateway  # noqa: E402
 
 FILTERS = (
@@ -104,13 +104,13 @@ def _reports() -> dict[str, Callable[[], Any]]:
         return lambda: (usage.report(asked), usage.total(asked))
 
     month = Budget(limit_nano=10**12, period="month", time_zone="UTC")
-    claim = Claim("key", FIRST_KEY, "key-00", Limits(), month)
+    owner = LimitOwner("key", FIRST_KEY, "key-00", Limits(), month)
     start = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
     return {
         **{f"month by {group}": ask(group_by=group) for group in ("team", "key", "model", "tag", "day")},
         "month by model, of one team": ask(group_by="model", team="team-07"),
         "month by day, of one key": ask(group_by="day", key="key-00"),
-        "what the busiest key has spent this month": lambda: spent(claim, start, None),
+        "what the busiest key has spent this month": lambda: spent(owner, start, None),
     }
 
 

@@ -9,10 +9,10 @@ from django.db.models import Max
 from monitoring.budget_models import ALWAYS
 from monitoring.models import BudgetPeriod
 from monitoring.spending import shipped
-from routing.claims import claims_of
+from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 from routing.periods import bounds
-from routing.table import Claim
+from routing.table import LimitOwner
 from routing.unreadable import Faults
 
 FRESH = timedelta(seconds=45)  # who asks sooner gets what there is
@@ -30,16 +30,16 @@ def refresh(now: datetime) -> None:
 def update(now: datetime) -> None:
     """Safe to run at the same time twice: rows are found by owner, period and beginning."""
     running = set()
-    for claim in budget_claims():
-        running.add(_update_running(claim, now))
-        _close_ended(claim, now)
+    for owner in budget_owners():
+        running.add(_update_running(owner, now))
+        _close_ended(owner, now)
     # Of budgets that are removed, or have another period now.
     gone = BudgetPeriod.objects.filter(closed_at=None).exclude(pk__in=running)
     gone.exclude(ends_at__lte=now).update(closed_at=now)
     gone.filter(ends_at__lte=now - SETTLED).update(closed_at=now)
 
 
-def budget_claims() -> Iterator[Claim]:
+def budget_owners() -> Iterator[LimitOwner]:
     for model in (ApiKey, Team, ModelRoute, RouteTarget, Provider):
         rows: Any = model.objects.filter(budget_usd__isnull=False)
         if model is ApiKey:
@@ -47,81 +47,81 @@ def budget_claims() -> Iterator[Claim]:
         elif model is RouteTarget:
             rows = rows.select_related("route", "provider")
         for row in rows:
-            yield from Faults().made(row, claims_of) or ()  # the table names those that it can't read
+            yield from Faults().made(row, limit_owners_of) or ()  # the table names those that it can't read
 
 
-def _update_running(claim: Claim, now: datetime) -> int:
-    start, end = _bounds(claim, now)
+def _update_running(owner: LimitOwner, now: datetime) -> int:
+    start, end = _bounds(owner, now)
     row, _ = BudgetPeriod.objects.update_or_create(
-        kind=claim.kind,
-        owner_id=claim.id,
-        period=_period(claim),
+        kind=owner.kind,
+        owner_id=owner.id,
+        period=_period(owner),
         starts_at=start,
-        defaults={"ends_at": end, "closed_at": None, **_facts(claim, start, end, now)},
+        defaults={"ends_at": end, "closed_at": None, **_facts(owner, start, end, now)},
     )
     pk: int = row.pk
     return pk
 
 
-def _close_ended(claim: Claim, now: datetime) -> None:
+def _close_ended(owner: LimitOwner, now: datetime) -> None:
     """The one that ended last, and those that nobody saw."""
-    mine = BudgetPeriod.objects.filter(kind=claim.kind, owner_id=claim.id, period=_period(claim))
-    current, _ = _bounds(claim, now)
+    mine = BudgetPeriod.objects.filter(kind=owner.kind, owner_id=owner.id, period=_period(owner))
+    current, _ = _bounds(owner, now)
     before = mine.filter(starts_at__lt=current).order_by("-starts_at").first()
     if before is None or before.ends_at is None:
         return
     for _ in range(MOST_MISSED):
         assert before.ends_at is not None
         if before.closed_at is None and now >= before.ends_at + SETTLED:
-            facts = _facts(claim, before.starts_at, before.ends_at, now)
+            facts = _facts(owner, before.starts_at, before.ends_at, now)
             mine.filter(pk=before.pk).update(closed_at=now, **facts)
-        start, end = _bounds(claim, before.ends_at)
+        start, end = _bounds(owner, before.ends_at)
         if start >= current:
             return
-        facts = _facts(claim, start, end, now)
+        facts = _facts(owner, start, end, now)
         before, _ = mine.get_or_create(
-            starts_at=start, defaults={**_key(claim), "ends_at": end, "closed_at": None, **facts}
+            starts_at=start, defaults={**_key(owner), "ends_at": end, "closed_at": None, **facts}
         )
 
 
 def recount_closed(now: datetime) -> None:
     """What late rows have changed in periods that ended lately."""
-    claims = {(claim.kind, claim.id, _period(claim)): claim for claim in budget_claims()}
+    limit_owners = {(owner.kind, owner.id, _period(owner)): owner for owner in budget_owners()}
     for row in BudgetPeriod.objects.filter(
         closed_at__isnull=False, ends_at__gt=now - RECOUNTED, ends_at__lt=now
     ):
-        claim = claims.get((row.kind, row.owner_id, row.period))
-        if claim is not None and row.ends_at is not None:
-            spent = shipped(claim, row.starts_at.timestamp(), row.ends_at.timestamp())
+        owner = limit_owners.get((row.kind, row.owner_id, row.period))
+        if owner is not None and row.ends_at is not None:
+            spent = shipped(owner, row.starts_at.timestamp(), row.ends_at.timestamp())
             if spent != row.spent_nano:
                 percent = _percent(spent, row.limit_nano)
                 BudgetPeriod.objects.filter(pk=row.pk).update(spent_nano=spent, used_percent=percent)
 
 
-def _key(claim: Claim) -> dict[str, Any]:
-    return {"kind": claim.kind, "owner_id": claim.id, "period": _period(claim)}
+def _key(owner: LimitOwner) -> dict[str, Any]:
+    return {"kind": owner.kind, "owner_id": owner.id, "period": _period(owner)}
 
 
-def _period(claim: Claim) -> str:
-    assert claim.budget is not None
-    return claim.budget.period
+def _period(owner: LimitOwner) -> str:
+    assert owner.budget is not None
+    return owner.budget.period
 
 
-def _bounds(claim: Claim, at: datetime) -> tuple[datetime, datetime | None]:
-    assert claim.budget is not None
-    if claim.budget.period == "total":
+def _bounds(owner: LimitOwner, at: datetime) -> tuple[datetime, datetime | None]:
+    assert owner.budget is not None
+    if owner.budget.period == "total":
         return ALWAYS, None
-    start, end = bounds(claim.budget.period, claim.budget.time_zone, at.timestamp())
+    start, end = bounds(owner.budget.period, owner.budget.time_zone, at.timestamp())
     return datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
 
 
-def _facts(claim: Claim, start: datetime, end: datetime | None, now: datetime) -> dict[str, Any]:
-    assert claim.budget is not None
+def _facts(owner: LimitOwner, start: datetime, end: datetime | None, now: datetime) -> dict[str, Any]:
+    assert owner.budget is not None
     began = None if end is None else start.timestamp()
-    spent = shipped(claim, began, None if end is None else end.timestamp())
-    limit = claim.budget.limit_nano
+    spent = shipped(owner, began, None if end is None else end.timestamp())
+    limit = owner.budget.limit_nano
     return {
-        "name": claim.name,
+        "name": owner.name,
         "limit_nano": limit,
         "spent_nano": spent,
         "used_percent": _percent(spent, limit),

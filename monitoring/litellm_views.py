@@ -18,8 +18,8 @@ from monitoring.usage import Question, QuestionInvalid, question
 from proxy.authentication import caller_key
 from proxy.errors import AccessForbidden, InvalidRequest
 from proxy.views import GatewayView
-from routing.claims import claims_of
 from routing.gateway_keys import digest
+from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey
 from routing.periods import Periods
 from routing.table import Budget
@@ -83,12 +83,12 @@ def _spending(key: ApiKey) -> dict[str, Any]:
     """`spend` is what counts against `max_budget`, as at LiteLLM: of the budget's period, if it has one."""
     usage = UsageHour.objects.filter(key_id=key.pk, shadow=False)
     total = usage.aggregate(total=Sum("cost_nano_usd"))["total"] or 0
-    claim = next(iter(claims_of(key)), None)
-    budget = claim.budget if claim is not None else None
-    if claim is None or budget is None:
+    owner = next(iter(limit_owners_of(key)), None)
+    budget = owner.budget if owner is not None else None
+    if owner is None or budget is None:
         return _spending_fields(total, total, None, (None, None))
     start, end = Periods().of(budget, time.time())
-    spent = shipped(claim, start, end)
+    spent = shipped(owner, start, end)
     return _spending_fields(total, spent, budget, (start, end))
 
 

@@ -22,7 +22,7 @@ from monitoring.storing import unknown
 from proxy.journal.reader import Position, lives, read_new, segments, workers
 from proxy.journal.records import Closed, Opened, Record
 from routing.models import ModelRoute, Provider, Team
-from routing.table import Claim
+from routing.table import LimitOwner
 
 HOUR = 3600
 _COLUMNS = {"key": "key_id", "team": "team", "route": "route", "target": "target_id", "provider": "provider"}
@@ -30,50 +30,50 @@ _PAY_FOR_SHADOWS = ("target", "provider")  # a copy costs its account, and no ca
 _KNOWN_BY_NAME: dict[str, Any] = {"team": Team, "route": ModelRoute, "provider": Provider}
 
 
-def spent(claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
+def spent(owner: LimitOwner, start: float | None, end: float | None, leave_out: Collection[str] = ()) -> int:
     """Nano-USD of the calls that arrived from start until before end (Unix seconds, None is open)."""
-    begins, ends = _times(claim, start, end)
-    column, owner = _column(claim)
-    pays_all = claim.kind in _PAY_FOR_SHADOWS
+    begins, ends = _times(owner, start, end)
+    column, value = _column(owner)
+    pays_all = owner.kind in _PAY_FOR_SHADOWS
     # Before the database: what is shipped meanwhile is then in both, and counts once by its id.
     fresh = {
         call.id: call.cost_nano_usd
         for call in _journal()
         # Of an unknown cost the row may know more by now: an admin may have set the price.
         if call.cost_nano_usd is not None
-        and getattr(call, column) == owner
+        and getattr(call, column) == value
         and begins <= call.received_at_ns / 1e9 < ends
         and (pays_all or not call.shadow)
     }
-    shipped = _of_database(claim, begins, ends, {*fresh, *leave_out})
+    shipped = _of_database(owner, begins, ends, {*fresh, *leave_out})
     return shipped + sum(cost for id, cost in fresh.items() if id not in leave_out)
 
 
-def shipped(claim: Claim, start: float | None, end: float | None) -> int:
+def shipped(owner: LimitOwner, start: float | None, end: float | None) -> int:
     """As spent(), of the calls that are in the database: where a second's delay does no harm.
 
     The journal may have grown to millions of calls while the database was away.
     """
-    return _of_database(claim, *_times(claim, start, end), set())
+    return _of_database(owner, *_times(owner, start, end), set())
 
 
-def _of_database(claim: Claim, begins: float, ends: float, leave_out: set[str]) -> int:
-    column, owner = _column(claim)
+def _of_database(owner: LimitOwner, begins: float, ends: float, leave_out: set[str]) -> int:
+    column, value = _column(owner)
     hours = _hours(begins, ends, {_hour_of_id(id) for id in leave_out})
-    usage = UsageHour.objects.filter(hours.summed, **{column: owner})
-    rows = RequestLog.objects.filter(**{column: owner})
+    usage = UsageHour.objects.filter(hours.summed, **{column: value})
+    rows = RequestLog.objects.filter(**{column: value})
     if leave_out:
         rows = rows.exclude(pk__in=_all_of(leave_out))
     found = [usage] if hours.detailed is None else [usage, rows.filter(hours.detailed)]
-    return sum(_cost(one if claim.kind in _PAY_FOR_SHADOWS else one.filter(shadow=False)) for one in found)
+    return sum(_cost(one if owner.kind in _PAY_FOR_SHADOWS else one.filter(shadow=False)) for one in found)
 
 
-def _column(claim: Claim) -> tuple[str, str | int]:
-    return _COLUMNS[claim.kind], claim.name if claim.kind in _KNOWN_BY_NAME else claim.id
+def _column(owner: LimitOwner) -> tuple[str, str | int]:
+    return _COLUMNS[owner.kind], owner.name if owner.kind in _KNOWN_BY_NAME else owner.id
 
 
-def _times(claim: Claim, start: float | None, end: float | None) -> tuple[float, float]:
-    return max(start or 0.0, _created(claim)), math.inf if end is None else end
+def _times(owner: LimitOwner, start: float | None, end: float | None) -> tuple[float, float]:
+    return max(start or 0.0, _created(owner)), math.inf if end is None else end
 
 
 def _all_of(ids: Collection[str]) -> RawSQL:
@@ -137,12 +137,12 @@ def _hour_of_id(id: str) -> int:
     return int(id[:8] + id[9:13], 16) // 1000 // HOUR
 
 
-def _created(claim: Claim) -> float:
+def _created(owner: LimitOwner) -> float:
     """Unix seconds. What an earlier owner of a name spent is not this one's; ids are never used again."""
-    model = _KNOWN_BY_NAME.get(claim.kind)
+    model = _KNOWN_BY_NAME.get(owner.kind)
     if model is None:
         return 0.0
-    created: datetime = model.objects.values_list("created_at", flat=True).get(pk=claim.id)
+    created: datetime = model.objects.values_list("created_at", flat=True).get(pk=owner.id)
     return created.timestamp()
 
 

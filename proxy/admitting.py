@@ -1,6 +1,6 @@
-"""Step 4: what a call claims of the limits, for each target that may serve it."""
+"""Step 4: what a call demands of the limits, for each target that may serve it."""
 
-from proxy.admission.base import Admission, FreeGrant, Grant, Need, Option
+from proxy.admission.base import Admission, Candidate, Demand, FreeGrant, Grant
 from proxy.admission.refusals import message
 from proxy.ask import ChatAsk
 from proxy.call import Call
@@ -8,7 +8,7 @@ from proxy.errors import GatewayError, RateLimited
 from proxy.ids import uuid7
 from proxy.resolve import targets_of
 from proxy.usage import worst_cost
-from routing.table import Claim, Resolved, RouteEntry, TargetEntry
+from routing.table import LimitOwner, Resolved, RouteEntry, TargetEntry
 
 MOST_TOKENS = 10**12  # of one answer; above any limit, and what every store of limits can count
 
@@ -27,7 +27,7 @@ def admit_at_once(call: Call, admission: Admission) -> Grant | None:
     assert call.route is not None
     key, route = call.key, call.route.route
     call.admitted = call.route
-    if not key.claims and not route.limited:
+    if not key.limit_owners and not route.limited:
         return FreeGrant()
     if call.table.recounted > admission.recounted:
         admission.recount(call.table.recounted)
@@ -35,12 +35,12 @@ def admit_at_once(call: Call, admission: Admission) -> Grant | None:
     assert ask is not None
     budgeted = key.budgeted or route.budgeted
     given, answer = ask.prompt_tokens, _answer_tokens(ask, route)
-    call.need = need = Need(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
-    call.options = [_option(order[0], given, answer, budgeted)]
+    call.demand = demand = Demand(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
+    call.candidates = [_candidate(order[0], given, answer, budgeted)]
     call.bounds_answer = key.budgeted or (budgeted and _bounds_answers(route, order))
-    grant = admission.at_once(key.claims + route.claims, call.options, need)
+    grant = admission.at_once(key.limit_owners + route.limit_owners, call.candidates, demand)
     if grant is not None:
-        call.headrooms = grant.headrooms
+        call.rate_limits = grant.rate_limits
     return grant
 
 
@@ -48,17 +48,19 @@ async def admit_closely(call: Call, admission: Admission) -> Grant:
     """admit() where admit_at_once() returned None."""
     assert call.key is not None
     assert call.route is not None
-    assert call.need is not None
-    complete_options(call)
+    assert call.demand is not None
+    complete_candidates(call)
     try:
-        grant = await admission.admit(call.key.claims + call.route.route.claims, call.options, call.need)
+        grant = await admission.admit(
+            call.key.limit_owners + call.route.route.limit_owners, call.candidates, call.demand
+        )
     except RateLimited as error:
-        call.headrooms = error.headrooms
+        call.rate_limits = error.rate_limits
         raise
-    call.headrooms = grant.headrooms
+    call.rate_limits = grant.rate_limits
     if grant.skipped:
-        for target, reason in zip(call.order, grant.skipped, strict=False):
-            call.skip(target, message(reason, call.need))
+        for target, hit in zip(call.order, grant.skipped, strict=False):
+            call.skip(target, message(hit, call.demand))
     return grant
 
 
@@ -68,8 +70,8 @@ async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> 
     assert call.route is not None
     given, answer = call.ask.prompt_tokens, _answer_tokens(call.ask, call.route.route)
     # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
-    need = Need(uuid7(), given + answer, call.received_at_ns / 1e9)
-    return await admission.admit((), [_option(target, given, answer, True)], need)
+    demand = Demand(uuid7(), given + answer, call.received_at_ns / 1e9)
+    return await admission.admit((), [_candidate(target, given, answer, True)], demand)
 
 
 async def admit_fallback(call: Call, position: int, admission: Admission, last: int | None = None) -> None:
@@ -80,12 +82,12 @@ async def admit_fallback(call: Call, position: int, admission: Admission, last: 
     Raises RateLimited or LimitsUnavailable.
     """
     assert call.grant is not None
-    complete_options(call)
-    added = call.options[position:]
-    if isinstance(call.grant, FreeGrant) and any(option.claims for option in added):
-        assert call.need is not None
-        call.grant = await admission.admit((), call.options, call.need)  # until now no limit applied
-    call.bounds_answer = call.bounds_answer or any(_any_budget(option.claims) for option in added)
+    complete_candidates(call)
+    added = call.candidates[position:]
+    if isinstance(call.grant, FreeGrant) and any(candidate.limit_owners for candidate in added):
+        assert call.demand is not None
+        call.grant = await admission.admit((), call.candidates, call.demand)  # until now no limit applied
+    call.bounds_answer = call.bounds_answer or any(_any_budget(candidate.limit_owners) for candidate in added)
     await call.grant.move(position, len(call.order) if last is None else last)
 
 
@@ -95,39 +97,41 @@ async def move(call: Call, first: int, last: int) -> None:
     Raises RateLimited or LimitsUnavailable.
     """
     assert call.grant is not None
-    complete_options(call)
+    complete_candidates(call)
     await call.grant.move(first, last)
 
 
-def complete_options(call: Call) -> None:
+def complete_candidates(call: Call) -> None:
     """Also of the targets behind the first: most calls never ask for them."""
-    if call.options:
-        call.options += options_of(call, call.order[len(call.options) :])
+    if call.candidates:
+        call.candidates += candidates_of(call, call.order[len(call.candidates) :])
 
 
-def _any_budget(claims: tuple[Claim, ...]) -> bool:
-    return any(claim.budget is not None for claim in claims)
+def _any_budget(limit_owners: tuple[LimitOwner, ...]) -> bool:
+    return any(owner.budget is not None for owner in limit_owners)
 
 
 def _bounds_answers(route: RouteEntry, targets: list[TargetEntry]) -> bool:
-    return _any_budget(route.claims) or any(_any_budget(target.claims) for target in targets)
+    return _any_budget(route.limit_owners) or any(_any_budget(target.limit_owners) for target in targets)
 
 
-def options_of(call: Call, targets: list[TargetEntry], also: tuple[Claim, ...] = ()) -> list[Option]:
-    """Of targets of the call's present route; `also` are claims that all of them have."""
+def candidates_of(
+    call: Call, targets: list[TargetEntry], also: tuple[LimitOwner, ...] = ()
+) -> list[Candidate]:
+    """Of targets of the call's present route; `also` are owners of limits that all of them have."""
     assert call.ask is not None
     assert call.route is not None
-    budgeted = call.need is None or call.need.budgeted
+    budgeted = call.demand is None or call.demand.budgeted
     answer = _answer_tokens(call.ask, call.route.route)
     given = call.ask.prompt_tokens
-    return [_option(target, given, answer, budgeted, also) for target in targets]
+    return [_candidate(target, given, answer, budgeted, also) for target in targets]
 
 
-def _option(
-    target: TargetEntry, given: int, answer: int, budgeted: bool, also: tuple[Claim, ...] = ()
-) -> Option:
+def _candidate(
+    target: TargetEntry, given: int, answer: int, budgeted: bool, also: tuple[LimitOwner, ...] = ()
+) -> Candidate:
     """What it costs in the worst case is worked out only where a budget asks for it."""
-    return Option(also + target.claims, worst_cost(given, answer, target.price) if budgeted else 0)
+    return Candidate(also + target.limit_owners, worst_cost(given, answer, target.price) if budgeted else 0)
 
 
 def _answer_tokens(ask: ChatAsk, route: RouteEntry) -> int:

@@ -2,7 +2,7 @@
 
 import re
 
-from proxy.admission.base import NO_HEADROOMS
+from proxy.admission.base import NO_RATE_LIMITS
 from proxy.call import Call
 from proxy.errors import GatewayError, UnsupportedCoding
 from routing.table import RouteEntry, RoutingTable, TargetEntry
@@ -44,7 +44,7 @@ class AnswerHeaders:
         )
         if (cost := call.price_cost) is not None:
             lines += b"x-litellm-response-cost: %d.%09d\r\n" % (cost // 10**9, cost % 10**9)
-        return lines if call.headrooms is NO_HEADROOMS else lines + _rate_limits(call)
+        return lines if call.rate_limits is NO_RATE_LIMITS else lines + _rate_limits(call)
 
     def of_error(self, error: GatewayError, call: Call) -> bytes:
         lines = JSON + PROXY + _identity(call) + _rate_limits(call)
@@ -97,7 +97,7 @@ def _retries(call: Call) -> int:
 
 def _rate_limits(call: Call) -> bytes:
     """Of the key, or of its team or the route where the key itself has no limit."""
-    requests, tokens = call.headrooms
+    requests, tokens = call.rate_limits
     if requests is not None and tokens is not None:
         reset = b"%.3f" % requests.reset
         same = requests.reset == tokens.reset

@@ -53,7 +53,7 @@ class Attempts:
         assert call.route is not None
         if call.incoming.has_options and not READ_LATE.isdisjoint(call.incoming.headers):
             return
-        position, last = call.grant.option, len(call.order) - 1
+        position, last = call.grant.candidate, len(call.order) - 1
         hedges = position < last and call.route.route.hedge_after is not None
         if not (hedges or call.wait_first) and self._may_try(call, position):
             self._asker.begin(call, call.order[position])
@@ -148,7 +148,7 @@ class Attempts:
         failures: list[GatewayError] = []
         kind = detours.ERROR
         while True:
-            position = call.grant.option
+            position = call.grant.candidate
             if call.begun is not None or self._may_try(call, position):
                 try:
                     return await self._try_or_hedge(call, position, failures)
@@ -276,7 +276,7 @@ class Attempts:
                 failures.append(failure)
                 await _pause(call, pause)
             # A retry is a further request: it counts against the target's limits.
-            position = call.grant.option
+            position = call.grant.candidate
             await move(call, position, position + 1)
             number += 1
 
@@ -369,8 +369,8 @@ async def _pause(call: Call, seconds: float) -> None:
 
 def _verdict(call: Call, failures: list[GatewayError]) -> GatewayError:
     """What the caller is told when no target answered."""
-    if call.grant is not None and call.need is not None and call.grant.skipped:
-        failures = [*failures, refused(call.grant.skipped, call.need)]
+    if call.grant is not None and call.demand is not None and call.grant.skipped:
+        failures = [*failures, refused(call.grant.skipped, call.demand)]
     others = [failure for failure in failures if failure.status != 429]
     if others:
         return others[-1]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy.admission.base import NO_HEADROOMS
+from proxy.admission.base import NO_RATE_LIMITS
 from proxy.errors import GatewayError, InvalidRequest
 from proxy.ids import uuid7
 from routing.table import KeyEntry, Resolved, RoutingTable, TargetEntry
 
 if TYPE_CHECKING:
-    from proxy.admission.base import Grant, Headrooms, Need, Option
+    from proxy.admission.base import Candidate, Demand, Grant, RateLimitStates
     from proxy.ask import ChatAsk
     from proxy.attempt import Begun
     from proxy.body_budget import Intake
@@ -91,9 +91,11 @@ class Call:
         "begun",
         "bounds_answer",
         "caller_credential",
+        "candidates",
         "common",
         "content",
         "deadline_at",
+        "demand",
         "detoured_from",
         "detours",
         "ended_at",
@@ -101,19 +103,17 @@ class Call:
         "fault",
         "first_byte",
         "grant",
-        "headrooms",
         "hedged",
         "id",
         "incoming",
         "key",
         "last_resorts",
         "left_at",
-        "need",
         "opened",
-        "options",
         "order",
         "outcome",
         "price_cost",
+        "rate_limits",
         "received_at_ns",
         "request_id",
         "route",
@@ -142,10 +142,10 @@ class Call:
         self.content: Capture | None = None  # where it is kept
         self.ask: ChatAsk | None = None
         self.route: Resolved | None = None
-        self.need: Need | None = None
+        self.demand: Demand | None = None
         self.grant: Grant | None = None
         self.trial: Trial | None = None  # of the last attempt
-        self.headrooms: Headrooms = NO_HEADROOMS
+        self.rate_limits: RateLimitStates = NO_RATE_LIMITS
         self.bounds_answer = False  # whether the reserved answer tokens are sent to the provider
         self.fault: Exception | None = None  # what kept its first steps from their end
         self.opened = False
@@ -154,7 +154,7 @@ class Call:
         self.attempts: list[Attempt] = []
         self.begun: Begun | None = None  # an attempt that was begun before anyone waits for its answer
         self.order: list[TargetEntry] = []  # in which targets are tried
-        self.options: list[Option] = []  # of the same targets, where limits apply; the grant reads it
+        self.candidates: list[Candidate] = []  # of the same targets, where limits apply; the grant reads it
         self.detoured_from: Resolved | None = None  # the route that was asked for, once another one serves
         self.detours: tuple[int, ...] = ()  # fallback routes that were looked at
         self.last_resorts: tuple[tuple[Resolved, list[TargetEntry]], ...] = ()  # with an open circuit

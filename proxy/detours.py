@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from proxy.admitting import complete_options, options_of
+from proxy.admitting import candidates_of, complete_candidates
 from proxy.call import Call
 from proxy.errors import (
     ContentPolicyRefused,
@@ -52,15 +52,15 @@ def take_last_resort(call: Call, *, alone: bool = False) -> bool:
     (route, targets), *rest = call.last_resorts
     call.last_resorts = tuple(rest)
     if alone:
-        call.order, call.options, call.available = [], [], 0
+        call.order, call.candidates, call.available = [], [], 0
     else:
-        complete_options(call)
+        complete_candidates(call)
     call.route = route
     call.detoured_from = None if route is asked else asked
     call.order = [*call.order, *targets]
-    if call.options:
-        also = () if route is call.admitted else route.route.claims
-        call.options += options_of(call, targets, also=also)
+    if call.candidates:
+        also = () if route is call.admitted else route.route.limit_owners
+        call.candidates += candidates_of(call, targets, also=also)
     return True
 
 
@@ -102,7 +102,7 @@ def _listed(route: RouteEntry, kind: str) -> tuple[int, ...]:
 
 
 def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser, dry: bool) -> bool:
-    complete_options(call)
+    complete_candidates(call)
     before, order, available = call.route, call.order, call.available
     call.route = Resolved(route, asked.wildcard_part)
     try:
@@ -115,5 +115,5 @@ def _append(call: Call, asked: Resolved, route: RouteEntry, chooser: Chooser, dr
         return False
     call.available += len(order)
     call.order = [*order, *more]
-    call.options += options_of(call, more, also=route.claims)
+    call.candidates += candidates_of(call, more, also=route.limit_owners)
     return True

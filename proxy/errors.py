@@ -157,7 +157,7 @@ class HeadTooLarge(GatewayError):
 class RateLimited(GatewayError):
     status, type, code, gateway_code = 429, "rate_limit_error", "rate_limit_exceeded", "RATE_LIMIT_ERROR"
     cause = "own request, token, parallel or budget limit; insufficient_quota for a budget"
-    headrooms: Any = (None, None)  # for the x-ratelimit headers
+    rate_limits: Any = (None, None)  # for the x-ratelimit headers
 
     @property
     def retry_mends(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from proxy import detours
-from proxy.admission.base import Claim, Headrooms
+from proxy.admission.base import LimitOwner, RateLimitStates
 from proxy.admission.refusals import PERIODS
 from proxy.ask import decode_chat
 from proxy.call import Call, Incoming
@@ -22,9 +22,9 @@ from proxy.targets.tags import tags_of
 from routing.strategies import STRATEGIES
 from routing.table import Budget, KeyEntry, Limits, RoutingTable, TargetEntry
 
-HeadroomOf = Callable[[Claim], Headrooms]
-SpentOf = Callable[[Claim], int]
-"""Nano-USD of the claim's budget that are spent in the present period."""
+RateLimitsOf = Callable[[LimitOwner], RateLimitStates]
+SpentOf = Callable[[LimitOwner], int]
+"""Nano-USD of the owner's budget that are spent in the present period."""
 
 
 class Question(msgspec.Struct, kw_only=True):
@@ -85,12 +85,12 @@ def explain(
     table: RoutingTable,
     chooser: Chooser,
     views: Mapping[int, TargetView],
-    headroom: HeadroomOf | None = None,
+    rate_limits: RateLimitsOf | None = None,
     spent: SpentOf | None = None,
     note: str = "",
 ) -> Explanation:
     """Changes nothing, not even what a strategy remembers."""
-    return _Explaining(question, table, chooser, views, headroom, spent).run(note)
+    return _Explaining(question, table, chooser, views, rate_limits, spent).run(note)
 
 
 class _Explaining:
@@ -100,13 +100,13 @@ class _Explaining:
         table: RoutingTable,
         chooser: Chooser,
         views: Mapping[int, TargetView],
-        headroom: HeadroomOf | None,
+        rate_limits: RateLimitsOf | None,
         spent: SpentOf | None,
     ) -> None:
         self.question = question
         self.chooser = chooser
         self.views = views
-        self.headroom = headroom
+        self.rate_limits = rate_limits
         self.spent = spent
         self.steps: list[Step] = []
         self.call = Call(_incoming(question), table)
@@ -192,7 +192,7 @@ class _Explaining:
 
     def _candidate(self, target: TargetEntry) -> Candidate:
         order = self.call.order
-        limits = [view for claim in target.claims for view in self._of(claim)]
+        limits = [view for limit_owner in target.limit_owners for view in self._of(limit_owner)]
         passed_over = [f"passed over: used up is {view}" for view in limits if view.used_up]
         return Candidate(
             target=target.id,
@@ -222,30 +222,30 @@ class _Explaining:
 
     def _key_limits(self) -> list[LimitView]:
         key, route = self.question.key, self.call.route
-        shared = (key.claims if key else ()) + (route.route.claims if route else ())
-        return [view for claim in shared for view in self._of(claim)]
+        shared = (key.limit_owners if key else ()) + (route.route.limit_owners if route else ())
+        return [view for limit_owner in shared for view in self._of(limit_owner)]
 
-    def _of(self, claim: Claim) -> list[LimitView]:
-        limits: Limits = claim.limits
-        requests, tokens = self.headroom(claim) if self.headroom and limits else (None, None)
+    def _of(self, limit_owner: LimitOwner) -> list[LimitView]:
+        limits: Limits = limit_owner.limits
+        requests, tokens = self.rate_limits(limit_owner) if self.rate_limits and limits else (None, None)
         shown = (
             (limits.rpm, "requests per minute", requests),
             (limits.tpm, "tokens per minute", tokens),
             (limits.parallel, "requests at the same time", None),
         )
-        owner = f"{claim.kind} {claim.name}"
+        owner = f"{limit_owner.kind} {limit_owner.name}"
         found = [
             _rate(owner, f"{limit:,} {unit}", left.remaining if left else None)
             for limit, unit, left in shown
             if limit is not None
         ]
-        return [*found, self._budget(owner, claim, claim.budget)] if claim.budget else found
+        return [*found, self._budget(owner, limit_owner, limit_owner.budget)] if limit_owner.budget else found
 
-    def _budget(self, owner: str, claim: Claim, budget: Budget) -> LimitView:
+    def _budget(self, owner: str, limit_owner: LimitOwner, budget: Budget) -> LimitView:
         limit = f"{_usd(budget.limit_nano)} USD {PERIODS[budget.period]}"
         if self.spent is None:
             return LimitView(owner, limit)
-        left = max(budget.limit_nano - self.spent(claim), 0)
+        left = max(budget.limit_nano - self.spent(limit_owner), 0)
         return LimitView(owner, limit, f"{_usd(left)} USD", not left)
 
 

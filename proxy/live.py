@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 
 from proxy.admission.base import Admission
 from proxy.admission.memory import MemoryAdmission
-from proxy.explain import Explanation, HeadroomOf, Question, explain
+from proxy.explain import Explanation, Question, RateLimitsOf, explain
 from proxy.gateway import current_gateway
 from proxy.targets.board import Board
 from proxy.targets.choosing import Chooser
@@ -21,7 +21,7 @@ from proxy.targets.state import Standing
 from routing.compiler import compile_table
 from routing.gateway_keys import digest
 from routing.periods import Periods
-from routing.table import Claim, KeyEntry, RoutingTable
+from routing.table import KeyEntry, LimitOwner, RoutingTable
 
 FROM_HERE = "live state of all web processes"
 FROM_SNAPSHOT = "live state as the web processes reported it, at most 5 s ago"
@@ -33,7 +33,7 @@ class Live:
     table: RoutingTable
     chooser: Chooser
     views: Mapping[int, TargetView]
-    headroom: HeadroomOf | None
+    rate_limits: RateLimitsOf | None
     note: str
 
     def key_named(self, name: str) -> KeyEntry | None:
@@ -43,7 +43,7 @@ class Live:
         return self.table.keys.get(digest(plaintext))
 
     def explain(self, question: Question) -> Explanation:
-        return explain(question, self.table, self.chooser, self.views, self.headroom, _spent, self.note)
+        return explain(question, self.table, self.chooser, self.views, self.rate_limits, _spent, self.note)
 
 
 def live() -> Live:
@@ -54,7 +54,7 @@ def live() -> Live:
             gateway.keeper.table,
             gateway.chooser,
             gateway.sharing.views(),
-            _headroom_of(gateway.admission),
+            _rate_limits_of(gateway.admission),
             FROM_HERE,
         )
     views = reported_views()
@@ -62,19 +62,19 @@ def live() -> Live:
     return Live(compile_table(), chooser, views, None, FROM_SNAPSHOT if views else FROM_NOWHERE)
 
 
-def _headroom_of(admission: Admission) -> HeadroomOf | None:
+def _rate_limits_of(admission: Admission) -> RateLimitsOf | None:
     """None where the counts are in Redis: an explanation asks no one."""
     if not isinstance(admission, MemoryAdmission):
         return None
-    return lambda claim: admission.headrooms([claim])
+    return lambda owner: admission.rate_limits([owner])
 
 
-def _spent(claim: Claim) -> int:
+def _spent(owner: LimitOwner) -> int:
     """By the request log, so without the calls that run now."""
-    assert claim.budget is not None
-    start, end = Periods().of(claim.budget, time.time())
+    assert owner.budget is not None
+    start, end = Periods().of(owner.budget, time.time())
     spent: Callable[..., int] = import_string(settings.SPENT)
-    return spent(claim, start, end)
+    return spent(owner, start, end)
 
 
 def target_views() -> Mapping[int, TargetView]:

@@ -35,7 +35,7 @@ class Rows:
 
     def opened(self, call: Call) -> Opened:
         assert call.route is not None
-        target = call.target or (call.order[call.grant.option] if call.order and call.grant else None)
+        target = call.target or (call.order[call.grant.candidate] if call.order and call.grant else None)
         model = "" if target is None else target.model_for(call.route.wildcard_part)
         call.common = common = self._common(call, target, model)
         row: Opened = common.opened.__copy__()  # type: ignore[attr-defined] # its stub lacks it

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from routing import gateway_keys
-from routing.claims import claims_of
+from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey, IssuedKey, Team
 from routing.models.content import CONTENT_LEVELS
 from routing.table import KeyEntry, TeamEntry
@@ -60,14 +60,16 @@ MASTER = KeyEntry(
     name="master",
     team=None,
     route_ids=None,
-    claims=(),
+    limit_owners=(),
     expires_at=None,
     enabled=True,
 )
 
 
 def _team(row: Team) -> TeamEntry:
-    return TeamEntry(id=row.pk, slug=row.slug, claims=claims_of(row), tags=frozenset(texts(row.tags)))
+    return TeamEntry(
+        id=row.pk, slug=row.slug, limit_owners=limit_owners_of(row), tags=frozenset(texts(row.tags))
+    )
 
 
 def _key(row: ApiKey, allowed: set[int] | None, team: TeamEntry | None) -> tuple[bytes, KeyEntry]:
@@ -79,7 +81,7 @@ def _key(row: ApiKey, allowed: set[int] | None, team: TeamEntry | None) -> tuple
         name=row.name,
         team=team,
         route_ids=frozenset(allowed or ()) if row.restricted else None,
-        claims=claims_of(row) + (team.claims if team is not None else ()),
+        limit_owners=limit_owners_of(row) + (team.limit_owners if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (row.team is None or row.team.enabled),
         tags=frozenset([*texts(row.tags), *(team.tags if team is not None else ())]),

@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from routing import compiled_keys, prices, secret_headers, stand_ins, strategies
 from routing.addresses import is_self_hosted
-from routing.claims import claims_of
 from routing.demo_provider import called_at
+from routing.limit_owners import limit_owners_of
 from routing.models import (
     GatewaySettings,
     MaintenanceWindow,
@@ -32,8 +32,8 @@ from routing.snapshot import one_snapshot
 from routing.table import (
     WORD_KINDS,
     BreakerRules,
-    Claim,
     Connection,
+    LimitOwner,
     ProviderEntry,
     Resolved,
     RouteEntry,
@@ -129,10 +129,10 @@ def _routes(
     enabled = ModelRoute.objects.enabled()
     rows = faults.read(enabled.order_by("name"))
     fallbacks = _fallbacks()
-    claims = {row.pk: _all_claims(row, targets.get(row.pk, []), faults) for row in rows}
+    limit_owners = {row.pk: _all_limit_owners(row, targets.get(row.pk, []), faults) for row in rows}
     found = []
     for row in rows:
-        entry = faults.made(row, _route, targets.get(row.pk, []), fallbacks.get(row.pk, {}), claims)
+        entry = faults.made(row, _route, targets.get(row.pk, []), fallbacks.get(row.pk, {}), limit_owners)
         if entry is not None:
             found.append((tuple(row.aliases), entry))
     if broken := faults.of(ModelRoute):
@@ -142,10 +142,10 @@ def _routes(
     return found
 
 
-def _all_claims(row: ModelRoute, targets: list[TargetEntry], faults: Faults) -> tuple[Claim, ...]:
+def _all_limit_owners(row: ModelRoute, targets: list[TargetEntry], faults: Faults) -> tuple[LimitOwner, ...]:
     """The limits of the route, its targets and their providers."""
-    own = faults.made(row, claims_of) or ()
-    return own + tuple(claim for target in targets for claim in target.claims)
+    own = faults.made(row, limit_owners_of) or ()
+    return own + tuple(owner for target in targets for owner in target.limit_owners)
 
 
 def _fallbacks() -> dict[int, dict[str, list[int]]]:
@@ -204,7 +204,7 @@ def provider_entry(row: Provider, maintenance: bool = False) -> ProviderEntry:
         ),
         retries=row.retries,
         retry_delay=row.retry_delay,
-        claims=claims_of(row),
+        limit_owners=limit_owners_of(row),
         allow_caller_key=row.allow_caller_key,
         unhealthy=maintenance or (row.health_check_enabled and ill),
         refuse_when_unhealthy=maintenance or row.when_unhealthy == "refuse",
@@ -235,7 +235,7 @@ def _target(row: RouteTarget, provider: ProviderEntry, now: datetime) -> TargetE
         weight=row.weight,
         priority=row.priority,
         rank=rank_of(row.priority, row.weight),
-        claims=claims_of(row) + provider.claims,
+        limit_owners=limit_owners_of(row) + provider.limit_owners,
         price=prices.price_of(row, now),
         tags=frozenset(texts(row.tags)),
         canary_share=None if row.canary_percent is None else row.canary_percent / 100,
@@ -247,13 +247,13 @@ def _route(
     row: ModelRoute,
     serving: list[TargetEntry],
     fallbacks: dict[str, list[int]],
-    claims: dict[int, tuple[Claim, ...]],
+    limit_owners: dict[int, tuple[LimitOwner, ...]],
 ) -> RouteEntry:
     texts(row.aliases)
     serving.sort(key=lambda target: (target.rank, -target.weight, target.id))
     targets = tuple(target for target in serving if target.shadow_share is None)
     reachable = (row.pk, *itertools.chain.from_iterable(fallbacks.values()))
-    applying = [claim for route in reachable for claim in claims.get(route, ())]
+    applying = [owner for route in reachable for owner in limit_owners.get(route, ())]
     return RouteEntry(
         id=row.pk,
         name=row.name,
@@ -265,9 +265,9 @@ def _route(
         ),
         answer_tokens=_answer_limit(row) or row.max_output_tokens,
         limits_answers=_answer_limit(row) is not None,
-        claims=claims_of(row),
+        limit_owners=limit_owners_of(row),
         limited=bool(applying),
-        budgeted=any(claim.budget is not None for claim in applying),
+        budgeted=any(owner.budget is not None for owner in applying),
         over_limit_route=row.over_limit_route_id,
         targets=targets,
         shadows=tuple(

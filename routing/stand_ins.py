@@ -60,7 +60,7 @@ def route(id: int, name: str, reason: str) -> RouteEntry:
         default_parameters=(),
         answer_tokens=0,
         limits_answers=False,
-        claims=(),
+        limit_owners=(),
         over_limit_route=None,
         targets=(),
         created=0,

@@ -37,7 +37,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class LimitOwner:
     """One owner of limits that a call counts against."""
 
     kind: str  # key, team, route, target or provider
@@ -45,7 +45,7 @@ class Claim:
     name: str
     limits: Limits
     budget: Budget | None = None
-    owner: tuple[str, int] = field(init=False, compare=False)
+    identity: tuple[str, int] = field(init=False, compare=False)
     path: str = field(init=False, compare=False)
     ceilings: tuple[float, float, float] = field(init=False, compare=False)
     """Requests and tokens per minute, calls in parallel; infinite where there is no limit."""
@@ -55,7 +55,7 @@ class Claim:
         limits = self.limits.rpm, self.limits.tpm, self.limits.parallel
         object.__setattr__(self, "ceilings", tuple(math.inf if most is None else most for most in limits))
         object.__setattr__(self, "rated", limits[:2] != (None, None))
-        object.__setattr__(self, "owner", (self.kind, self.id))
+        object.__setattr__(self, "identity", (self.kind, self.id))
         object.__setattr__(self, "path", f"{self.kind}:{self.id}")
 
 
@@ -120,7 +120,7 @@ class ProviderEntry:
     connection: Connection
     retries: int
     retry_delay: float
-    claims: tuple[Claim, ...] = ()  # one; none where it has no limits
+    limit_owners: tuple[LimitOwner, ...] = ()  # one; none where it has no limits
     allow_caller_key: bool
     unhealthy: bool
     refuse_when_unhealthy: bool
@@ -142,7 +142,7 @@ class TargetEntry:
     upstream_model: str
     weight: int
     priority: int
-    claims: tuple[Claim, ...] = ()  # the target's and its provider's
+    limit_owners: tuple[LimitOwner, ...] = ()  # the target's and its provider's
     rank: int = 0  # targets of one rank are ordered by the strategy; see rank_of
     price: Price | None
     tags: frozenset[str] = frozenset()
@@ -174,7 +174,7 @@ class RouteEntry:
     default_parameters: tuple[tuple[str, bytes], ...]
     answer_tokens: int  # reserved where the caller says nothing
     limits_answers: bool  # whether default_parameters bound the answer
-    claims: tuple[Claim, ...]
+    limit_owners: tuple[LimitOwner, ...]
     budgeted: bool = True  # whether one of these limits may be a budget
     limited: bool = False  # whether the route, a target, a provider or a fallback route has limits
     over_limit_route: int | None
@@ -209,7 +209,7 @@ class RouteEntry:
 class TeamEntry:
     id: int
     slug: str
-    claims: tuple[Claim, ...]
+    limit_owners: tuple[LimitOwner, ...]
     tags: frozenset[str] = frozenset()
 
 
@@ -219,7 +219,7 @@ class KeyEntry:
     name: str
     team: TeamEntry | None
     route_ids: frozenset[int] | None  # None: all routes
-    claims: tuple[Claim, ...]  # the key's and its team's
+    limit_owners: tuple[LimitOwner, ...]  # the key's and its team's
     budgeted: bool = field(init=False)  # whether one of them is a budget
     expires_at: float | None  # Unix seconds
     enabled: bool
@@ -227,7 +227,7 @@ class KeyEntry:
     content: int = CONTENT_OFF
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budgeted", any(claim.budget is not None for claim in self.claims))
+        object.__setattr__(self, "budgeted", any(owner.budget is not None for owner in self.limit_owners))
 
     def may_use(self, route: RouteEntry) -> bool:
         return self.route_ids is None or route.id in self.route_ids

@@ -28,9 +28,9 @@ from routing.gateway_keys import digest
 from routing.table import (
     BreakerRules,
     Budget,
-    Claim,
     Connection,
     KeyEntry,
+    LimitOwner,
     Limits,
     Price,
     ProviderEntry,
@@ -48,8 +48,8 @@ BUDGET = Budget(limit_nano=10**15, period="total", time_zone="UTC")
 LINKS = Connection(connect_timeout=1, read_timeout=1, max_connections=20, queue_timeout=0.05, keep_alive=1)
 
 
-def claim(kind: str, number: int) -> Claim:
-    return Claim(kind, number, f"{kind}-{number}", LIMITS, BUDGET)
+def limit_owner(kind: str, number: int) -> LimitOwner:
+    return LimitOwner(kind, number, f"{kind}-{number}", LIMITS, BUDGET)
 
 
 class ScriptedResponse:
@@ -263,11 +263,13 @@ class ScriptedEngine:
         found |= {f"probe of {number}": int(state.probing) for number, state in self.board.states.items()}
         return {name: count for name, count in found.items() if count}
 
-    def claims(self) -> list[Claim]:
+    def limit_owners(self) -> list[LimitOwner]:
         routes = [found.route for found in self.table.routes.values()]
-        found = [claim for route in routes for claim in route.claims]
-        found += [claim for route in routes for target in route.targets for claim in target.claims]
-        return [*next(iter(self.table.keys.values())).claims, *found]
+        found = [limit_owner for route in routes for limit_owner in route.limit_owners]
+        found += [
+            limit_owner for route in routes for target in route.targets for limit_owner in target.limit_owners
+        ]
+        return [*next(iter(self.table.keys.values())).limit_owners, *found]
 
 
 def _table(targets: int, values: dict[str, Any], provider: dict[str, Any]) -> RoutingTable:
@@ -278,7 +280,13 @@ def _table(targets: int, values: dict[str, Any], provider: dict[str, Any]) -> Ro
         _route(1, "gpt", entries[:targets]), **{"fallbacks": (2, 3), "context_fallbacks": (3,)} | values
     )
     key = KeyEntry(
-        id=1, name="k", team=None, route_ids=None, claims=(claim("key", 1),), expires_at=None, enabled=True
+        id=1,
+        name="k",
+        team=None,
+        route_ids=None,
+        limit_owners=(limit_owner("key", 1),),
+        expires_at=None,
+        enabled=True,
     )
     return RoutingTable(
         version=1,
@@ -302,7 +310,7 @@ def _provider(number: int) -> ProviderEntry:
         connection=LINKS,
         retries=1,
         retry_delay=0.002,
-        claims=(claim("provider", number),),
+        limit_owners=(limit_owner("provider", number),),
         allow_caller_key=False,
         unhealthy=False,
         refuse_when_unhealthy=False,
@@ -321,7 +329,7 @@ def _route(number: int, name: str, providers: list[ProviderEntry]) -> RouteEntry
         default_parameters=(),
         answer_tokens=100,
         limits_answers=False,
-        claims=(claim("route", number),),
+        limit_owners=(limit_owner("route", number),),
         limited=True,
         over_limit_route=None,
         targets=tuple(targets),
@@ -338,6 +346,6 @@ def _target(route: int, place: int, provider: ProviderEntry) -> TargetEntry:
         weight=1,
         priority=place,
         rank=2 * place,
-        claims=(claim("target", number), *provider.claims),
+        limit_owners=(limit_owner("target", number), *provider.limit_owners),
         price=Price(input=10**9, output=10**9, cached_input=None),
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.admission.base import Need, Option
+from proxy.admission.base import Candidate, Demand
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis import admission as redis_admission
 from proxy.admission.redis.admission import RedisAdmission
@@ -19,7 +19,7 @@ from proxy.admission.redis.scripts import ADMIT, EPOCH, SEED, SETTLE, Script
 from proxy.errors import LimitsUnavailable, RateLimited
 from proxy.ids import uuid7
 from routing.periods import bounds
-from routing.table import Budget, Claim, Limits
+from routing.table import Budget, LimitOwner, Limits
 from tests.optional import PARTS
 
 NOON = 2308824000.0  # 2043-03-01 12:00 UTC, a Sunday; later than the real time, at which keys expire
@@ -33,7 +33,7 @@ class Store:
 
     redis: Any = None  # its client, or None
     now: float = NOON
-    log: list[tuple[Claim, float, int, Any]] = field(default_factory=list)
+    log: list[tuple[LimitOwner, float, int, Any]] = field(default_factory=list)
     admission: Any = None
 
     async def open(self) -> "Store":
@@ -60,24 +60,26 @@ class Store:
         if self.redis is not None:
             self.redis.set(CLOCK, int(self.now * 1000))
 
-    def spent(self, claim: Claim, start: Any, end: Any, leave_out: Any = ()) -> int:
+    def spent(self, owner: LimitOwner, start: Any, end: Any, leave_out: Any = ()) -> int:
         return sum(
             cost
-            for owner, at, cost, id in self.log
-            if owner.kind == claim.kind
-            and owner.id == claim.id
+            for payer, at, cost, id in self.log
+            if payer.kind == owner.kind
+            and payer.id == owner.id
             and id not in leave_out
             and (start is None or start <= at < end)
         )
 
-    async def admit(self, *shared: Claim, options: Any = None, tokens: int = 10, cost: int = 0) -> Any:
-        options = [Option((), cost)] if options is None else options
-        need = Need(uuid7(), tokens, self.now)
+    async def admit(
+        self, *shared: LimitOwner, candidates: Any = None, tokens: int = 10, cost: int = 0
+    ) -> Any:
+        candidates = [Candidate((), cost)] if candidates is None else candidates
+        demand = Demand(uuid7(), tokens, self.now)
         # As callers do: the quick look, and the whole way where that tells nothing.
-        quick = self.admission.at_once(shared, options, need) if options else None
-        return quick or await self.admission.admit(shared, options, need)
+        quick = self.admission.at_once(shared, candidates, demand) if candidates else None
+        return quick or await self.admission.admit(shared, candidates, demand)
 
-    async def refused(self, *shared: Claim, **asked: Any) -> RateLimited:
+    async def refused(self, *shared: LimitOwner, **asked: Any) -> RateLimited:
         with pytest.raises(RateLimited) as caught:
             await self.admit(*shared, **asked)
         return caught.value
@@ -88,15 +90,15 @@ class Store:
             while len(self.admission._settlements):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
-    async def left(self, claim: Claim) -> int:
+    async def left(self, owner: LimitOwner) -> int:
         """Nano-USD that one more call could reserve, found by trying."""
         await self.settled()
-        claim = Claim(claim.kind, claim.id, claim.name, Limits(), claim.budget)
-        low, high = 0, claim.budget.limit_nano + 1
+        owner = LimitOwner(owner.kind, owner.id, owner.name, Limits(), owner.budget)
+        low, high = 0, owner.budget.limit_nano + 1
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                grant = await self.admit(claim, cost=middle)
+                grant = await self.admit(owner, cost=middle)
             except RateLimited:
                 high = middle
             else:
@@ -156,18 +158,18 @@ async def store(client):
 
 def key(id: int = 1, *, budget: int | None = None, period: str = "total", zone: str = "UTC", **limits: int):
     found = None if budget is None else Budget(limit_nano=budget, period=period, time_zone=zone)
-    return Claim("key", id, f"key-{id}", Limits(**limits), found)
+    return LimitOwner("key", id, f"key-{id}", Limits(**limits), found)
 
 
-def target(id: int, *, cost: int | None = 0, budget: int | None = None, **limits: int) -> Option:
+def target(id: int, *, cost: int | None = 0, budget: int | None = None, **limits: int) -> Candidate:
     found = None if budget is None else Budget(limit_nano=budget, period="total", time_zone="UTC")
     limited = budget is not None or limits
-    return Option((Claim("target", id, f"t{id}", Limits(**limits), found),) if limited else (), cost)
+    return Candidate((LimitOwner("target", id, f"t{id}", Limits(**limits), found),) if limited else (), cost)
 
 
 async def test_without_limits_nothing_is_counted(store):
-    grant = await store.admit(options=[Option((), None)])
-    assert (grant.option, grant.headrooms) == (0, (None, None))
+    grant = await store.admit(candidates=[Candidate((), None)])
+    assert (grant.candidate, grant.rate_limits) == (0, (None, None))
     if store.redis is not None:
         assert store.redis.keys("*:key:*") == []
 
@@ -179,13 +181,13 @@ async def test_requests_over_the_minutes_limit_are_refused_until_the_first_is_a_
     assert (error.status, error.code) == (429, "rate_limit_exceeded")
     assert "API key key-1 is at its limit of 3 requests per minute" in error.message
     assert 59.9 < error.retry_after <= 60.25
-    assert error.headrooms[0].remaining == 0
+    assert error.rate_limits[0].remaining == 0
     store.advance(error.retry_after + 0.001)
     await store.admit(key(rpm=3))
 
 
-async def test_the_headroom_is_what_is_left_after_this_request(store):
-    requests, tokens = (await store.admit(key(rpm=5, tpm=100), tokens=30)).headrooms
+async def test_the_rate_limit_state_is_what_is_left_after_this_request(store):
+    requests, tokens = (await store.admit(key(rpm=5, tpm=100), tokens=30)).rate_limits
     assert (requests.limit, requests.remaining, tokens.limit, tokens.remaining) == (5, 4, 100, 70)
     assert 59.9 < requests.reset <= 60.25
     assert 59.9 < tokens.reset <= 60.25
@@ -216,23 +218,23 @@ async def test_open_requests_are_limited_and_given_back_once(store):
 
 
 async def test_a_refused_request_counts_nowhere(store):
-    team = Claim("team", 9, "search", Limits(rpm=2))
+    team = LimitOwner("team", 9, "search", Limits(rpm=2))
     for _ in range(2):
         await store.admit(key(rpm=10), team)
     for _ in range(8):
         assert "Team search" in (await store.refused(key(rpm=10), team)).message
     grant = await store.admit(key(rpm=10))
-    assert grant.headrooms[0].remaining == 10 - 3
+    assert grant.rate_limits[0].remaining == 10 - 3
 
 
 async def test_a_full_target_leaves_nothing_of_the_requests_it_kept_out(store):
     limited, full = key(rpm=5, tpm=100, parallel=2, budget=100), [target(1, rpm=1)]
-    (await store.admit(limited, options=full, tokens=10)).settle(10, 0)
+    (await store.admit(limited, candidates=full, tokens=10)).settle(10, 0)
     for _ in range(8):
-        await store.refused(limited, options=full, tokens=10)
+        await store.refused(limited, candidates=full, tokens=10)
     await store.settled()
-    grant = await store.admit(limited, options=[target(2, cost=100, budget=100)], tokens=90)
-    assert [headroom.remaining for headroom in grant.headrooms] == [3, 0]
+    grant = await store.admit(limited, candidates=[target(2, cost=100, budget=100)], tokens=90)
+    assert [state.remaining for state in grant.rate_limits] == [3, 0]
     assert grant.reserved_nano == 100
 
 
@@ -311,22 +313,22 @@ async def test_spending_that_can_not_be_read_is_never_taken_for_none(store):
 
 
 async def test_a_target_without_a_price_is_passed_over_where_a_budget_applies(store):
-    grant = await store.admit(key(budget=100), options=[target(1, cost=None), target(2, cost=5)])
-    assert (grant.option, [reason.limit for reason in grant.skipped]) == (1, ["price"])
-    error = await store.refused(key(budget=100), options=[target(1, cost=None)])
+    grant = await store.admit(key(budget=100), candidates=[target(1, cost=None), target(2, cost=5)])
+    assert (grant.candidate, [hit.limit for hit in grant.skipped]) == (1, ["price"])
+    error = await store.refused(key(budget=100), candidates=[target(1, cost=None)])
     assert (error.code, error.retry_after) == ("price_unknown", None)
     assert "the price of what would serve this request is unknown" in error.message
 
 
 async def test_the_first_target_with_room_is_taken(store):
-    options = [target(1, rpm=1), target(2, parallel=1), target(3, tpm=15), target(4, cost=7, budget=10)]
-    taken = [(await store.admit(options=options)).option for _ in range(4)]
+    candidates = [target(1, rpm=1), target(2, parallel=1), target(3, tpm=15), target(4, cost=7, budget=10)]
+    taken = [(await store.admit(candidates=candidates)).candidate for _ in range(4)]
     assert taken == [0, 1, 2, 3]
-    grant_error = await store.refused(options=options)
+    grant_error = await store.refused(candidates=candidates)
     assert "Target t2" in grant_error.message  # it frees first: when its open call ends
-    grant = await store.admit(options=[*options, target(5)])
-    assert grant.option == 4
-    assert [(reason.claim.name, reason.limit) for reason in grant.skipped] == [
+    grant = await store.admit(candidates=[*candidates, target(5)])
+    assert grant.candidate == 4
+    assert [(hit.owner.name, hit.limit) for hit in grant.skipped] == [
         ("t1", "rpm"),
         ("t2", "parallel"),
         ("t3", "tpm"),
@@ -335,33 +337,33 @@ async def test_the_first_target_with_room_is_taken(store):
 
 
 async def test_a_shared_budget_that_is_short_leaves_the_cheaper_target(store):
-    grant = await store.admit(key(budget=100), options=[target(1, cost=200), target(2, cost=50)])
-    assert (grant.option, grant.reserved_nano) == (1, 50)
+    grant = await store.admit(key(budget=100), candidates=[target(1, cost=200), target(2, cost=50)])
+    assert (grant.candidate, grant.reserved_nano) == (1, 50)
     assert await store.left(key(budget=100)) == 50
 
 
 async def test_moving_gives_back_the_old_target_and_takes_the_next(store):
-    options = [
+    candidates = [
         target(1, cost=10, parallel=1, budget=10, tpm=10),
         target(2, cost=60, rpm=1, budget=100),
         target(3, cost=5),
     ]
     limited = key(budget=100, rpm=5)
-    grant = await store.admit(limited, options=options)
-    await store.refused(options=options[:1])
+    grant = await store.admit(limited, candidates=candidates)
+    await store.refused(candidates=candidates[:1])
     await grant.move(1, 3)
-    assert (grant.option, grant.reserved_nano) == (1, 60)
-    other = await store.admit(limited, options=options[:1])  # all of target 1 is free again
-    assert other.option == 0
+    assert (grant.candidate, grant.reserved_nano) == (1, 60)
+    other = await store.admit(limited, candidates=candidates[:1])  # all of target 1 is free again
+    assert other.candidate == 0
     assert await store.left(limited) == 30
     with pytest.raises(RateLimited):
         await grant.move(1, 2)  # the same again is a further request
     await grant.move(1, 3)
-    assert (grant.option, grant.reserved_nano) == (2, 5)
+    assert (grant.candidate, grant.reserved_nano) == (2, 5)
     grant.settle(4, 4)
     other.settle(0, 0)
     assert await store.left(limited) == 96
-    assert (await store.admit(limited, options=[target(3)])).headrooms[
+    assert (await store.admit(limited, candidates=[target(3)])).rate_limits[
         0
     ].remaining == 2  # a move is no new request
 
@@ -389,8 +391,8 @@ def test_holds_never_leak_and_budgets_are_exact(client, calls):
 
     async def run() -> None:
         store = await Store(client).open()
-        shared = [key(parallel=3, tpm=10_000, budget=300), Claim("team", 1, "t", Limits(parallel=5))]
-        options = [target(1, cost=30, parallel=2, budget=200), target(2, cost=20, parallel=2)]
+        shared = [key(parallel=3, tpm=10_000, budget=300), LimitOwner("team", 1, "t", Limits(parallel=5))]
+        candidates = [target(1, cost=30, parallel=2, budget=200), target(2, cost=20, parallel=2)]
         spent, open_calls = 0, []
 
         async def end(grant: Any, tokens: int, cost: int, ending: str) -> int:
@@ -408,7 +410,7 @@ def test_holds_never_leak_and_budgets_are_exact(client, calls):
         for tokens, cost, ms, moving, ending in calls:
             store.advance(ms / 1000)
             if ending == "hung up while it waited":
-                task = asyncio.ensure_future(store.admit(*shared, options=options, tokens=tokens))
+                task = asyncio.ensure_future(store.admit(*shared, candidates=candidates, tokens=tokens))
                 await asyncio.sleep(0)
                 if task.done():
                     with contextlib.suppress(RateLimited):
@@ -417,23 +419,26 @@ def test_holds_never_leak_and_budgets_are_exact(client, calls):
                 await asyncio.gather(task, return_exceptions=True)
                 continue
             try:
-                grant = await store.admit(*shared, options=options, tokens=tokens)
+                grant = await store.admit(*shared, candidates=candidates, tokens=tokens)
             except RateLimited:
                 continue
             open_calls.append((grant, tokens, cost, ending))
             for step in moving:
                 with contextlib.suppress(RateLimited):
-                    await grant.move(grant.option, 2) if step == "again" else await grant.move(1, 2)
+                    await grant.move(grant.candidate, 2) if step == "again" else await grant.move(1, 2)
             if len(open_calls) > 2:
                 spent += await end(*open_calls.pop(0))
                 await store.settled()
         for left in open_calls:
             spent += await end(*left)
-        assert await store.left(Claim("key", 1, "key-1", Limits(), shared[0].budget)) == 300 - spent
-        for claim in (Claim("key", 1, "", Limits(parallel=1)), Claim("team", 1, "", Limits(parallel=1))):
-            (await store.admit(claim)).settle(0, 0)
-        for option in (target(1, parallel=1), target(2, parallel=1)):
-            (await store.admit(options=[option])).settle(0, 0)
+        assert await store.left(LimitOwner("key", 1, "key-1", Limits(), shared[0].budget)) == 300 - spent
+        for owner in (
+            LimitOwner("key", 1, "", Limits(parallel=1)),
+            LimitOwner("team", 1, "", Limits(parallel=1)),
+        ):
+            (await store.admit(owner)).settle(0, 0)
+        for candidate in (target(1, parallel=1), target(2, parallel=1)):
+            (await store.admit(candidates=[candidate])).settle(0, 0)
         await store.close()
 
     asyncio.run(run())

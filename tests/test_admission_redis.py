@@ -18,7 +18,7 @@ from proxy.admission.redis.owners import base_of
 from proxy.admission.redis.scripts import EPOCH, SETTLE, packed, run
 from proxy.admission.redis.settlements import Settlements
 from proxy.errors import LimitsUnavailable, RateLimited
-from routing.table import Budget, Claim, Limits
+from routing.table import Budget, LimitOwner, Limits
 from tests.live import free_port
 from tests.optional import needs
 from tests.test_admission import NOON, Store, key, target, test_clock  # noqa: F401 the clock of both suites
@@ -78,13 +78,13 @@ async def test_two_processes_share_parallel_limits_and_budgets(store):
 
 async def test_a_dead_process_gives_back_what_it_held_when_its_lease_ends(store):
     dead = await store.second()
-    await dead.admit(key(parallel=1, budget=10), options=[target(1, cost=10, parallel=1, budget=10)])
+    await dead.admit(key(parallel=1, budget=10), candidates=[target(1, cost=10, parallel=1, budget=10)])
     await dead.admission.client.stop()
     store.advance(29)
     await store.refused(key(parallel=1))
     store.advance(2)
     assert await store.left(key(budget=10)) == 10
-    await store.admit(key(parallel=1), options=[target(1, cost=10, parallel=1, budget=10)])
+    await store.admit(key(parallel=1), candidates=[target(1, cost=10, parallel=1, budget=10)])
 
 
 async def test_a_living_calls_lease_is_renewed(store):
@@ -101,7 +101,7 @@ async def test_a_living_calls_lease_is_renewed(store):
 async def test_a_batch_that_is_sent_twice_counts_once(store):
     grant = await store.admit(key(budget=100), cost=50)
     connection = store.admission.client.connection
-    record = grant.holds.ended(grant.need.id, 30)
+    record = grant.holds.ended(grant.demand.id, 30)
     for _ in range(2):
         await run(connection, SETTLE, ["{switchstand}:batch:test"], 1, 1000, packed([record]))
     assert await store.left(key(budget=100)) == 70
@@ -109,7 +109,7 @@ async def test_a_batch_that_is_sent_twice_counts_once(store):
 
 async def test_one_batch_settles_many_calls_of_many_owners(store):
     """It is summed per budget and bucket before it is written; a call may be in it twice."""
-    team = Claim(
+    team = LimitOwner(
         "team",
         1,
         "t",
@@ -117,10 +117,10 @@ async def test_one_batch_settles_many_calls_of_many_owners(store):
         Budget(limit_nano=5000, period="total", time_zone="UTC"),
     )
     shared = (key(tpm=1000, parallel=20, budget=3000), team)
-    options = [target(1, cost=40, budget=900, tpm=2000), target(2, cost=20, tpm=500)]
-    grants = [await store.admit(*shared, options=options, tokens=20) for _ in range(10)]
+    candidates = [target(1, cost=40, budget=900, tpm=2000), target(2, cost=20, tpm=500)]
+    grants = [await store.admit(*shared, candidates=candidates, tokens=20) for _ in range(10)]
     for number, grant in enumerate(grants):
-        store.admission.record(Holds([], grant.holds.own).ended(grant.need.id, 0))
+        store.admission.record(Holds([], grant.holds.own).ended(grant.demand.id, 0))
         store.advance(0.1)
         grant.settle(5 + number, 3 * number)
     await store.settled()
@@ -138,14 +138,14 @@ async def test_records_of_one_batch_count_in_the_order_in_which_they_came(store)
     grant = await store.admit(limited, cost=60)
     connection, holds = store.admission.client.connection, grant.holds
     records = [
-        holds.ended(grant.need.id, 7),
-        holds.goes_on(grant.need.id, 50),
-        holds.goes_on(grant.need.id, 40),
+        holds.ended(grant.demand.id, 7),
+        holds.goes_on(grant.demand.id, 50),
+        holds.goes_on(grant.demand.id, 40),
     ]
     await run(connection, SETTLE, ["{switchstand}:batch:test"], 1, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
-    assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.need.id}".encode()])) == (7, 40, 40)
-    records = [holds.goes_on(grant.need.id, 30), holds.ended(grant.need.id, 5)]
+    assert (int(found[b"s"]), int(found[b"r"]), int(found[f"h:{grant.demand.id}".encode()])) == (7, 40, 40)
+    records = [holds.goes_on(grant.demand.id, 30), holds.ended(grant.demand.id, 5)]
     await run(connection, SETTLE, ["{switchstand}:batch:test"], 2, 30_000, packed(records))
     found = store.redis.hgetall("{switchstand}:key:1:b:total")
     assert found == {b"s": b"12", b"r": b"0"}
@@ -192,25 +192,25 @@ async def test_a_window_of_an_older_gateway_is_counted_on(store, left_by):
         store.redis.hdel(WINDOW, "o")
     else:
         store.redis.hset(WINDOW, "o", int(NOON - 100) * 4)
-    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 1
+    assert (await store.admit(key(rpm=5))).rate_limits[0].remaining == 1
     assert store.redis.hget(WINDOW, "o") == store.redis.lindex(f"{WINDOW}l", 0)
     await store.admit(key(rpm=5))
     await store.refused(key(rpm=5))
     store.advance(30.26)
-    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 0
+    assert (await store.admit(key(rpm=5))).rate_limits[0].remaining == 0
     await store.refused(key(rpm=5))
     store.advance(61)
-    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 4
+    assert (await store.admit(key(rpm=5))).rate_limits[0].remaining == 4
 
 
 async def test_a_window_of_many_buckets_is_indexed_and_counts_the_same(store):
     for number in range(80):
-        assert (await store.admit(key(rpm=100))).headrooms[0].remaining == 99 - number
+        assert (await store.admit(key(rpm=100))).rate_limits[0].remaining == 99 - number
         store.advance(0.5)
     assert store.redis.object("encoding", WINDOW) == b"hashtable"
     assert int(store.redis.hget(WINDOW, "t")) == 80
     store.advance(20.3)
-    assert (await store.admit(key(rpm=100))).headrooms[0].remaining > 99 - 80
+    assert (await store.admit(key(rpm=100))).rate_limits[0].remaining > 99 - 80
 
 
 @pytest.mark.parametrize("lost", ["", "l"])
@@ -243,7 +243,7 @@ async def test_amounts_that_lua_would_write_with_an_exponent_are_whole(store):
 async def test_scripts_that_redis_forgot_are_sent_again(store):
     store.redis.script_flush()
     (await store.admit(key(rpm=5))).settle(1, 0)
-    assert (await store.admit(key(rpm=5))).headrooms[0].remaining == 3
+    assert (await store.admit(key(rpm=5))).rate_limits[0].remaining == 3
 
 
 async def test_what_ends_before_spending_is_known_is_neither_lost_nor_counted_twice(store):
@@ -255,12 +255,12 @@ async def test_what_ends_before_spending_is_known_is_neither_lost_nor_counted_tw
     grants[0].settle(1, 10)
     grants[1].settle(1, 20)
     await store.settled()
-    store.log.append((limited, NOON, 10, grants[0].need.id))  # shipped before the counter is read
+    store.log.append((limited, NOON, 10, grants[0].demand.id))  # shipped before the counter is read
     late = store.admission._seeding._spent
 
     def and_then_one_more(*asked: Any) -> int:
         found = late(*asked)
-        store.log.append((limited, NOON, 20, grants[1].need.id))  # shipped right after
+        store.log.append((limited, NOON, 20, grants[1].demand.id))  # shipped right after
         return found
 
     store.admission._seeding._spent = and_then_one_more
@@ -297,7 +297,7 @@ async def test_what_one_process_spent_without_redis_counts_where_another_reads_t
     for grant in grants:
         grant.settle(1, 7)
     if shipped == "before":
-        store.log.extend((limited, NOON, 7, grant.need.id) for grant in grants)
+        store.log.extend((limited, NOON, 7, grant.demand.id) for grant in grants)
     await with_redis_again(other)
     await store.admit(limited, cost=1)
     assert spent_in_redis(store) == 21
@@ -311,7 +311,7 @@ async def test_the_log_is_read_only_when_all_have_found_redis_again(store, monke
     await without_redis(store)
     grant = await other.admit(limited, cost=100)
     grant.settle(1, 7)
-    store.log.append((limited, NOON, 7, grant.need.id))
+    store.log.append((limited, NOON, 7, grant.demand.id))
     await with_redis_again(store)
     waits = asyncio.create_task(store.admit(limited, cost=1))
     await asyncio.sleep(0.2)
@@ -342,7 +342,7 @@ async def test_a_call_let_through_while_redis_came_back_counts_there(store):
     await store.settled()
     grant = await store.admit(limited, cost=1)
     assert spent_in_redis(store) == 7
-    assert grant.headrooms[0].remaining == 3
+    assert grant.rate_limits[0].remaining == 3
 
 
 async def test_requests_of_one_moment_without_redis_all_count_when_it_is_back(store):
@@ -351,7 +351,7 @@ async def test_requests_of_one_moment_without_redis_all_count_when_it_is_back(st
     for _ in range(3):
         (await store.admit(limited, tokens=20)).settle(15, 0)
     await with_redis_again(store)
-    requests, tokens = (await store.admit(limited, tokens=20)).headrooms
+    requests, tokens = (await store.admit(limited, tokens=20)).rate_limits
     assert (requests.remaining, tokens.remaining) == (10 - 4, 1000 - 3 * 15 - 20)
 
 
@@ -401,7 +401,7 @@ async def test_no_redis_at_the_start_stops_no_start():
     )
     await closed.start()
     with pytest.raises(LimitsUnavailable):
-        await closed.admit((key(rpm=1),), [target(1)], store_need())
+        await closed.admit((key(rpm=1),), [target(1)], store_demand())
     assert closed.state()["problem"] == "Redis is away"
     await closed.aclose()
 
@@ -412,14 +412,16 @@ async def test_without_redis_open_counts_in_the_process():
         f"redis://127.0.0.1:{free_port()}/0", store.spent, timeout=0.2, without="open", lease=30
     )
     await store.admission.start()
-    grant = await store.admit(key(rpm=1, budget=100), options=[target(1, cost=5, rpm=1), target(2, cost=7)])
+    grant = await store.admit(
+        key(rpm=1, budget=100), candidates=[target(1, cost=5, rpm=1), target(2, cost=7)]
+    )
     await grant.move(1, 2)
-    assert (grant.option, grant.reserved_nano) == (1, 7)
+    assert (grant.candidate, grant.reserved_nano) == (1, 7)
     error = await store.refused(key(rpm=1, budget=100))
-    assert error.headrooms[0].remaining == 0
+    assert error.rate_limits[0].remaining == 0
     grant.settle(1, 7)
     (record,) = store.admission._outage.take()
-    assert record[:2] == ("S", grant.need.id)
+    assert record[:2] == ("S", grant.demand.id)
     assert record[2:4] == ('[{"base":"{switchstand}:key:1","period":"total"}]', 7)
     await store.admission.client.stop()
 
@@ -469,12 +471,14 @@ async def test_settlements_keep_what_was_not_acknowledged(redis_server):
     assert len(settlements) == 0
 
 
-def store_need() -> Any:
-    from proxy.admission.base import Need
+def store_demand() -> Any:
+    from proxy.admission.base import Demand
 
-    return Need("00000000-0000-7000-8000-000000000000", 1, NOON)
+    return Demand("00000000-0000-7000-8000-000000000000", 1, NOON)
 
 
 def test_owners_never_share_a_key():
-    names = {base_of(Claim(kind, 1, "", Limits())) for kind in ("key", "team", "route", "target", "provider")}
+    names = {
+        base_of(LimitOwner(kind, 1, "", Limits())) for kind in ("key", "team", "route", "target", "provider")
+    }
     assert len(names) == 5

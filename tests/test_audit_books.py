@@ -11,7 +11,7 @@ from django.db import connection
 from monitoring.models import RowSeal, UsageHour
 from monitoring.rollups import roll_up
 from monitoring.storing import store
-from proxy.admission.base import Need, Option
+from proxy.admission.base import Candidate, Demand
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.journal.records import to_line
@@ -123,10 +123,12 @@ async def test_counters_that_differ_from_rows_are_found(settings, monkeypatch):
 
     monkeypatch.setattr("monitoring.audit.budgets.PAUSE", 0.01)
     row, _ = await sync_to_async(make_key)(name="app", budget_usd="1")
-    (claim,) = next(iter((await sync_to_async(compile_table)()).keys.values())).claims
+    (owner,) = next(iter((await sync_to_async(compile_table)()).keys.values())).limit_owners
     admission = MemoryAdmission(lambda *_: 0)
     call = closed(key_id=row.pk, cost_nano_usd=40)
-    grant = await admission.admit([claim], [Option((), 100)], Need(call.id, 1, call.received_at_ns / 1e9))
+    grant = await admission.admit(
+        [owner], [Candidate((), 100)], Demand(call.id, 1, call.received_at_ns / 1e9)
+    )
     file = LimitsFile(settings.LIMITS_FILE, admission)
 
     async def audited():

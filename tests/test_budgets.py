@@ -18,8 +18,8 @@ from monitoring.spending import spent
 from monitoring.storing import store
 from proxy.journal.records import to_line
 from routing import notices
-from routing.claims import claims_of
 from routing.config import dumper, loader
+from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey, ModelRoute, RouteTarget, Team
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import until
@@ -357,7 +357,7 @@ def test_spending_is_known_however_much_of_it_waits_in_the_journal(tmp_path, set
     limit, few = sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100
     before = connection.connection.setlimit(limit, few) if connection.vendor == "sqlite" else 0
     try:
-        assert spent(claims_of(row)[0], None, None) == 3001
+        assert spent(limit_owners_of(row)[0], None, None) == 3001
     finally:
         if before:
             connection.connection.setlimit(limit, before)  # other tests have this connection too
@@ -371,12 +371,12 @@ def test_looking_at_budgets_takes_no_memory_for_what_waits_in_the_journal(tmp_pa
     waiting = b"".join(to_line(closed(key_id=row.pk + 1, cost_nano_usd=10)) for _ in range(1000))
     for number in range(10):
         (tmp_path / f"worker.{number:08d}.journal").write_bytes(waiting)
-    [claim] = claims_of(row)
+    [limit_owner] = limit_owners_of(row)
     update(datetime(2026, 6, 10, tzinfo=UTC))  # what is made once, at the first call
-    spent(claim, None, None)
+    spent(limit_owner, None, None)
     tracemalloc.start()
     try:
-        assert spent(claim, None, None) == 0
+        assert spent(limit_owner, None, None) == 0
         read = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         update(datetime(2026, 6, 10, tzinfo=UTC))

@@ -199,7 +199,7 @@ def boss(live, django_user_model, client):
     return Admin(live, django_user_model, client)
 
 
-def test_rest_has_the_limits_headroom_of_the_web_process(door, gpt, boss):
+def test_rest_has_the_limits_state_of_the_web_process(door, gpt, boss):
     for _ in range(3):
         door.chat(gpt)
     found = boss.get("/api/explain?model=gpt&key_name=app").json()

@@ -94,8 +94,8 @@ def _check_books(gateway, key):
     assert answer.status_code == 200
     until(lambda: RequestLog.objects.filter(request_id=answer.headers["x-request-id"]).exists(), "its row")
     total = sum(RequestLog.objects.values_list("cost_nano_usd", flat=True))
-    for claim in next(iter(compile_table().keys.values())).claims:
-        assert spent(claim, None, None) == total
+    for owner in next(iter(compile_table().keys.values())).limit_owners:
+        assert spent(owner, None, None) == total
     assert RowSeal.objects.count() == RequestLog.objects.count()
     audit = gateway.manage("audit_books", check=False)
     assert (audit.returncode, audit.stdout.strip()) == (0, "The books agree."), audit.stdout + audit.stderr
@@ -109,14 +109,16 @@ def test_budgets_count_a_dead_process_calls_before_its_journal_is_shipped(own_ga
     asyncio.run(
         _load_until_killed(gateway, key, itertools.count(), 3)
     )  # Redis first reads the log, after 2 s
-    claims = next(iter(compile_table().keys.values())).claims
-    early = [spent(claim, None, None) for claim in claims]  # the shipper may be at any point of its work
+    limit_owners = next(iter(compile_table().keys.values())).limit_owners
+    early = [
+        spent(owner, None, None) for owner in limit_owners
+    ]  # the shipper may be at any point of its work
     _kill_web(gateway)
     until(lambda: not _left_over(gateway), "the shipper buries the dead process", 30)
     held = sum(RequestLog.objects.filter(outcome="unknown").values_list("cost_nano_usd", flat=True))
     assert held > 0
     assert early == [held, held]
-    assert [spent(claim, None, None) for claim in claims] == [held, held]
+    assert [spent(owner, None, None) for owner in limit_owners] == [held, held]
 
 
 async def _load_until_killed(gateway, key, numbers, seconds):

@@ -14,7 +14,7 @@ from monitoring.rollups import roll_up
 from monitoring.spending import spent
 from monitoring.storing import store
 from monitoring.usage import question, report, total
-from routing.claims import claims_of
+from routing.limit_owners import limit_owners_of
 from routing.models import GatewaySettings
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.live import LiveGateway
@@ -71,7 +71,7 @@ def test_rows_go_in_batches_and_their_usage_and_cost_stay(monkeypatch):
     assert {str(id) for id in RequestLog.objects.values_list("pk", flat=True)} == {c.id for c in fresh}
     assert RowSeal.objects.count() == 3
     rows = (team, key, target.route, target, target.provider)
-    assert [spent(claims_of(row)[0], None, None) for row in rows] == [59] * 5
+    assert [spent(limit_owners_of(row)[0], None, None) for row in rows] == [59] * 5
     assert prune_log(NOW) == 0
     roll_up()
     assert figures() == before

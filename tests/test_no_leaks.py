@@ -53,11 +53,11 @@ def test_nothing_leaks(route, behaviours, asked):
         admission = MemoryAdmission(nothing_spent)
         engine = ScriptedEngine(admission, behaviours, **route)
         await run_all(engine, asked)
-        for claim in engine.claims():
-            assert admission.open_calls(claim.kind, claim.id) == 0, claim
-            assert admission.spending(claim, time.time())[1] == 0, claim
+        for owner in engine.limit_owners():
+            assert admission.open_calls(owner.kind, owner.id) == 0, owner
+            assert admission.spending(owner, time.time())[1] == 0, owner
         billed = sum(row.cost_nano_usd or 0 for row in engine.journal.closed)
-        key = engine.claims()[0]
+        key = engine.limit_owners()[0]
         assert admission.spending(key, time.time())[0] == billed
 
     asyncio.run(go())
@@ -80,7 +80,7 @@ def test_a_caller_who_leaves_while_a_failed_stream_is_closed_leaves_a_row(monkey
         (row,) = engine.journal.closed
         assert (row.outcome, row.tokens_estimated) == ("failed", True)
         assert engine.in_use() == {}
-        assert {admission.open_calls(claim.kind, claim.id) for claim in engine.claims()} == {0}
+        assert {admission.open_calls(owner.kind, owner.id) for owner in engine.limit_owners()} == {0}
 
     monkeypatch.setattr(AnswerHeaders, "of_answer", fail)
     monkeypatch.setattr(ScriptedResponse, "aclose", close_slowly)

@@ -14,7 +14,7 @@ from routing.prices import price_of
 from routing.table import EMPTY_TABLE, KeyEntry, Resolved
 from tests.factories import make_key, make_provider, make_route, make_target
 
-FACTS = {"id": 1, "name": "k", "team": None, "route_ids": None, "claims": (), "enabled": True}
+FACTS = {"id": 1, "name": "k", "team": None, "route_ids": None, "limit_owners": (), "enabled": True}
 
 
 @pytest.fixture

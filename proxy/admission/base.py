@@ -6,18 +6,28 @@ from typing import Protocol
 
 import msgspec
 
-from routing.table import Claim
+from routing.table import LimitOwner
 
-__all__ = ["Admission", "Claim", "FreeGrant", "Grant", "Headroom", "Need", "NoRoom", "Option", "Spent"]
+__all__ = [
+    "Admission",
+    "Candidate",
+    "Demand",
+    "FreeGrant",
+    "Grant",
+    "LimitHit",
+    "LimitOwner",
+    "RateLimitState",
+    "Spent",
+]
 
 NEVER = float("inf")
 
 
 # Structs where one is made per request: a frozen dataclass costs six times as much.
-class Need(msgspec.Struct, frozen=True, gc=False):
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What one request asks for: tokens in the worst case, and when it came (Unix seconds).
 
-    `budgeted`: whether any of its claims has a budget.
+    `budgeted`: whether any of its owners of limits has a budget.
     """
 
     id: str  # the call's: its row in the log has the same
@@ -26,17 +36,17 @@ class Need(msgspec.Struct, frozen=True, gc=False):
     budgeted: bool = True
 
 
-class Option(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True):
     """One target that may serve the request, and what that costs in the worst case.
 
     cost_nano None: the price is unknown, so no budget can be kept with it.
     """
 
-    claims: tuple[Claim, ...]
+    limit_owners: tuple[LimitOwner, ...]
     cost_nano: int | None
 
 
-class Headroom(msgspec.Struct, frozen=True, gc=False):
+class RateLimitState(msgspec.Struct, frozen=True, gc=False):
     """The state of one limit, for the x-ratelimit headers. `reset` is in seconds."""
 
     limit: int
@@ -44,31 +54,31 @@ class Headroom(msgspec.Struct, frozen=True, gc=False):
     reset: float
 
 
-Headrooms = tuple[Headroom | None, Headroom | None]
+RateLimitStates = tuple[RateLimitState | None, RateLimitState | None]
 """Of requests and of tokens; None where there is no such limit."""
-NO_HEADROOMS: Headrooms = (None, None)
+NO_RATE_LIMITS: RateLimitStates = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom:
-    """Why an option could not be taken.
+class LimitHit:
+    """Why a candidate could not be taken.
 
     `limit` is rpm, tpm, parallel, budget or price (unknown); `wait` seconds until it may fit:
     0 when one of the open calls ends, NEVER for a budget that never resets. `left` is nano-USD.
     """
 
-    claim: Claim
+    owner: LimitOwner
     limit: str
     wait: float = 0.0
     left: int = 0
 
 
 class Grant(Protocol):
-    """What a call holds until it ends: one option and the shared limits."""
+    """What a call holds until it ends: one candidate and the shared limits."""
 
-    option: int
-    """The option that the call holds, as an index into the options it gave."""
-    skipped: tuple[NoRoom, ...]
+    candidate: int
+    """The candidate that the call holds, as an index into those it gave."""
+    skipped: tuple[LimitHit, ...]
     """Why those before it were not taken."""
 
     @property
@@ -76,11 +86,11 @@ class Grant(Protocol):
         """Nano-USD held against budgets; None where none applies."""
 
     @property
-    def headrooms(self) -> Headrooms:
+    def rate_limits(self) -> RateLimitStates:
         """Of the key, or of its team or the route where the key itself has no limit."""
 
     async def move(self, first: int, last: int) -> None:
-        """Let go of the held option, take the first of options[first:last] that has room.
+        """Let go of the held candidate, take the first of candidates[first:last] that has room.
 
         Taking the same one again counts as a further request to it. Raises RateLimited where
         none has room; the shared limits stay held.
@@ -103,15 +113,19 @@ class Admission(Protocol):
         Called in the event loop.
         """
 
-    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant | None:
+    def at_once(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> Grant | None:
         """What admit() would return, where that is known without waiting and plain to see.
 
-        Looks at the first option only. A grant reads `options` again when it is moved: others may be
+        Looks at the first candidate only. A grant reads `candidates` again when it is moved: others may be
         added until then.
         """
 
-    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
-        """Count one request against all of `shared` and the first option that has room, or nothing.
+    async def admit(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> Grant:
+        """Count one request against all of `shared` and the first candidate that has room, or nothing.
 
         Raises RateLimited, which names the limit, its owner and when it frees, or
         LimitsUnavailable where the counts can't be read.
@@ -127,7 +141,7 @@ class Admission(Protocol):
         """Write down what is not written yet; whether all of it is."""
 
 
-Spent = Callable[[Claim, float | None, float | None, Collection[str]], int]
+Spent = Callable[[LimitOwner, float | None, float | None, Collection[str]], int]
 """(owner, from, until, calls to leave out) -> nano-USD that the log says it spent; may block.
 
 From and until are Unix seconds of a call's arrival; None is open.
@@ -137,33 +151,33 @@ From and until are Unix seconds of a call's arrival; None is open.
 class FreeGrant:
     """Of a call that no limit applies to."""
 
-    __slots__ = ("option",)
-    skipped: tuple[NoRoom, ...] = ()
+    __slots__ = ("candidate",)
+    skipped: tuple[LimitHit, ...] = ()
     reserved_nano: int | None = None
-    headrooms: Headrooms = NO_HEADROOMS
+    rate_limits: RateLimitStates = NO_RATE_LIMITS
 
     def __init__(self) -> None:
-        self.option = 0
+        self.candidate = 0
 
     async def move(self, first: int, last: int) -> None:
-        self.option = first
+        self.candidate = first
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
         """Nothing is held."""
 
 
-def reservation(shared: Sequence[Claim], option: Option) -> int | None:
-    """What the option holds against budgets; None where no budget applies."""
-    for claims in (shared, option.claims):
-        for claim in claims:
-            if claim.budget is not None:
-                return option.cost_nano
+def reservation(shared: Sequence[LimitOwner], candidate: Candidate) -> int | None:
+    """What the candidate holds against budgets; None where no budget applies."""
+    for limit_owners in (shared, candidate.limit_owners):
+        for owner in limit_owners:
+            if owner.budget is not None:
+                return candidate.cost_nano
     return None
 
 
-def headroom_claim(shared: Sequence[Claim]) -> Claim | None:
+def rate_limited_owner(shared: Sequence[LimitOwner]) -> LimitOwner | None:
     """The one that the x-ratelimit headers speak of."""
-    for claim in shared:
-        if claim.limits.rpm is not None or claim.limits.tpm is not None:
-            return claim
+    for owner in shared:
+        if owner.limits.rpm is not None or owner.limits.tpm is not None:
+            return owner
     return None

@@ -10,21 +10,21 @@ import msgspec
 
 from proxy.admission.base import (
     NEVER,
-    NO_HEADROOMS,
+    NO_RATE_LIMITS,
+    Candidate,
+    Demand,
     FreeGrant,
     Grant,
-    Headrooms,
-    Need,
-    NoRoom,
-    Option,
+    LimitHit,
+    RateLimitStates,
     Spent,
-    headroom_claim,
+    rate_limited_owner,
 )
 from proxy.admission.refusals import refused
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import Bucket, SlidingWindow
 from routing.periods import Periods
-from routing.table import Budget, Claim
+from routing.table import Budget, LimitOwner
 
 FORGET_AFTER = 4096  # owners kept before idle ones are dropped
 
@@ -55,34 +55,34 @@ class _Counts:
         self.latest: tuple[Budget | None, _Spend] = NOTHING_ASKED  # the budget asked for last, and its spend
         self.recounting: dict[float | None, tuple[_Spend, frozenset[str]]] = {}  # and the calls open then
 
-    def full(self, claim: Claim, tokens: int, now: float) -> NoRoom | None:
-        """Which of the claim's rates has no room for one request more."""
-        limits, window = claim.limits, self.window
+    def full(self, owner: LimitOwner, tokens: int, now: float) -> LimitHit | None:
+        """Which of the owner's rates has no room for one request more."""
+        limits, window = owner.limits, self.window
         if limits.parallel is not None and self.open >= limits.parallel:
-            return NoRoom(claim, "parallel")
+            return LimitHit(owner, "parallel")
         if limits.rpm is not None and (wait := window.wait_for_request(limits.rpm, now)):
-            return NoRoom(claim, "rpm", wait)
+            return LimitHit(owner, "rpm", wait)
         if limits.tpm is not None and (wait := window.wait_for_tokens(tokens, limits.tpm, now)):
-            return NoRoom(claim, "tpm", wait)
+            return LimitHit(owner, "tpm", wait)
         return None
 
 
 class _Hold(msgspec.Struct):
     """What one call holds of one owner; nothing before take()."""
 
-    claim: Claim
+    owner: LimitOwner
     counts: _Counts
     spend: _Spend | None = None
     bucket: Bucket | None = None
     cost: int = 0  # nano-USD held against the budget
 
-    def take(self, need: Need, cost: int, now: float) -> None:
+    def take(self, demand: Demand, cost: int, now: float) -> None:
         counts, spend = self.counts, self.spend
         counts.open += 1
-        if self.claim.rated:
-            self.bucket = counts.window.add(1, need.tokens, now)
+        if self.owner.rated:
+            self.bucket = counts.window.add(1, demand.tokens, now)
         if spend is not None:
-            spend.calls.add(need.id)
+            spend.calls.add(demand.id)
             spend.reserved += cost
             self.cost = cost
 
@@ -92,73 +92,73 @@ class _Hold(msgspec.Struct):
             self.cost = cost
 
 
-def _let_go(holds: list[_Hold], need: Need, tokens: int | None, cost: int | None, now: float) -> None:
+def _let_go(holds: list[_Hold], demand: Demand, tokens: int | None, cost: int | None, now: float) -> None:
     """`tokens` and `cost` are what came of it; None: not known, so what was held counts."""
     for hold in holds:
         counts, bucket, spend = hold.counts, hold.bucket, hold.spend
         counts.open -= 1
         if bucket is not None and tokens is not None:
-            counts.window.correct(bucket, tokens - need.tokens, now)
+            counts.window.correct(bucket, tokens - demand.tokens, now)
         if spend is not None:
-            spend.calls.discard(need.id)
+            spend.calls.discard(demand.id)
             spend.reserved -= hold.cost
             spend.spent += hold.cost if cost is None else cost
 
 
-def _take_back(holds: list[_Hold], need: Need, now: float) -> None:
-    """As if they had never been held: a claim behind them has no room, or must be looked at closer."""
-    _let_go(holds, need, 0, 0, now)
+def _take_back(holds: list[_Hold], demand: Demand, now: float) -> None:
+    """As if they had never been held: an owner behind them has no room, or must be looked at closer."""
+    _let_go(holds, demand, 0, 0, now)
     for hold in holds:
-        if hold.claim.rated:
+        if hold.owner.rated:
             hold.counts.window.add(-1, 0, now)
 
 
 class MemoryGrant(msgspec.Struct):
     admission: "MemoryAdmission"
-    shared: tuple[Claim, ...]
-    options: Sequence[Option]
-    need: Need
-    holds: list[_Hold] = []  # of the shared limits, then of the option's own
+    shared: tuple[LimitOwner, ...]
+    candidates: Sequence[Candidate]
+    demand: Demand
+    holds: list[_Hold] = []  # of the shared limits, then of the candidate's own
     own_from: int = 0  # where in `holds` these begin
     reserved_nano: int | None = None
-    headrooms: Headrooms = NO_HEADROOMS
-    option: int = 0
-    skipped: tuple[NoRoom, ...] = ()
+    rate_limits: RateLimitStates = NO_RATE_LIMITS
+    candidate: int = 0
+    skipped: tuple[LimitHit, ...] = ()
 
     async def move(self, first: int, last: int) -> None:
-        _let_go(self.holds[self.own_from :], self.need, 0, 0, self.admission.clock())
+        _let_go(self.holds[self.own_from :], self.demand, 0, 0, self.admission.clock())
         del self.holds[self.own_from :]
         await self.admission.take(self, range(first, last))
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
-        _let_go(self.holds, self.need, tokens, cost_nano, self.admission.clock())
+        _let_go(self.holds, self.demand, tokens, cost_nano, self.admission.clock())
         self.holds.clear()
 
     def hold(self, index: int, shared: list[_Hold], own: list[_Hold], now: float) -> None:
-        """Take an option that was found to have room."""
-        option, need = self.options[index], self.need
-        cost = option.cost_nano or 0
+        """Take a candidate that was found to have room."""
+        candidate, demand = self.candidates[index], self.demand
+        cost = candidate.cost_nano or 0
         if shared is self.holds:
             for hold in shared:
                 hold.take_cost(cost)
         else:
             for hold in shared:
-                hold.take(need, cost, now)
+                hold.take(demand, cost, now)
             self.holds, self.own_from = shared, len(shared)
-            self.headrooms = _headrooms(shared, now)
+            self.rate_limits = _rate_limits(shared, now)
         for hold in own:
-            hold.take(need, cost, now)
+            hold.take(demand, cost, now)
         self.holds += own
-        self.option = index
+        self.candidate = index
         budgeted = any(hold.spend is not None for hold in self.holds)
-        self.reserved_nano = option.cost_nano if budgeted else None
+        self.reserved_nano = candidate.cost_nano if budgeted else None
 
 
-def _headrooms(shared: list[_Hold], now: float) -> Headrooms:
+def _rate_limits(shared: list[_Hold], now: float) -> RateLimitStates:
     for hold in shared:
-        if hold.claim.rated:
-            return hold.counts.window.headrooms(hold.claim.limits, now)
-    return NO_HEADROOMS
+        if hold.owner.rated:
+            return hold.counts.window.rate_limits(hold.owner.limits, now)
+    return NO_RATE_LIMITS
 
 
 class MemoryAdmission:
@@ -168,7 +168,7 @@ class MemoryAdmission:
         self.clock = clock
         self._periods = Periods()
         self._seeding = Seeding(spent)
-        self._owners: dict[tuple[str, int], _Counts] = {}  # by Claim.owner
+        self._owners: dict[tuple[str, int], _Counts] = {}  # by LimitOwner.identity
         self._forget_at = FORGET_AFTER
         self.recounted = 0
 
@@ -186,121 +186,125 @@ class MemoryAdmission:
             counts.spends = {}
             counts.latest = NOTHING_ASKED
 
-    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> MemoryGrant | None:
-        """The usual case: all spending is known, the first option has room by the totals as they are.
+    def at_once(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> MemoryGrant | None:
+        """The usual case: all spending is known, the first candidate has room by the totals as they are.
 
         What has left a window since they were made would only make more room.
         """
-        tokens, cost, now = need.tokens, options[0].cost_nano, self.clock()
+        tokens, cost, now = demand.tokens, candidates[0].cost_nano, self.clock()
         known, holds, reserved = self._owners.get, [], None
-        for claim in shared + options[0].claims:
-            counts, budget = known(claim.owner), claim.budget
+        for owner in shared + candidates[0].limit_owners:
+            counts, budget = known(owner.identity), owner.budget
             bucket, spend, held = None, None, 0
             if counts is None:
                 break
             window = counts.window
-            rpm, tpm, parallel = claim.ceilings
+            rpm, tpm, parallel = owner.ceilings
             if window.requests >= rpm or window.tokens + tokens > tpm or counts.open >= parallel:
                 break
             if budget is not None:
                 asked, spend = counts.latest
-                if asked is not budget or not spend.since <= need.at < spend.until:
+                if asked is not budget or not spend.since <= demand.at < spend.until:
                     break
                 if cost is None or cost > budget.limit_nano - spend.spent - spend.reserved:
                     break
-                spend.calls.add(need.id)
+                spend.calls.add(demand.id)
                 spend.reserved += cost
                 reserved = held = cost
             counts.open += 1
-            if claim.rated:
+            if owner.rated:
                 bucket = window.add(1, tokens, now)
-            holds.append(_Hold(claim, counts, spend, bucket, held))
+            holds.append(_Hold(owner, counts, spend, bucket, held))
         else:
             own_from = len(shared)
-            headrooms = _headrooms(holds[:own_from], now)
-            return MemoryGrant(self, shared, options, need, holds, own_from, reserved, headrooms)
-        _take_back(holds, need, now)
+            rate_limits = _rate_limits(holds[:own_from], now)
+            return MemoryGrant(self, shared, candidates, demand, holds, own_from, reserved, rate_limits)
+        _take_back(holds, demand, now)
         return None
 
-    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
-        if not shared and not any(option.claims for option in options):
+    async def admit(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> Grant:
+        if not shared and not any(candidate.limit_owners for candidate in candidates):
             return FreeGrant()
         if len(self._owners) > self._forget_at:
             self._forget_idle(self.clock())
-        grant = MemoryGrant(self, shared, options, need)
-        await self.take(grant, range(len(options)))
+        grant = MemoryGrant(self, shared, candidates, demand)
+        await self.take(grant, range(len(candidates)))
         return grant
 
     async def take(self, grant: MemoryGrant, tried: range) -> None:
-        """Hold the first of these options that has room, and the shared limits where they aren't held yet.
+        """Hold the first of these candidates that has room, and the shared limits where they aren't held yet.
 
         Raises RateLimited.
         """
         while missing := self._take(grant, tried):
-            await self._seed(missing, grant.need)
+            await self._seed(missing, grant.demand)
 
-    def _take(self, grant: MemoryGrant, tried: range) -> list[Claim]:
+    def _take(self, grant: MemoryGrant, tried: range) -> list[LimitOwner]:
         """Budgets whose spending must be known first; nothing is held then. Raises RateLimited."""
-        now, need = self.clock(), grant.need
+        now, demand = self.clock(), grant.demand
         shared = grant.holds or self._shared(grant, now)
-        if need.budgeted:
+        if demand.budgeted:
             for hold in shared:
-                if hold.claim.budget is not None and not self._knows_spend(hold, need):
+                if hold.owner.budget is not None and not self._knows_spend(hold, demand):
                     return self._unseeded(grant, tried)
-        skipped: tuple[NoRoom, ...] = ()
+        skipped: tuple[LimitHit, ...] = ()
         for index in tried:
-            option = grant.options[index]
-            reason = self._full_of_budgets(shared, option, need) if need.budgeted else None
+            candidate = grant.candidates[index]
+            hit = self._full_of_budgets(shared, candidate, demand) if demand.budgeted else None
             own: list[_Hold] = []
-            for claim in () if reason is not None else option.claims:
-                counts = self._owners.get(claim.owner) or self._counts(claim)
-                if reason := counts.full(claim, need.tokens, now):
+            for owner in () if hit is not None else candidate.limit_owners:
+                counts = self._owners.get(owner.identity) or self._counts(owner)
+                if hit := counts.full(owner, demand.tokens, now):
                     break
-                own.append(_Hold(claim, counts))
-                if claim.budget is None or not need.budgeted:
+                own.append(_Hold(owner, counts))
+                if owner.budget is None or not demand.budgeted:
                     continue
-                if not self._knows_spend(own[-1], need):
+                if not self._knows_spend(own[-1], demand):
                     return self._unseeded(grant, tried)
-                if reason := self._full_of_budgets(own[-1:], option, need):
+                if hit := self._full_of_budgets(own[-1:], candidate, demand):
                     break
-            if reason is None:
+            if hit is None:
                 grant.hold(index, shared, own, now)
                 grant.skipped += skipped
                 return []
-            skipped += (reason,)
+            skipped += (hit,)
         grant.skipped += skipped
-        raise refused(skipped, need, self.headrooms(grant.shared))
+        raise refused(skipped, demand, self.rate_limits(grant.shared))
 
     def _shared(self, grant: MemoryGrant, now: float) -> list[_Hold]:
-        """Of the limits that keep the request out whichever option serves it. Raises RateLimited."""
+        """Of the limits that keep the request out whichever candidate serves it. Raises RateLimited."""
         holds = []
-        for claim in grant.shared:
-            counts = self._owners.get(claim.owner) or self._counts(claim)
-            if reason := counts.full(claim, grant.need.tokens, now):
-                raise refused([reason], grant.need, self.headrooms(grant.shared))
-            holds.append(_Hold(claim, counts))
+        for owner in grant.shared:
+            counts = self._owners.get(owner.identity) or self._counts(owner)
+            if hit := counts.full(owner, grant.demand.tokens, now):
+                raise refused([hit], grant.demand, self.rate_limits(grant.shared))
+            holds.append(_Hold(owner, counts))
         return holds
 
-    def headrooms(self, shared: Sequence[Claim]) -> Headrooms:
-        claim = headroom_claim(shared)
-        if claim is None:
-            return NO_HEADROOMS
-        return self._counts(claim).window.headrooms(claim.limits, self.clock())
+    def rate_limits(self, shared: Sequence[LimitOwner]) -> RateLimitStates:
+        owner = rate_limited_owner(shared)
+        if owner is None:
+            return NO_RATE_LIMITS
+        return self._counts(owner).window.rate_limits(owner.limits, self.clock())
 
-    def count_past(self, claim: Claim, requests: int, tokens: int, at: float) -> None:
+    def count_past(self, owner: LimitOwner, requests: int, tokens: int, at: float) -> None:
         """What was let through elsewhere; `at` by this admission's clock, in order."""
-        if claim.rated:
-            self._counts(claim).window.add(requests, tokens, at)
+        if owner.rated:
+            self._counts(owner).window.add(requests, tokens, at)
 
     def open_calls(self, kind: str, owner: int) -> int:
         """Calls of one owner that are not settled yet."""
         counts = self._owners.get((kind, owner))
         return counts.open if counts else 0
 
-    def spending(self, claim: Claim, at: float) -> tuple[int, int]:
+    def spending(self, owner: LimitOwner, at: float) -> tuple[int, int]:
         """(spent, reserved) of a budget in nano-USD; (0, 0) before its first use."""
-        assert claim.budget is not None
-        spend = self._counts(claim).spends.get(self._periods.of(claim.budget, at)[0])
+        assert owner.budget is not None
+        spend = self._counts(owner).spends.get(self._periods.of(owner.budget, at)[0])
         return (spend.spent, spend.reserved) if spend else (0, 0)
 
     def budgets(self) -> list[tuple[str, int, float | None, int, int, int]]:
@@ -321,55 +325,62 @@ class MemoryAdmission:
         """Nothing to write down: the log has it all."""
         return True
 
-    def _knows_spend(self, hold: _Hold, need: Need) -> bool:
+    def _knows_spend(self, hold: _Hold, demand: Demand) -> bool:
         """Whether what its budget has spent is known; asked each time, as it may have to be read again."""
-        budget, counts = hold.claim.budget, hold.counts
+        budget, counts = hold.owner.budget, hold.counts
         if budget is None:
             return True
         asked, spend = counts.latest
-        if asked is budget and spend.since <= need.at < spend.until:
+        if asked is budget and spend.since <= demand.at < spend.until:
             hold.spend = spend
             return True
-        found = hold.spend = counts.spends.get(self._periods.of(budget, need.at)[0])
+        found = hold.spend = counts.spends.get(self._periods.of(budget, demand.at)[0])
         if found is None:
             return False
         counts.latest = budget, found
         return True
 
-    def _full_of_budgets(self, holds: Sequence[_Hold], option: Option, need: Need) -> NoRoom | None:
-        cost = option.cost_nano
+    def _full_of_budgets(
+        self, holds: Sequence[_Hold], candidate: Candidate, demand: Demand
+    ) -> LimitHit | None:
+        cost = candidate.cost_nano
         for hold in holds:
-            budget, spend = hold.claim.budget, hold.spend
+            budget, spend = hold.owner.budget, hold.spend
             if budget is None or spend is None:
                 continue
             if cost is None:
-                return NoRoom(hold.claim, "price", NEVER)
+                return LimitHit(hold.owner, "price", NEVER)
             left = budget.limit_nano - spend.spent - spend.reserved + hold.cost
             if cost and cost > left:  # what costs nothing may go on where a budget is spent
-                _, end = self._periods.of(budget, need.at)
-                wait = NEVER if end is None else max(end - need.at, 0.001)
-                return NoRoom(hold.claim, "budget", wait, left)
+                _, end = self._periods.of(budget, demand.at)
+                wait = NEVER if end is None else max(end - demand.at, 0.001)
+                return LimitHit(hold.owner, "budget", wait, left)
         return None
 
-    def _unseeded(self, grant: MemoryGrant, tried: range) -> list[Claim]:
-        claims = [*grant.shared, *(claim for index in tried for claim in grant.options[index].claims)]
+    def _unseeded(self, grant: MemoryGrant, tried: range) -> list[LimitOwner]:
+        limit_owners = [
+            *grant.shared,
+            *(owner for index in tried for owner in grant.candidates[index].limit_owners),
+        ]
         return [
-            claim for claim in claims if not self._knows_spend(_Hold(claim, self._counts(claim)), grant.need)
+            owner
+            for owner in limit_owners
+            if not self._knows_spend(_Hold(owner, self._counts(owner)), grant.demand)
         ]
 
-    async def _seed(self, claims: list[Claim], need: Need) -> None:
-        for claim in claims:
-            assert claim.budget is not None
-            start, end = self._periods.of(claim.budget, need.at)
-            await self._seeding.once(claim, start, partial(self._start, claim, start, end))
+    async def _seed(self, limit_owners: list[LimitOwner], demand: Demand) -> None:
+        for owner in limit_owners:
+            assert owner.budget is not None
+            start, end = self._periods.of(owner.budget, demand.at)
+            await self._seeding.once(owner, start, partial(self._start, owner, start, end))
 
-    async def _start(self, claim: Claim, start: float | None, end: float | None) -> None:
-        counts, asked = self._counts(claim), self.recounted
+    async def _start(self, owner: LimitOwner, start: float | None, end: float | None) -> None:
+        counts, asked = self._counts(owner), self.recounted
         again = counts.recounting.get(start)
         spend, open_calls = again or (_Spend(start, end), frozenset())
         if again:
             await asyncio.sleep(0)  # what was settled until now is in the journal after this turn
-        spent = await self._seeding.spent(claim, start, end, open_calls)
+        spent = await self._seeding.spent(owner, start, end, open_calls)
         if self.recounted != asked:
             return  # read too early, perhaps: the caller sees that it is missing, and comes back
         counts.recounting.pop(start, None)
@@ -381,10 +392,10 @@ class MemoryAdmission:
             del spends[old]
             counts.latest = NOTHING_ASKED
 
-    def _counts(self, claim: Claim) -> _Counts:
-        counts = self._owners.get(claim.owner)
+    def _counts(self, owner: LimitOwner) -> _Counts:
+        counts = self._owners.get(owner.identity)
         if counts is None:
-            counts = self._owners[claim.owner] = _Counts()
+            counts = self._owners[owner.identity] = _Counts()
         return counts
 
     def _forget_idle(self, now: float) -> None:

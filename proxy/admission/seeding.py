@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.admission.base import Spent
 from proxy.errors import GatewayError, LimitsUnavailable
-from routing.table import Claim
+from routing.table import LimitOwner
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +18,10 @@ class Seeding:
         self._running: dict[tuple[str, int, float | None], asyncio.Task[None]] = {}
 
     async def once(
-        self, claim: Claim, start: float | None, seed: Callable[[], Coroutine[Any, Any, None]]
+        self, owner: LimitOwner, start: float | None, seed: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         """Await seed(), which all callers for the same owner and period share."""
-        question = (claim.kind, claim.id, start)
+        question = (owner.kind, owner.id, start)
         task = self._running.get(question)
         if task is None:
             task = self._running[question] = asyncio.create_task(seed())
@@ -30,15 +30,15 @@ class Seeding:
         await asyncio.shield(task)
 
     async def spent(
-        self, claim: Claim, start: float | None, end: float | None, leave_out: Collection[str] = ()
+        self, owner: LimitOwner, start: float | None, end: float | None, leave_out: Collection[str] = ()
     ) -> int:
         """Nano-USD. Raises LimitsUnavailable: spending that is not known never counts as none."""
         try:
-            return await asyncio.to_thread(self._spent, claim, start, end, leave_out)
+            return await asyncio.to_thread(self._spent, owner, start, end, leave_out)
         except GatewayError:
             raise
         except Exception as error:
-            logger.error("spending of %s %s is not known: %s", claim.kind, claim.name, error)
+            logger.error("spending of %s %s is not known: %s", owner.kind, owner.name, error)
             raise LimitsUnavailable(
                 "What a budget of this request has spent can't be read now: try again.", retry_after=1
             ) from error

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 
-from proxy.admission.base import Headroom, Headrooms
+from proxy.admission.base import RateLimitState, RateLimitStates
 from routing.table import Limits
 
 MINUTE = 60.0
@@ -102,14 +102,14 @@ class SlidingWindow:
             self.advance(now)
         return self._newest.leaves - now if self._buckets else 0.0
 
-    def headrooms(self, limits: Limits, now: float) -> Headrooms:
+    def rate_limits(self, limits: Limits, now: float) -> RateLimitStates:
         if now >= self._leaves:
             self.advance(now)
         reset = self._newest.leaves - now if self._buckets else 0.0
         rpm, tpm = limits.rpm, limits.tpm
         requests = tokens = None
         if rpm is not None:
-            requests = Headroom(rpm, rpm - self.requests if rpm > self.requests else 0, reset)
+            requests = RateLimitState(rpm, rpm - self.requests if rpm > self.requests else 0, reset)
         if tpm is not None:
-            tokens = Headroom(tpm, tpm - self.tokens if tpm > self.tokens else 0, reset)
+            tokens = RateLimitState(tpm, tpm - self.tokens if tpm > self.tokens else 0, reset)
         return requests, tokens

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from unfold.decorators import display
 
 from routing.admin.base import NOTHING, PlainNumberWidget, SwitchAdmin, usd
-from routing.claims import claims_of
+from routing.limit_owners import limit_owners_of
 from routing.models.limits import Limited
 from routing.periods import Periods
 from routing.unreadable import Faults
@@ -82,13 +82,13 @@ class BudgetAdmin(SwitchAdmin):
     @display(description="Spent in this period")
     def shown_spending(self, row: Limited) -> str:
         """By the request log, so without calls that run now."""
-        claim = next(iter(Faults().made(row, claims_of) or ()), None) if row.pk else None
-        if claim is None or claim.budget is None:
+        owner = next(iter(Faults().made(row, limit_owners_of) or ()), None) if row.pk else None
+        if owner is None or owner.budget is None:
             return NOTHING
-        start, end = Periods().of(claim.budget, time.time())
+        start, end = Periods().of(owner.budget, time.time())
         spent: Callable[..., int] = import_string(settings.SPENT)
-        used = Decimal(spent(claim, start, end)) / NANO
-        left = max(Decimal(claim.budget.limit_nano) / NANO - used, Decimal(0))
+        used = Decimal(spent(owner, start, end)) / NANO
+        left = max(Decimal(owner.budget.limit_nano) / NANO - used, Decimal(0))
         return f"{usd(used)} USD, {usd(left)} USD left"
 
 

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
-from proxy.admission.base import FreeGrant, Grant, Need, Option, Spent
+from proxy.admission.base import Candidate, Demand, FreeGrant, Grant, Spent
 from proxy.admission.memory import MemoryAdmission
-from proxy.admission.redis.calls import NEW, AdmitCall, AdmitCalls, packed_need
+from proxy.admission.redis.calls import NEW, AdmitCall, AdmitCalls, packed_demand
 from proxy.admission.redis.client import RedisClient
 from proxy.admission.redis.connection import RedisAway, RedisConnection, RedisRefused
 from proxy.admission.redis.grant import RedisGrant
@@ -22,7 +22,7 @@ from proxy.admission.redis.settlements import Settlements
 from proxy.admission.seeding import Seeding
 from proxy.admission.window import BUCKET, MINUTE
 from proxy.errors import LimitsUnavailable
-from routing.table import Claim
+from routing.table import LimitOwner
 
 logger = logging.getLogger(__name__)
 
@@ -59,33 +59,37 @@ class RedisAdmission:
         self._lately = SettledLately()
         self._renewer: asyncio.Task[None] | None = None
 
-    def at_once(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> None:
+    def at_once(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> None:
         """Nothing is known without asking."""
 
-    async def admit(self, shared: tuple[Claim, ...], options: Sequence[Option], need: Need) -> Grant:
-        admit_call = self.admit_calls.of(shared, options, need)
+    async def admit(
+        self, shared: tuple[LimitOwner, ...], candidates: Sequence[Candidate], demand: Demand
+    ) -> Grant:
+        admit_call = self.admit_calls.of(shared, candidates, demand)
         if not admit_call.owners:
             return FreeGrant()
         if self._renewer is None:
             await self.start()
-        grant = RedisGrant(self, shared, options, need, admit_call)
+        grant = RedisGrant(self, shared, candidates, demand, admit_call)
         try:
             connection = self.client.connection
-            packed = admit_call.script.by_sha(packed_need(need, NEW, options))
+            packed = admit_call.script.by_sha(packed_demand(demand, NEW, candidates))
             try:
                 # The connection's own future: each coroutine in between would be passed again with it.
                 reply = NOT_RUN if connection is None else await connection.send(packed)
             except RedisRefused:
                 reply = NOT_RUN  # perhaps it only doesn't know the script
             if reply[0] == UNSEEDED:
-                reply = await self.reply(admit_call, need, NEW, options)
+                reply = await self.reply(admit_call, demand, NEW, candidates)
             grant.hold(reply)
         except RedisAway as away:
-            self.record(admit_call.all_holds().ended(need.id, 0))
+            self.record(admit_call.all_holds().ended(demand.id, 0))
             self.check_open(away)
-            await self._take_here(grant, shared, options, need)
+            await self._take_here(grant, shared, candidates, demand)
         except asyncio.CancelledError:
-            self.record(admit_call.all_holds().ended(need.id, 0))
+            self.record(admit_call.all_holds().ended(demand.id, 0))
             raise
         self._remember(grant)
         if not grant.reported and self.client.connection is not None:
@@ -129,19 +133,21 @@ class RedisAdmission:
             self._settlements.add(record)
 
     async def reply(
-        self, admit_call: AdmitCall, need: Need, bucket: int, options: Sequence[Option]
+        self, admit_call: AdmitCall, demand: Demand, bucket: int, candidates: Sequence[Candidate]
     ) -> list[int]:
         """Of lua/admit.lua, once all spending is known. Raises LimitsUnavailable, RedisAway."""
-        packed = packed_need(need, bucket, options)
+        packed = packed_demand(demand, bucket, candidates)
         for _ in range(SEED_TRIES):
             reply: list[int] = await self.client.run_packed(admit_call.script, packed)
             if reply[0] != UNSEEDED:
                 return reply
-            await self._seed_all([admit_call.owners[position - 1].claim for position in reply[1:]], need)
+            await self._seed_all(
+                [admit_call.owners[position - 1].limit_owner for position in reply[1:]], demand
+            )
         raise RedisAway("it forgets what it gets")
 
     def settled(self, grant: RedisGrant, record: Record | None, cost: int) -> None:
-        self._open.pop(grant.need.id, None)
+        self._open.pop(grant.demand.id, None)
         if record is None:
             return
         if not grant.reported:
@@ -149,16 +155,16 @@ class RedisAdmission:
                 self._outage.add(record, charges)
             return
         self._settlements.add(record)
-        if grant.need.budgeted:
+        if grant.demand.budgeted:
             self._lately.add(record)
 
     # Budgets whose spending Redis does not know
 
-    async def _seed_all(self, claims: list[Claim], need: Need) -> None:
+    async def _seed_all(self, limit_owners: list[LimitOwner], demand: Demand) -> None:
         """Raises LimitsUnavailable, RedisAway."""
-        for claim in claims:
-            owner = self.owners.of(claim, need.at)
-            await self._seeding.once(claim, owner.start, partial(self._seed, owner))
+        for limit_owner in limit_owners:
+            owner = self.owners.of(limit_owner, demand.at)
+            await self._seeding.once(limit_owner, owner.start, partial(self._seed, owner))
 
     async def _seed(self, owner: RedisOwner) -> None:
         if (young := YOUNG_SECONDS - self.client.steady_for) > 0:
@@ -169,7 +175,7 @@ class RedisAdmission:
             if not pending:
                 return
             calls = [call.decode() for call in pending if call]
-            spent = await self._seeding.spent(owner.claim, owner.start, owner.end, calls)
+            spent = await self._seeding.spent(owner.limit_owner, owner.start, owner.end, calls)
             insist = "" if tries_left else "1"
             pending = await self.client.run(SEED, keys, ends, spent, insist, *calls)
 
@@ -182,19 +188,23 @@ class RedisAdmission:
             self._local.recount(number)
 
     async def _take_here(
-        self, grant: RedisGrant, shared: tuple[Claim, ...], options: Sequence[Option], need: Need
+        self,
+        grant: RedisGrant,
+        shared: tuple[LimitOwner, ...],
+        candidates: Sequence[Candidate],
+        demand: Demand,
     ) -> None:
         if self._local is None:
             self._local = MemoryAdmission(self._spent)
             for recent in self._recent:
                 for owner in recent.owners:
-                    self._local.count_past(owner.claim, recent.requests, recent.tokens, recent.at)
-        grant.hold_locally(await self._local.admit(shared, options, need))
+                    self._local.count_past(owner.limit_owner, recent.requests, recent.tokens, recent.at)
+        grant.hold_locally(await self._local.admit(shared, candidates, demand))
 
     def _remember(self, grant: RedisGrant) -> None:
         now = time.monotonic()
         grant.renew_at = now + self._renew_after
-        self._open[grant.need.id] = grant
+        self._open[grant.demand.id] = grant
         holds = grant.holds
         if not holds.counted:
             return
@@ -203,7 +213,7 @@ class RedisAdmission:
             recent = self._begin_recent(now, holds, reported=grant.reported)
         recent.at = now
         recent.requests += 1
-        recent.tokens += grant.need.tokens
+        recent.tokens += grant.demand.tokens
         grant.recent = recent
 
     def _begin_recent(self, now: float, holds: Holds, *, reported: bool) -> Recent:
@@ -267,8 +277,8 @@ def _window_records(recent: Recent, now: float) -> list[Record]:
             "W",
             owner.base,
             age_ms,
-            recent.requests if owner.claim.limits.rpm is not None else 0,
-            recent.tokens if owner.claim.limits.tpm is not None else 0,
+            recent.requests if owner.limit_owner.limits.rpm is not None else 0,
+            recent.tokens if owner.limit_owner.limits.tpm is not None else 0,
         )
         for owner in recent.owners
         if age_ms < MINUTE * 1000

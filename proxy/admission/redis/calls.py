@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from proxy.admission.base import Claim, Need, Option, headroom_claim
+from proxy.admission.base import Candidate, Demand, LimitOwner, rate_limited_owner
 from proxy.admission.redis.holds import Holds
 from proxy.admission.redis.owners import RedisOwner, RedisOwners
 from proxy.admission.redis.scripts import ADMIT, PackedScript, packed
@@ -13,23 +13,23 @@ NEW = UNKNOWN = -1
 MOST_KEPT = 4096  # a few kilobytes each
 
 
-def packed_need(need: Need, bucket: int, options: Iterable[Option]) -> bytes:
-    """The last word, of one call. `bucket`: where the old option's tokens were counted, or NEW."""
-    words: list[str | int] = [need.id, need.tokens, bucket]
-    for option in options:
-        cost = option.cost_nano
+def packed_demand(demand: Demand, bucket: int, candidates: Iterable[Candidate]) -> bytes:
+    """The last word, of one call. `bucket`: where the old candidate's tokens were counted, or NEW."""
+    words: list[str | int] = [demand.id, demand.tokens, bucket]
+    for candidate in candidates:
+        cost = candidate.cost_nano
         words.append(UNKNOWN if cost is None else cost)
     return packed(words)
 
 
 class AdmitCall:
-    """Of the limits of `shared` and of the first of `options` that has room; `old` is let go first."""
+    """Of the limits of `shared` and of the first of `candidates` that has room; `old` is let go first."""
 
     __slots__ = (
         "_all",
         "_holds",
+        "candidates",
         "depends_on",
-        "options",
         "owners",
         "rates",
         "script",
@@ -42,67 +42,76 @@ class AdmitCall:
         self,
         shared: list[RedisOwner],
         old: list[RedisOwner],
-        options: list[list[RedisOwner]],
+        candidates: list[list[RedisOwner]],
         lease_ms: int,
     ) -> None:
         self.shared = shared
-        self.options = options
-        self.owners = [*shared, *old, *(owner for option in options for owner in option)]
+        self.candidates = candidates
+        self.owners = [*shared, *old, *(owner for candidate in candidates for owner in candidate)]
         self.since = max((owner.since for owner in self.owners), default=0.0)
         self.until = min((owner.until for owner in self.owners), default=0.0)
-        claim = headroom_claim([owner.claim for owner in shared])
-        self.rates = NO_LIMITS if claim is None else claim.limits  # that the x-ratelimit headers speak of
+        limit_owner = rate_limited_owner([owner.limit_owner for owner in shared])
+        self.rates = (
+            NO_LIMITS if limit_owner is None else limit_owner.limits
+        )  # that the x-ratelimit headers speak of
         self.depends_on: object = None  # what its place in a cache depends on
-        self._holds: list[Holds | None] = [None] * len(options)
+        self._holds: list[Holds | None] = [None] * len(candidates)
         self._all: Holds | None = None
         fixed = {
             "lease": lease_ms,
             "shared": len(shared),
             "old": len(old),
-            "options": [len(option) for option in options],
+            "candidates": [len(candidate) for candidate in candidates],
             "limits": [owner.limits for owner in self.owners],
         }
         self.script = PackedScript(ADMIT, [owner.base for owner in self.owners], packed(fixed))
 
-    def holds_of(self, option: int) -> Holds:
-        found = self._holds[option]
+    def holds_of(self, candidate: int) -> Holds:
+        found = self._holds[candidate]
         if found is None:
-            found = self._holds[option] = Holds(self.shared, self.options[option])
+            found = self._holds[candidate] = Holds(self.shared, self.candidates[candidate])
         return found
 
     def all_holds(self) -> Holds:
-        """Of all options, each owner once: whatever a call of which nothing was heard may hold."""
+        """Of all candidates, each owner once: whatever a call of which nothing was heard may hold."""
         if self._all is None:
-            own = dict.fromkeys(owner for option in self.options for owner in option)
+            own = dict.fromkeys(owner for candidate in self.candidates for owner in candidate)
             self._all = Holds(self.shared, [owner for owner in own if owner not in self.shared])
         return self._all
 
 
 class AdmitCalls:
-    """Keeps them by their claims, for as long as those live and their periods last."""
+    """Keeps them by the owners of limits, for as long as those live and their periods last."""
 
     def __init__(self, owners: RedisOwners, lease_ms: int) -> None:
         self._owners = owners
         self._lease_ms = lease_ms
         self._known: dict[tuple[int, ...], AdmitCall] = {}
 
-    def of(self, shared: Sequence[Claim], options: Sequence[Option], need: Need) -> AdmitCall:
+    def of(self, shared: Sequence[LimitOwner], candidates: Sequence[Candidate], demand: Demand) -> AdmitCall:
         ids = [*map(id, shared)]
-        for option in options:
-            ids.append(id(option.claims))
+        for candidate in candidates:
+            ids.append(id(candidate.limit_owners))
         place = tuple(ids)
         found = self._known.get(place)
-        if found is None or not found.since <= need.at < found.until:
+        if found is None or not found.since <= demand.at < found.until:
             if len(self._known) > MOST_KEPT:
                 self._known.clear()
-            found = self._known[place] = self.make(shared, [], options, need)
-            found.depends_on = (*shared, *options)  # as long as they live, no others have their ids
+            found = self._known[place] = self.make(shared, [], candidates, demand)
+            found.depends_on = (*shared, *candidates)  # as long as they live, no others have their ids
         return found
 
     def make(
-        self, shared: Sequence[Claim], old: list[RedisOwner], options: Sequence[Option], need: Need
+        self,
+        shared: Sequence[LimitOwner],
+        old: list[RedisOwner],
+        candidates: Sequence[Candidate],
+        demand: Demand,
     ) -> AdmitCall:
         of = self._owners.all_of
         return AdmitCall(
-            of(shared, need), old, [of(option.claims, need) for option in options], self._lease_ms
+            of(shared, demand),
+            old,
+            [of(candidate.limit_owners, demand) for candidate in candidates],
+            self._lease_ms,
         )

@@ -7,14 +7,14 @@ import msgspec
 
 from proxy.admission.base import (
     NEVER,
-    NO_HEADROOMS,
-    Claim,
+    NO_RATE_LIMITS,
+    Candidate,
+    Demand,
     Grant,
-    Headroom,
-    Headrooms,
-    Need,
-    NoRoom,
-    Option,
+    LimitHit,
+    LimitOwner,
+    RateLimitState,
+    RateLimitStates,
     reservation,
 )
 from proxy.admission.redis.calls import AdmitCall, AdmitCalls
@@ -37,7 +37,7 @@ class GrantStore(Protocol):
     admit_calls: AdmitCalls
 
     async def reply(
-        self, admit_call: AdmitCall, need: Need, bucket: int, options: Sequence[Option]
+        self, admit_call: AdmitCall, demand: Demand, bucket: int, candidates: Sequence[Candidate]
     ) -> list[int]:
         """Of lua/admit.lua. Raises LimitsUnavailable, RedisAway."""
 
@@ -53,88 +53,88 @@ class GrantStore(Protocol):
 
 class RedisGrant(msgspec.Struct, eq=False):
     _store: GrantStore
-    _shared: Sequence[Claim]
-    _options: Sequence[Option]
-    need: Need
+    _shared: Sequence[LimitOwner]
+    _candidates: Sequence[Candidate]
+    demand: Demand
     _admit_call: AdmitCall
     holds: Holds = NO_HOLDS
     _bucket: int = 0  # where tokens of shared were counted
-    _own_bucket: int = 0  # where those of the option were
-    _headrooms: Headrooms = NO_HEADROOMS
+    _own_bucket: int = 0  # where those of the candidate were
+    _rate_limits: RateLimitStates = NO_RATE_LIMITS
     _settled: bool = False
     local: Grant | None = None  # of the in-process limits, while Redis is away
     reported: bool = True  # whether Redis knows what is held, or will by the records on their way
     recent: Recent | None = None
     renew_at: float = 0.0
-    option: int = 0
-    skipped: tuple[NoRoom, ...] = ()
+    candidate: int = 0
+    skipped: tuple[LimitHit, ...] = ()
 
     @property
     def reserved_nano(self) -> int | None:
-        option = self._options[self.option]
-        return option.cost_nano if self.holds.budgeted else reservation(self._shared, option)
+        candidate = self._candidates[self.candidate]
+        return candidate.cost_nano if self.holds.budgeted else reservation(self._shared, candidate)
 
     @property
-    def headrooms(self) -> Headrooms:
-        return self.local.headrooms if self.local is not None else self._headrooms
+    def rate_limits(self) -> RateLimitStates:
+        return self.local.rate_limits if self.local is not None else self._rate_limits
 
     async def move(self, first: int, last: int) -> None:
         if not self._anything_changes(first, last):
-            self.option = first
+            self.candidate = first
             return
         old, admit_call = self.holds.own, self._admit_call
-        options = self._options[first:last]
-        wider = self._store.admit_calls.make(self._shared, old, options, self.need)
+        candidates = self._candidates[first:last]
+        wider = self._store.admit_calls.make(self._shared, old, candidates, self.demand)
         try:
-            reply = await self._store.reply(wider, self.need, self._own_bucket, options)
+            reply = await self._store.reply(wider, self.demand, self._own_bucket, candidates)
         except RedisAway as away:
             self._store.check_open(away)
         else:
             self.holds = Holds(admit_call.shared, [])  # unless one of them has room
-            self._headrooms = _headrooms_of(admit_call.rates, reply)
-            self.skipped += _reasons(reply, wider, self.need)
+            self._rate_limits = _rate_limits_of(admit_call.rates, reply)
+            self.skipped += _hits(reply, wider, self.demand)
             if reply[0] != GRANTED:
-                raise _refusal(reply, wider, self.need)
+                raise _refusal(reply, wider, self.demand)
             self._hold(first + reply[1] - 1)
             self._own_bucket = reply[2]
             return
         self._store.record(self._let_go_record(old))
         if self.local is not None:
             await self.local.move(first, last)
-            first = self.local.option
+            first = self.local.candidate
         self._hold(first)
 
     def _anything_changes(self, first: int, last: int) -> bool:
-        touched = [self._options[self.option], *self._options[first:last]]
-        if any(option.claims for option in touched):
+        touched = [self._candidates[self.candidate], *self._candidates[first:last]]
+        if any(candidate.limit_owners for candidate in touched):
             return True
-        budget = any(claim.budget is not None for claim in self._shared)
-        return budget and self._options[first].cost_nano != self._options[self.option].cost_nano
+        budget = any(limit_owner.budget is not None for limit_owner in self._shared)
+        return budget and self._candidates[first].cost_nano != self._candidates[self.candidate].cost_nano
 
     def hold(self, reply: list[int]) -> None:
         """What Redis has granted to a new call. Raises RateLimited where it has refused."""
         if reply[0] != GRANTED:
-            raise _refusal(reply, self._admit_call, self.need)
+            raise _refusal(reply, self._admit_call, self.demand)
         rates = self._admit_call.rates
         if rates.rpm is not None or rates.tpm is not None:
-            self._headrooms = _headrooms_of(rates, reply)
+            self._rate_limits = _rate_limits_of(rates, reply)
         if len(reply) > NOT_FULL:
-            self.skipped = _reasons(reply, self._admit_call, self.need)
-        self.option = option = reply[1] - 1
-        self.holds = self._admit_call.holds_of(option)
+            self.skipped = _hits(reply, self._admit_call, self.demand)
+        self.candidate = candidate = reply[1] - 1
+        self.holds = self._admit_call.holds_of(candidate)
         self._bucket = self._own_bucket = reply[2]
 
     def hold_locally(self, local: Grant) -> None:
         self.local, self.skipped = local, local.skipped
         self.reported = False
-        self._hold(local.option)
+        self._hold(local.candidate)
 
-    def _hold(self, option: int) -> None:
-        self.option = option
-        if option < len(self._admit_call.options):
-            self.holds = self._admit_call.holds_of(option)
+    def _hold(self, candidate: int) -> None:
+        self.candidate = candidate
+        if candidate < len(self._admit_call.candidates):
+            self.holds = self._admit_call.holds_of(candidate)
         else:  # of a fallback route, which came later
-            own = self._store.owners.all_of(self._options[option].claims, self.need)
+            own = self._store.owners.all_of(self._candidates[candidate].limit_owners, self.demand)
             self.holds = Holds(self._admit_call.shared, own)
 
     def settle(self, tokens: int | None, cost_nano: int | None) -> None:
@@ -143,15 +143,15 @@ class RedisGrant(msgspec.Struct, eq=False):
         self._settled = True
         if self.local is not None:
             self.local.settle(tokens, cost_nano)
-        difference = 0 if tokens is None else tokens - self.need.tokens
+        difference = 0 if tokens is None else tokens - self.demand.tokens
         if self.recent is not None:
             self.recent.tokens += difference
         cost = (self.reserved_nano or 0) if cost_nano is None else cost_nano
-        record = self.holds.ended(self.need.id, cost, self._bucket, self._own_bucket, difference)
+        record = self.holds.ended(self.demand.id, cost, self._bucket, self._own_bucket, difference)
         self._store.settled(self, record, cost)
 
     def hold_record(self) -> Record | None:
-        return self.holds.goes_on(self.need.id, self._options[self.option].cost_nano or 0)
+        return self.holds.goes_on(self.demand.id, self._candidates[self.candidate].cost_nano or 0)
 
     def charges(self, cost: int) -> list[tuple[str, str, int]]:
         """(owner, period, nano-USD) for each budget."""
@@ -163,30 +163,30 @@ class RedisGrant(msgspec.Struct, eq=False):
 
     def _let_go_record(self, own: list[RedisOwner]) -> Record | None:
         let_go = Holds([], own)
-        return let_go.ended(self.need.id, 0, own_bucket=self._own_bucket, difference=-self.need.tokens)
+        return let_go.ended(self.demand.id, 0, own_bucket=self._own_bucket, difference=-self.demand.tokens)
 
 
-def _refusal(reply: list[int], admit_call: AdmitCall, need: Need) -> RateLimited:
-    return refused(_reasons(reply, admit_call, need), need, _headrooms_of(admit_call.rates, reply))
+def _refusal(reply: list[int], admit_call: AdmitCall, demand: Demand) -> RateLimited:
+    return refused(_hits(reply, admit_call, demand), demand, _rate_limits_of(admit_call.rates, reply))
 
 
-def _headrooms_of(rates: Limits, reply: list[int]) -> Headrooms:
+def _rate_limits_of(rates: Limits, reply: list[int]) -> RateLimitStates:
     rpm, tpm = rates.rpm, rates.tpm
     return (
-        None if rpm is None else Headroom(rpm, reply[3], reply[4] / 1000),
-        None if tpm is None else Headroom(tpm, reply[5], reply[6] / 1000),
+        None if rpm is None else RateLimitState(rpm, reply[3], reply[4] / 1000),
+        None if tpm is None else RateLimitState(tpm, reply[5], reply[6] / 1000),
     )
 
 
-def _reasons(reply: list[int], admit_call: AdmitCall, need: Need) -> tuple[NoRoom, ...]:
+def _hits(reply: list[int], admit_call: AdmitCall, demand: Demand) -> tuple[LimitHit, ...]:
     places = range(NOT_FULL, len(reply), 4)
-    return tuple(_reason(need, admit_call.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
+    return tuple(_hit(demand, admit_call.owners[reply[at] - 1], *reply[at + 1 : at + 4]) for at in places)
 
 
-def _reason(need: Need, owner: RedisOwner, kind: int, wait_ms: int, left: int) -> NoRoom:
+def _hit(demand: Demand, owner: RedisOwner, kind: int, wait_ms: int, left: int) -> LimitHit:
     limit, wait = KINDS[kind], wait_ms / 1000
     if limit == "price":
         wait = NEVER
     elif limit == "budget":
-        wait = NEVER if owner.end is None else max(owner.end - need.at, 0.001)
-    return NoRoom(owner.claim, limit, wait, left)
+        wait = NEVER if owner.end is None else max(owner.end - demand.at, 0.001)
+    return LimitHit(owner.limit_owner, limit, wait, left)

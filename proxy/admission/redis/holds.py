@@ -6,7 +6,7 @@ from proxy.admission.redis.owners import RedisOwner
 from proxy.admission.redis.scripts import Record
 
 SHARED, OWN = 1, 2
-"""Which of a call's two buckets has its tokens: that of its shared limits, or of its option's own."""
+"""Which of a call's two buckets has its tokens: that of its shared limits, or of its candidate's own."""
 
 
 class Recent:
@@ -24,7 +24,7 @@ class Recent:
 
 
 class Holds:
-    """The shared owners, and those of one option."""
+    """The shared owners, and those of one candidate."""
 
     __slots__ = ("budgeted", "counted", "leased", "own", "owners", "recent", "text")
 

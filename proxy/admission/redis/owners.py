@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from proxy.admission.base import Claim, Need
+from proxy.admission.base import Demand, LimitOwner
 from proxy.admission.redis.scripts import PREFIX
 from routing.periods import Periods, period_id
 
@@ -11,38 +11,49 @@ KEPT_AFTER_END = 2 * 86400  # seconds that Redis keeps a budget's period after i
 MOST_KEPT = 100_000
 
 
-def base_of(claim: Claim) -> str:
-    return f"{PREFIX}:{claim.path}"
+def base_of(limit_owner: LimitOwner) -> str:
+    return f"{PREFIX}:{limit_owner.path}"
 
 
 class RedisOwner:
-    """One claim in the running period of its budget."""
+    """One owner in the running period of its budget."""
 
-    __slots__ = ("base", "claim", "counted", "end", "ends", "limits", "period", "since", "start", "until")
+    __slots__ = (
+        "base",
+        "counted",
+        "end",
+        "ends",
+        "limit_owner",
+        "limits",
+        "period",
+        "since",
+        "start",
+        "until",
+    )
 
-    def __init__(self, claim: Claim, start: float | None, end: float | None) -> None:
-        limits = claim.limits
-        self.claim = claim
-        self.base = base_of(claim)
+    def __init__(self, limit_owner: LimitOwner, start: float | None, end: float | None) -> None:
+        limits = limit_owner.limits
+        self.limit_owner = limit_owner
+        self.base = base_of(limit_owner)
         self.start, self.end = start, end  # Unix seconds, the end excluded; None: it has no period that ends
         self.since = -math.inf if start is None else start
         self.until = math.inf if end is None else end
         self.counted = limits.rpm is not None or limits.tpm is not None
-        self.period = None if claim.budget is None else period_id(start)
+        self.period = None if limit_owner.budget is None else period_id(start)
         # Text, as the scripts hand it on: Redis 7.2 takes 1.79e+12 for it where Lua has a number.
         self.ends = None if end is None else f"{int(end + KEPT_AFTER_END)}000"
         self.limits = _given(
             rpm=limits.rpm,
             tpm=limits.tpm,
             parallel=limits.parallel,
-            budget=None if claim.budget is None else claim.budget.limit_nano,
+            budget=None if limit_owner.budget is None else limit_owner.budget.limit_nano,
             period=self.period,
             ends=self.ends,
         )
 
     def to_settle(self, tokens: int) -> dict[str, object] | None:
         """As lua/settle.lua reads it; None where it holds nothing that a call gives back."""
-        limits = self.claim.limits
+        limits = self.limit_owner.limits
         found = _given(
             parallel=True if limits.parallel is not None else None,
             tokens=tokens if limits.tpm is not None else None,
@@ -57,25 +68,25 @@ def _given(**values: object) -> dict[str, object]:
 
 
 class RedisOwners:
-    """Keeps what was made of each claim, as long as its table and its period last."""
+    """Keeps what was made of each owner, as long as its table and its period last."""
 
     def __init__(self) -> None:
         self._periods = Periods()
         self._known: dict[tuple[str, int], RedisOwner] = {}
 
-    def of(self, claim: Claim, at: float) -> RedisOwner:
+    def of(self, limit_owner: LimitOwner, at: float) -> RedisOwner:
         """`at` is when the call came, in Unix seconds."""
-        found = self._known.get(claim.owner)
-        if found is not None and found.claim is claim and found.since <= at < found.until:
+        found = self._known.get(limit_owner.identity)
+        if found is not None and found.limit_owner is limit_owner and found.since <= at < found.until:
             return found
-        start, end = (None, None) if claim.budget is None else self._periods.of(claim.budget, at)
+        start, end = (None, None) if limit_owner.budget is None else self._periods.of(limit_owner.budget, at)
         if len(self._known) > MOST_KEPT:
             self._known.clear()
-        found = self._known[claim.owner] = RedisOwner(claim, start, end)
+        found = self._known[limit_owner.identity] = RedisOwner(limit_owner, start, end)
         return found
 
-    def all_of(self, claims: Iterable[Claim], need: Need) -> list[RedisOwner]:
+    def all_of(self, limit_owners: Iterable[LimitOwner], demand: Demand) -> list[RedisOwner]:
         found = []
-        for claim in claims:
-            found.append(self.of(claim, need.at))
+        for limit_owner in limit_owners:
+            found.append(self.of(limit_owner, demand.at))
         return found

@@ -1,13 +1,13 @@
--- Counts one request against all shared owners and the first option that has room, or against nothing.
--- KEYS: the bases of the shared owners, of the option to let go (move only), then of each option's owners.
+-- Counts one request against all shared owners and the first candidate that has room, or against nothing.
+-- KEYS: the bases of the shared owners, of the candidate to let go (move only), then of each candidate's owners.
 -- ARGV[1], MessagePack of what is the same for many calls: lease (ms), shared (owners), old (owners to let go),
---       options (of each its owners), limits (of each key: rpm, tpm, parallel, budget, period, ends).
--- ARGV[2], MessagePack: call, tokens, bucket to correct there (-1: a new call), for each option its cost (-1: unknown).
--- Replies: {1, option, bucket, headroom x4, skipped x4 ...}, {0, 0, 0, headroom x4, reasons x4 ...}
+--       candidates (of each its owners), limits (of each key: rpm, tpm, parallel, budget, period, ends).
+-- ARGV[2], MessagePack: call, tokens, bucket to correct there (-1: a new call), for each candidate its cost (-1: unknown).
+-- Replies: {1, candidate, bucket, rate limits x4, skipped x4 ...}, {0, 0, 0, rate limits x4, hits x4 ...}
 --          or {-1, key ...} for budgets whose spending is not known.
--- A reason is: key, kind (1 rpm, 2 tpm, 3 parallel, 4 budget, 5 price unknown), wait ms, nano-USD left.
+-- A hit is: key, kind (1 rpm, 2 tpm, 3 parallel, 4 budget, 5 price unknown), wait ms, nano-USD left.
 local asked = cmsgpack.unpack(ARGV[1])
-local limits, options, shared, lease = asked.limits, asked.options, asked.shared, asked.lease
+local limits, candidates, shared, lease = asked.limits, asked.candidates, asked.shared, asked.lease
 local first_new = shared + asked.old + 1
 local of_call = cmsgpack.unpack(ARGV[2])
 local id, tokens, old_bucket = of_call[1], of_call[2], of_call[3]
@@ -120,7 +120,7 @@ local function clears_in(window)
 end
 
 -- Of the first shared owner that has a rate.
-local function add_headroom(answer)
+local function add_rate_limits(answer)
   for key = 1, shared do
     local rpm, tpm = limits[key].rpm, limits[key].tpm
     if rpm then
@@ -135,11 +135,11 @@ local function add_headroom(answer)
   end
 end
 
-local function reply(code, option, reasons)
-  local answer = {code, option, tonumber(bucket), -1, 0, -1, 0}
-  add_headroom(answer)
-  for _, reason in ipairs(reasons) do
-    for _, value in ipairs(reason) do answer[#answer + 1] = value end
+local function reply(code, candidate, hits)
+  local answer = {code, candidate, tonumber(bucket), -1, 0, -1, 0}
+  add_rate_limits(answer)
+  for _, hit in ipairs(hits) do
+    for _, value in ipairs(hit) do answer[#answer + 1] = value end
   end
   return answer
 end
@@ -150,29 +150,29 @@ if moving then
     if limits[key].budget then let_go(KEYS[key] .. ':b:' .. limits[key].period, {id}) end
     if limits[key].tpm then correct(KEYS[key] .. ':t', whole(old_bucket), -tokens) end
   end
-  budgets = {} -- the same may be among the options
+  budgets = {} -- the same may be among the candidates
 else
   for key = 1, shared do
-    local reason = full_rates(key)
-    if reason then return reply(0, 0, {reason}) end
+    local hit = full_rates(key)
+    if hit then return reply(0, 0, {hit}) end
   end
 end
 
-local reasons, first = {}, first_new
-for option, owners in ipairs(options) do
-  local cost, last, reason = of_call[3 + option], first + owners - 1, nil
-  for key = 1, shared do reason = reason or full_budget(key, cost) end
-  for key = first, last do reason = reason or full_rates(key) or full_budget(key, cost) end
-  if not reason then
+local hits, first = {}, first_new
+for candidate, owners in ipairs(candidates) do
+  local cost, last, hit = of_call[3 + candidate], first + owners - 1, nil
+  for key = 1, shared do hit = hit or full_budget(key, cost) end
+  for key = first, last do hit = hit or full_rates(key) or full_budget(key, cost) end
+  if not hit then
     for key = 1, last do
       if key <= shared or key >= first then
         if limits[key].budget then hold_budget(key, cost) end
         if key > shared or not moving then hold_rates(key) end
       end
     end
-    return reply(1, option, reasons)
+    return reply(1, candidate, hits)
   end
-  reasons[#reasons + 1] = reason
+  hits[#hits + 1] = hit
   first = last + 1
 end
-return reply(0, 0, reasons)
+return reply(0, 0, hits)

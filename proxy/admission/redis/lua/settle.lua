@@ -1,7 +1,7 @@
 -- Applies one batch of a worker's records, once: a batch that is sent again after a lost reply changes nothing.
 -- KEYS[1]: the worker's last batch. ARGV: its number, lease ms, a MessagePack array of records:
 --   S call owners cost bucket own-bucket difference: it has ended; its tokens were counted in `bucket`, or in
---     `own-bucket` by the owners of its option, and are now more by `difference`
+--     `own-bucket` by the owners of its candidate, and are now more by `difference`
 --   H call owners amount: it goes on, and holds the amount of each budget
 --   F as S: what this Redis was told before it lost its memory
 --   C base period cost: what was spent while Redis was away, so long ago that the log has it

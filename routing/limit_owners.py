@@ -8,10 +8,10 @@ from django.conf import settings
 from routing import prices
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 from routing.models.limits import BudgetPeriod
-from routing.table import Budget, Claim, Limits
+from routing.table import Budget, LimitOwner, Limits
 
 
-def claims_of(row: Any) -> tuple[Claim, ...]:
+def limit_owners_of(row: Any) -> tuple[LimitOwner, ...]:
     """The limits and budget of a key, team, route, target or provider; empty where it has none."""
     kind, name = _OWNERS[type(row)], getattr(row, "slug", None) or str(row)
     team = row.team if isinstance(row, ApiKey) else row
@@ -24,7 +24,7 @@ def claims_of(row: Any) -> tuple[Claim, ...]:
             period=BudgetPeriod(row.budget_period).value,
             time_zone=ZoneInfo(time_zone).key,
         )
-    return (Claim(kind, row.pk, name, limits, budget),) if limits or budget else ()
+    return (LimitOwner(kind, row.pk, name, limits, budget),) if limits or budget else ()
 
 
 _OWNERS: dict[type, str] = {
