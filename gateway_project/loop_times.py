@@ -13,6 +13,11 @@ from typing import Any
 LOGGED_MS = 10.0
 
 
+def _name(handle: Any) -> str:
+    """Of a step of a task: which one."""
+    return repr(getattr(handle._callback, "__self__", None) or handle)
+
+
 def install(path: str) -> None:
     """Each callback of this process that takes longer becomes a line of the file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -26,7 +31,7 @@ def install(path: str) -> None:
         finally:
             spent = (time.thread_time() - began) * 1000
             if spent > LOGGED_MS:
-                line = json.dumps({"ms": round(spent, 1), "what": repr(handle)[:300]})
+                line = json.dumps({"ms": round(spent, 1), "what": _name(handle)[:300]})
                 os.write(file, line.encode() + b"\n")
 
     asyncio.Handle._run = timed  # type: ignore[method-assign, assignment]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 MB = 1 << 20
 CHAT = "POST /v1/chat/completions"
@@ -30,6 +31,7 @@ class Flood:
     attack: Attack
     connections: int = 8
     victims_model: str = "quick"
+    with_key: bool = False  # then each call is on the books, as every call of a key is
 
 
 def head(
@@ -121,19 +123,36 @@ async def _paths(aim: Aim) -> None:
             await send(aim, pieces(200 * MB, head(f"POST {path}", length=200 * MB)))
 
 
-async def _log_ins(aim: Aim) -> None:
+async def _token(aim: Aim) -> tuple[str, str] | None:
     async with connected(aim.port) as (reader, writer):
         writer.write(head("GET /admin/login/", connection="close"))
         page = (await reader.read()).decode(errors="replace")
     token = re.search(r'csrfmiddlewaretoken" value="([^"]+)"', page)
     cookie = re.search(r"csrftoken=([^;]+)", page)
-    if token is None or cookie is None:
+    return None if token is None or cookie is None else (token[1], cookie[1])
+
+
+async def _log_in(aim: Aim, *, times: int) -> None:
+    token = await _token(aim)
+    if token is None:
         await asyncio.sleep(0.2)
         return
-    form = f"csrfmiddlewaretoken={token[1]}&username=admin&password=wrong".encode()
-    sent = head("POST /admin/login/", length=len(form), cookie=f"csrftoken={cookie[1]}")
-    sent = sent.replace(b"application/json", b"application/x-www-form-urlencoded")
-    await asyncio.gather(*(send(aim, [sent + form]) for _ in range(60)), return_exceptions=True)
+    for _ in range(times):
+        await send(aim, [_form(*token)])
+
+
+async def _log_ins(aim: Aim) -> None:
+    token = await _token(aim)
+    if token is None:
+        await asyncio.sleep(0.2)
+        return
+    await asyncio.gather(*(send(aim, [_form(*token)]) for _ in range(60)), return_exceptions=True)
+
+
+def _form(token: str, cookie: str) -> bytes:
+    form = f"csrfmiddlewaretoken={token}&username=admin&password=wrong".encode()
+    sent = head("POST /admin/login/", length=len(form), cookie=f"csrftoken={cookie}")
+    return sent.replace(b"application/json", b"application/x-www-form-urlencoded") + form
 
 
 async def _odd(aim: Aim) -> None:
@@ -149,6 +168,26 @@ async def _odd(aim: Aim) -> None:
 def body(model: str = "quick", **more: object) -> bytes:
     found = {"model": model, "messages": [{"role": "user", "content": "Hello"}]} | more
     return json.dumps(found).encode()
+
+
+def wrong_key(aim: Aim, size: int) -> bytes:
+    return head(CHAT, key=f"{aim.requests}-".ljust(size, "k"), length=2) + b"{}"
+
+
+def named(aim: Aim, size: int) -> bytes:
+    return chat(body(f"wild/{aim.requests}-".ljust(size, "m")))(aim)
+
+
+def blanks() -> bytes:
+    return b'{"model":"quick",' + b" " * 19 * MB + b'"messages":[]}'
+
+
+def escapes() -> bytes:
+    return b'{"model":"quick","messages":[{"role":"user","content":"' + b"\\n" * (9 * MB) + b'"}]}'
+
+
+async def _tiny_chunks(aim: Aim) -> None:
+    await send(aim, [head(CHAT, key=aim.key, transfer_encoding="chunked"), *[b"1\r\n \r\n" * 10_000] * 100])
 
 
 def chat(content: bytes) -> Callable[[Aim], bytes]:
@@ -228,17 +267,23 @@ FLOODS = (
     Flood("40 bodies of 19 MB without a key, then drops", again(_drip), 40),
     Flood("200 MB to pages, health, models, nothing", again(_paths), 4),
     Flood("60 log-ins at once", again(_log_ins), 1),
+    Flood("25 wrong passwords, one after the other", again(partial(_log_in, times=25)), 1),
     Flood("calls without a key", again(_no_key), 16),
-    Flood("wrong keys of 512 KB", plain(lambda _: head(CHAT, key="k" * 512 * 1024, length=2) + b"{}"), 4),
-    Flood("model names of 1 MB", plain(chat(body("wild/" + "m" * MB))), 4),
+    Flood("wrong keys of 512 KB", plain(lambda aim: wrong_key(aim, 512 * 1024)), 4),
+    Flood("wrong keys of 500 bytes, each another", plain(lambda aim: wrong_key(aim, 500)), 16),
+    Flood("model names of 1 MB, each another", plain(lambda aim: named(aim, MB)), 4, with_key=True),
+    Flood("model names of 250 bytes, each another", plain(lambda aim: named(aim, 250)), 16, with_key=True),
     Flood("wrong Host, 404, upgrade", again(_odd), 8),
     Flood("2,500 connections", again(_idle), 2500),
-    Flood("JSON with 1,400,000 keys", plain(chat(many_keys())), 2),
-    Flood("[[[[ 100,000 deep", plain(chat(deep(100_000))), 4),
-    Flood("clients that read nothing", again(_reads_nothing), 20),
-    Flood("one key that fills a pool", plain(chat(body("shared"))), 64, "shared"),
-    Flood("a provider's endless event", streams("endless-event"), 4),
-    Flood("a provider's endless lines", streams("endless-lines"), 4),
-    Flood("a provider's endless stream", streams("endless-stream"), 4),
-    Flood("a provider's endless answer", plain(chat(body("endless-answer"))), 4),
+    Flood("JSON with 1,400,000 keys", plain(chat(many_keys())), 2, with_key=True),
+    Flood("[[[[ 100,000 deep", plain(chat(deep(100_000))), 4, with_key=True),
+    Flood("19 MB of blanks", plain(chat(blanks())), 2, with_key=True),
+    Flood("18 MB of escapes", plain(chat(escapes())), 2, with_key=True),
+    Flood("1,000,000 chunks of a byte", again(_tiny_chunks), 4, with_key=True),
+    Flood("clients that read nothing", again(_reads_nothing), 20, with_key=True),
+    Flood("one key that fills a pool", plain(chat(body("shared"))), 64, "shared", with_key=True),
+    Flood("a provider's endless event", streams("endless-event"), 4, with_key=True),
+    Flood("a provider's endless lines", streams("endless-lines"), 4, with_key=True),
+    Flood("a provider's endless stream", streams("endless-stream"), 4, with_key=True),
+    Flood("a provider's endless answer", plain(chat(body("endless-answer"))), 4, with_key=True),
 )
