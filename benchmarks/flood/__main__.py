@@ -19,6 +19,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import gateway
@@ -91,10 +92,13 @@ class Scene:
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
-    def rows(self) -> int:
+    def rows(self, since: datetime) -> int:
+        """Of requests that came then or later: rows of those that were given up come late."""
         with closing(sqlite3.connect(self.scratch / "data" / "switchstand.sqlite3", timeout=20)) as link:
-            found = "SELECT count(*) FROM monitoring_requestlog WHERE key_name <> 'victim'"
-            return int(link.execute(found).fetchone()[0])
+            found = (
+                "SELECT count(*) FROM monitoring_requestlog WHERE key_name <> 'victim' AND received_at >= ?"
+            )
+            return int(link.execute(found, [since.strftime("%Y-%m-%d %H:%M:%S.%f")]).fetchone()[0])
 
     def lines(self) -> int:
         return self.server.log.read_bytes().count(b"\n")
@@ -109,18 +113,18 @@ class Scene:
 
     def run(self, flood: Flood, attack: Attack) -> Seen:
         self.server.wait_until_quiet()
-        before, rows, lines = self.resident(), self.rows(), self.lines()
+        before, lines, begun = self.resident(), self.lines(), datetime.now(UTC)
         at = self.times.stat().st_size if self.times.exists() else 0
         self.aim.requests = 0
         with Peak(self) as peak:
             calls = asyncio.run(self._beside(flood, attack))
-        self.server.wait_until_quiet()  # what is shipped late
+        self.server.wait_until_quiet()
         ms, what = self.longest(at)
         times = sorted(ms for ms, _ in calls)
         return Seen(
             requests=self.aim.requests,
             mb=(peak.bytes - before) / MB,
-            rows=self.rows() - rows,
+            rows=self.rows(begun),
             lines=self.lines() - lines,
             callback_ms=ms,
             callback=what,
