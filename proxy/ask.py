@@ -231,7 +231,9 @@ class LargeBodies:
                     next(steps)
                 except StopIteration as end:
                     ask: ChatAsk = end.value
-                    return ask
+                    break
+        await asyncio.sleep(0)  # to write it again and to send it takes a turn of its own
+        return ask
 
 
 def _decoding(body: bytes, model_header: str | None, limit: Limit) -> Generator[None, None, ChatAsk]:

@@ -13,6 +13,7 @@ from proxy.usage import Usage
 DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes
 LONGEST_EVENT = 1024 * 1024  # bytes of data; a longer one (an image, say) passes without being read
+MOST_LINES = 10_000  # of data, of one event; one of more passes in the same way
 MOST_CHOICES = 1024  # of one answer that are followed
 MOST_FIELDS = 1024  # of an event of another shape
 LONGEST_USAGE = 65536  # bytes that are read of one that is of another shape
@@ -23,6 +24,8 @@ KEEPS_WARM = (b"ping", b"heartbeat", b"keepalive", b"keep-alive")
 """Names of events that only keep a connection open: their data is nothing."""
 TYPES_OF_PINGS = ("ping", "keepalive", "heartbeat")
 NAMED = frozenset((*KEEPS_WARM, b"error"))
+_MAY_MATTER = re.compile(rb"\n\s|\r(?!\n)|data:\s*[\[{]|event:")
+"""Inside of an event that is not read: its end may be near, or one that follows without a blank line."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NULL = msgspec.Raw(b"null")
 EMPTY = 2  # the quotes of a text
@@ -234,6 +237,8 @@ class StreamReader:
 
     def _read_whole_lines(self, lines: bytes) -> int:
         """How many bytes stand before the event that is malformed; all where none is."""
+        if self._unread and not self._named and not lines[:1].isspace() and not _MAY_MATTER.search(lines):
+            return len(lines)
         at = begun = 3 if lines[:3] == BOM else 0
         for line in lines[at:].splitlines(keepends=True):
             if line[:5] == b"data:":
@@ -326,7 +331,7 @@ class StreamReader:
         """One more line of an event: its JSON is read when all are here."""
         self._data.append(data)
         self._data_size += len(data)
-        if self._data_size > LONGEST_EVENT:
+        if self._data_size > LONGEST_EVENT or len(self._data) > MOST_LINES:
             self._leave_unread(b"".join(self._data))
 
     def _end_event(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from proxy import continuing, sse
 from proxy.ask import decode_chat
 from proxy.continuing import Continuation
-from proxy.sse import LONGEST_EVENT, StreamReader
+from proxy.sse import LONGEST_EVENT, MOST_LINES, StreamReader
 from tests.factories import make_key
 from tests.failing_over import part, route_over, row_of, stream, tokens
 from tests.upstream import USAGE, Answer
@@ -126,6 +126,27 @@ def test_what_follows_an_event_that_was_not_read_is_read_also_without_a_blank_li
     for piece in pieces(image(2 * MB).rstrip() + b"\n" + END[0].rstrip() + b"\n" + END[1], 65536):
         reader.feed(piece)
     assert (reader.finished, reader.usage.output) == (True, 48)
+
+
+@pytest.mark.parametrize("line", [b'data: "a": 1,\n', b'data: "a": 1,\r\n'])
+def test_an_event_of_too_many_lines_is_not_read_and_the_next_one_is(decoded, line):
+    reader, rest = StreamReader(), b"".join(END)
+    assert reader.feed(b"data: {\n") == 8
+    for _ in range(20):
+        reader.feed(line * 1000)
+    assert decoded.bytes < 100
+    assert reader.feed(b"\n" + rest) == 1 + len(rest)
+    assert (reader.whole, reader.usage.output) == (True, 48)
+
+
+@pytest.mark.parametrize("behind", [b"data: [DONE]\n", b"data:[DONE]\n", b"event: error\ndata: x\n"])
+@pytest.mark.parametrize("cut", [1, 7, 100_000])
+def test_inside_of_what_is_not_read_nothing_that_matters_is_missed(behind, cut):
+    reader = StreamReader()
+    reader.feed(b"data: {\n" + b'data: "a": 1,\n' * (MOST_LINES + 1))
+    for piece in pieces(b'data: "a": 1,\n' * 20 + behind + b'data: "a": 1,\n' * 20, cut):
+        reader.feed(piece)
+    assert (reader.done, reader.failed) == (b"DONE" in behind, b"error" in behind)
 
 
 def test_the_text_of_what_was_not_read_is_estimated_and_an_image_is_no_text():
