@@ -78,18 +78,20 @@ class Connections:
         most = settings.IDLE_CONNECTIONS_PER_ADDRESS
         if len(self._all) <= most:
             return
-        by_address: dict[str, list[FastLaneProtocol]] = {}
+        by_host: dict[str, list[FastLaneProtocol]] = {}
         for connection in self._all:
-            if connection.spare_since is not None:
-                by_address.setdefault(self._counted_as(connection), []).append(connection)
+            if connection.spare_since is not None and connection.client:
+                by_host.setdefault(connection.client[0], []).append(connection)
+        by_address: dict[str, list[FastLaneProtocol]] = {}
+        for host, idle in by_host.items():
+            by_address.setdefault(self._counted_as(host), []).extend(idle)
         by_address.pop("", None)
         for idle in by_address.values():
             for connection in _by_age(idle)[: max(len(idle) - most, 0)]:
                 self._end(connection)
 
-    def _counted_as(self, connection: "FastLaneProtocol") -> str:
+    def _counted_as(self, address: str) -> str:
         """ "" for what has no bound of its own: a proxy in front has the connections of all clients."""
-        address = connection.client[0] if connection.client else ""
         return "" if not address or self._proxies.trusts(address) else counted_as(address)
 
 
