@@ -35,7 +35,7 @@ def admit_at_once(call: Call, admission: Admission) -> Grant | None:
     assert ask is not None
     budgeted = key.budgeted or route.budgeted
     given, answer = ask.prompt_tokens, _answer_tokens(ask, route)
-    call.demand = demand = Demand(call.id, given + answer, call.received_at_ns / 1e9, budgeted)
+    call.demand = demand = Demand(call.id, given + answer, call.received_at_ns / 1e9, budgeted, call.table)
     call.candidates = [_candidate(order[0], given, answer, budgeted)]
     call.bounds_answer = key.budgeted or (budgeted and _bounds_answers(route, order))
     grant = admission.at_once(key.limit_owners + route.limit_owners, call.candidates, demand)
@@ -70,7 +70,7 @@ async def admit_alone(call: Call, target: TargetEntry, admission: Admission) -> 
     assert call.route is not None
     given, answer = call.ask.prompt_tokens, _answer_tokens(call.ask, call.route.route)
     # A hold beside the call's own one, perhaps of the same provider: it needs a name of its own.
-    demand = Demand(uuid7(), given + answer, call.received_at_ns / 1e9)
+    demand = Demand(uuid7(), given + answer, call.received_at_ns / 1e9, table=call.table)
     return await admission.admit((), [_candidate(target, given, answer, True)], demand)
 
 

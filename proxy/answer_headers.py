@@ -5,7 +5,8 @@ import re
 from proxy.admission.base import NO_RATE_LIMITS
 from proxy.call import Call
 from proxy.errors import GatewayError, UnsupportedCoding
-from routing.table import RouteEntry, RoutingTable, TargetEntry
+from routing.table import TargetEntry
+from routing.table_cache import TableCache
 
 JSON = b"content-type: application/json\r\n"
 PROXY = b"x-litellm-proxy: true\r\nx-content-type-options: nosniff\r\n"
@@ -18,15 +19,14 @@ _REQUESTS, _TOKENS = (
 )
 _BOTH = _REQUESTS + _TOKENS
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
-MOST_KEPT = 10_000  # two for each target: one of a table with many
+MOST_KEPT, MOST_BYTES = 10_000, 8 * 1024 * 1024  # two for each target: one of a table with many
 
 
 class AnswerHeaders:
     """Keeps the lines that are the same for all answers of a target, for as long as its table serves."""
 
     def __init__(self) -> None:
-        self._table: RoutingTable | None = None
-        self._of_target: dict[tuple[TargetEntry, str], bytes] = {}
+        self._of_target: TableCache[bytes] = TableCache(MOST_KEPT, MOST_BYTES)
 
     def of_answer(self, call: Call, content_type: str) -> bytes:
         assert call.target is not None
@@ -35,8 +35,9 @@ class AnswerHeaders:
         retried = _retries(call) if tries > 1 else 0
         fallbacks = tries - 1 - retried or int(call.detoured_from is not None)
         overhead = call.elapsed_ms - call.upstream_ms
+        target_lines = self._of_target.get(call.table, (call.target, content_type))
         lines = b"%b%bx-litellm-attempted-retries: %d\r\nx-litellm-attempted-fallbacks: %d\r\n%b" % (
-            self._target_lines(call.table, call.route.route, call.target, content_type),
+            target_lines or self._make_target_lines(call, call.target, content_type),
             _identity(call),
             retried,
             fallbacks,
@@ -60,23 +61,17 @@ class AnswerHeaders:
             lines += b"www-authenticate: Bearer\r\n"
         return lines
 
-    def _target_lines(
-        self, table: RoutingTable, route: RouteEntry, target: TargetEntry, content_type: str
-    ) -> bytes:
-        if table is not self._table or len(self._of_target) > MOST_KEPT:
-            self._table, self._of_target = table, {}
-        lines = self._of_target.get((target, content_type))
-        if lines is None:
-            lines = b"content-type: %b\r\n%bx-litellm-model-id: %d\r\n" % (
-                content_type.encode("latin-1", "replace"),
-                PROXY,
-                target.id,
-            ) + b"x-litellm-model-group: %b\r\nx-proxy-provider: %b\r\n" % (
-                _ascii(route.name),
-                target.provider.slug.encode(),
-            )
-            self._of_target[target, content_type] = lines
-        return lines
+    def _make_target_lines(self, call: Call, target: TargetEntry, content_type: str) -> bytes:
+        assert call.route is not None
+        lines = b"content-type: %b\r\n%bx-litellm-model-id: %d\r\n" % (
+            content_type.encode("latin-1", "replace"),
+            PROXY,
+            target.id,
+        ) + b"x-litellm-model-group: %b\r\nx-proxy-provider: %b\r\n" % (
+            _ascii(call.route.route.name),
+            target.provider.slug.encode(),
+        )
+        return self._of_target.put(call.table, (target, content_type), lines, 2 * len(lines))
 
 
 def pairs(lines: bytes) -> list[tuple[str, str]]:

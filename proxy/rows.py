@@ -6,11 +6,13 @@ from proxy.call import Call, Incoming
 from proxy.client_address import AGENT_LENGTH, Callers
 from proxy.journal.records import Closed, Opened
 from proxy.usage import NO_MORE, More
-from routing.table import RouteEntry, RoutingTable, TargetEntry
+from routing.table import RouteEntry, TargetEntry
+from routing.table_cache import TableCache
 
 LONGEST_RESULT = 1000  # characters of an attempt's result
 CLIENT_INFO_LENGTH = 200
-MOST_KEPT = 2_000  # callers of a wildcard route may ask for any model; about 5 KB each at most
+MOST_KEPT, MOST_BYTES = 2_000, 8 * 1024 * 1024  # callers of a wildcard route may ask for any model
+COMMON_BYTES = 1_500  # of one, but for its texts
 
 
 class Common(msgspec.Struct, eq=False):
@@ -30,8 +32,7 @@ class Rows:
 
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
-        self._table: RoutingTable | None = None
-        self._known: dict[tuple[object, ...], Common] = {}
+        self._known: TableCache[Common] = TableCache(MOST_KEPT, MOST_BYTES)
 
     def opened(self, call: Call) -> Opened:
         assert call.route is not None
@@ -94,13 +95,13 @@ class Rows:
         ask, route = call.ask, call.route
         assert ask is not None
         assert route is not None
-        if call.table is not self._table or len(self._known) > MOST_KEPT:
-            self._table, self._known = call.table, {}
         place = (call.incoming.endpoint, ask.stream, ask.model, call.key, route.route, target, upstream_model)
-        found = self._known.get(place)
+        found = self._known.get(call.table, place)
         if found is None:
             closed = _closed(call, target, upstream_model)
-            found = self._known[place] = Common(route.route, target, _opened(closed), closed)
+            made = Common(route.route, target, _opened(closed), closed)
+            size = COMMON_BYTES + 2 * (len(ask.model) + len(upstream_model))
+            found = self._known.put(call.table, place, made, size)
         return found
 
 

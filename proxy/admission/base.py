@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from routing.table import LimitOwner
+from routing.table import EMPTY_TABLE, LimitOwner, RoutingTable
 
 __all__ = [
     "Admission",
@@ -34,6 +34,7 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     at: float
     budgeted: bool = True
+    table: RoutingTable = EMPTY_TABLE  # whose entries the owners are
 
 
 class Candidate(msgspec.Struct, frozen=True):

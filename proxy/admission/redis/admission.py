@@ -163,7 +163,7 @@ class RedisAdmission:
     async def _seed_all(self, limit_owners: list[LimitOwner], demand: Demand) -> None:
         """Raises LimitsUnavailable, RedisAway."""
         for limit_owner in limit_owners:
-            owner = self.owners.of(limit_owner, demand.at)
+            owner = self.owners.of(limit_owner, demand)
             await self._seeding.once(limit_owner, owner.start, partial(self._seed, owner))
 
     async def _seed(self, owner: RedisOwner) -> None:

@@ -7,10 +7,12 @@ from proxy.admission.redis.holds import Holds
 from proxy.admission.redis.owners import RedisOwner, RedisOwners
 from proxy.admission.redis.scripts import ADMIT, PackedScript, packed
 from routing.table import Limits
+from routing.table_cache import TableCache
 
 NO_LIMITS = Limits()
 NEW = UNKNOWN = -1
-MOST_KEPT = 4096  # a few kilobytes each
+MOST_KEPT, MOST_BYTES = 4096, 32 * 1024 * 1024
+CALL_BYTES, HOLDS_BYTES = 1_500, 500  # of one, and of each owner in it
 
 
 def packed_demand(demand: Demand, bucket: int, candidates: Iterable[Candidate]) -> bytes:
@@ -86,19 +88,19 @@ class AdmitCalls:
     def __init__(self, owners: RedisOwners, lease_ms: int) -> None:
         self._owners = owners
         self._lease_ms = lease_ms
-        self._known: dict[tuple[int, ...], AdmitCall] = {}
+        self._known: TableCache[AdmitCall] = TableCache(MOST_KEPT, MOST_BYTES)
 
     def of(self, shared: Sequence[LimitOwner], candidates: Sequence[Candidate], demand: Demand) -> AdmitCall:
         ids = [*map(id, shared)]
         for candidate in candidates:
             ids.append(id(candidate.limit_owners))
         place = tuple(ids)
-        found = self._known.get(place)
+        found = self._known.get(demand.table, place)
         if found is None or not found.since <= demand.at < found.until:
-            if len(self._known) > MOST_KEPT:
-                self._known.clear()
-            found = self._known[place] = self.make(shared, [], candidates, demand)
-            found.depends_on = (*shared, *candidates)  # as long as they live, no others have their ids
+            made = self.make(shared, [], candidates, demand)
+            made.depends_on = (*shared, *candidates)  # as long as they live, no others have their ids
+            size = CALL_BYTES + made.script.size + HOLDS_BYTES * len(made.owners)
+            found = self._known.put(demand.table, place, made, size)
         return found
 
     def make(

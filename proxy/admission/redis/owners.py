@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from proxy.admission.base import Demand, LimitOwner
 from proxy.admission.redis.scripts import PREFIX
 from routing.periods import Periods, period_id
+from routing.table_cache import TableCache
 
 KEPT_AFTER_END = 2 * 86400  # seconds that Redis keeps a budget's period after its end
-MOST_KEPT = 100_000
+MOST_KEPT, OWNER_BYTES = 100_000, 1_500
 
 
 def base_of(limit_owner: LimitOwner) -> str:
@@ -72,21 +73,18 @@ class RedisOwners:
 
     def __init__(self) -> None:
         self._periods = Periods()
-        self._known: dict[tuple[str, int], RedisOwner] = {}
+        self._known: TableCache[RedisOwner] = TableCache(MOST_KEPT, MOST_KEPT * OWNER_BYTES)
 
-    def of(self, limit_owner: LimitOwner, at: float) -> RedisOwner:
-        """`at` is when the call came, in Unix seconds."""
-        found = self._known.get(limit_owner.identity)
+    def of(self, limit_owner: LimitOwner, demand: Demand) -> RedisOwner:
+        at, table = demand.at, demand.table
+        found = self._known.get(table, limit_owner.identity)
         if found is not None and found.limit_owner is limit_owner and found.since <= at < found.until:
             return found
         start, end = (None, None) if limit_owner.budget is None else self._periods.of(limit_owner.budget, at)
-        if len(self._known) > MOST_KEPT:
-            self._known.clear()
-        found = self._known[limit_owner.identity] = RedisOwner(limit_owner, start, end)
-        return found
+        return self._known.put(table, limit_owner.identity, RedisOwner(limit_owner, start, end), OWNER_BYTES)
 
     def all_of(self, limit_owners: Iterable[LimitOwner], demand: Demand) -> list[RedisOwner]:
         found = []
         for limit_owner in limit_owners:
-            found.append(self.of(limit_owner, demand.at))
+            found.append(self.of(limit_owner, demand))
         return found

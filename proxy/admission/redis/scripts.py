@@ -44,6 +44,11 @@ class PackedScript:
         self._fixed = (len(keys), *keys, word)
         self._by_sha = self._packed("EVALSHA", script.sha)
 
+    @property
+    def size(self) -> int:
+        """Bytes that it keeps, about."""
+        return 2 * len(self._by_sha)
+
     def by_sha(self, last: bytes) -> bytes:
         return b"%b$%d\r\n%b\r\n" % (self._by_sha, len(last), last)
 
