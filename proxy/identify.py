@@ -35,8 +35,10 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
             return check_valid(entry), ""  # a gateway key authenticates, and is never sent upstream
         if hashed in table.unreadable_keys:
             raise NotReady(UNREADABLE)
-        if hashed in table.retired_keys or own.startswith(_OWN_PREFIX):
-            raise InvalidApiKey("x-litellm-api-key holds a gateway key that is unknown, or was replaced.")
+        if hashed in table.retired_keys:
+            raise InvalidApiKey(f"x-litellm-api-key holds a gateway key that {_retired(hashed, table)}.")
+        if own.startswith(_OWN_PREFIX):
+            raise InvalidApiKey("x-litellm-api-key holds a gateway key that is unknown.")
     presented = _digest_of(headers)
     if presented is None:
         raise InvalidApiKey("No API key: send Authorization: Bearer KEY.")
@@ -44,18 +46,27 @@ def identify(headers: Mapping[bytes, bytes], table: RoutingTable) -> tuple[KeyEn
     if entry is None:
         if presented in table.unreadable_keys:
             raise NotReady(UNREADABLE)
-        raise _unknown(headers, replaced=presented in table.retired_keys)
+        retired = _retired(presented, table) if presented in table.retired_keys else ""
+        raise _unknown(headers, retired)
     return check_valid(entry), own.decode("latin-1") if own else ""
 
 
-def _unknown(headers: Mapping[bytes, bytes], *, replaced: bool) -> InvalidApiKey:
+def _retired(digested: bytes, table: RoutingTable) -> str:
+    return f"was replaced or deleted{_on(table.retired_keys[digested])}"
+
+
+def _on(moment: float | None) -> str:
+    return "" if moment is None else f" on {datetime.fromtimestamp(moment, UTC):%Y-%m-%d at %H:%M} UTC"
+
+
+def _unknown(headers: Mapping[bytes, bytes], retired: str) -> InvalidApiKey:
     """Said to who sent it only: no row and no log has this message."""
     names = (name for name in (b"authorization", *KEY_HEADERS) if headers.get(name, b"").strip())
     text = without_bearer(headers.get(next(names, b""), b"").strip()).decode("latin-1")
     shown = text[: min(SHOWN, len(text) // SHOWN_SHARE)]
     begins = f" It begins with {shown}." if shown.isascii() and shown.isprintable() and shown else ""
-    if replaced:
-        return InvalidApiKey(f"This API key was replaced or deleted.{begins}")
+    if retired:
+        return InvalidApiKey(f"This API key {retired}.{begins}")
     return InvalidApiKey(f"Unknown API key.{begins}")
 
 
@@ -99,8 +110,15 @@ _known_digest = lru_cache(maxsize=4096)(_bearer_digest)  # whoever tries others:
 def check_valid(entry: KeyEntry) -> KeyEntry:
     """Raises InvalidApiKey for one that is revoked or has expired."""
     if not entry.enabled:
-        raise InvalidApiKey("This API key is revoked.")
+        raise InvalidApiKey(_revoked(entry))
     if entry.expires_at is not None and time.time() >= entry.expires_at:
-        expired = datetime.fromtimestamp(entry.expires_at, UTC)
-        raise InvalidApiKey(f"This API key expired on {expired:%Y-%m-%d at %H:%M} UTC.")
+        raise InvalidApiKey(f"This API key expired{_on(entry.expires_at)}.")
     return entry
+
+
+def _revoked(entry: KeyEntry) -> str:
+    if entry.off_with_team:
+        return f"This API key is revoked: its team was disabled{_on(entry.revoked_at)}."
+    if entry.revoked_at is None:
+        return "This API key is revoked."
+    return f"This API key was revoked{_on(entry.revoked_at)}."

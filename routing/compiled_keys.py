@@ -1,7 +1,7 @@
 """The gateway's API keys and their teams, as the table has them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from django.conf import settings
 from django.db.models import BooleanField, ExpressionWrapper, Q
@@ -11,7 +11,7 @@ from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey, IssuedKey, Team
 from routing.models.content import CONTENT_LEVELS
 from routing.table import KeyEntry, TeamEntry
-from routing.unreadable import Faults, texts
+from routing.unreadable import ROW_FAULTS, Faults, texts
 
 
 def entries(faults: Faults) -> dict[bytes, KeyEntry]:
@@ -42,9 +42,17 @@ def unreadable(faults: Faults) -> frozenset[bytes]:
     return _hashes(ApiKey.objects.values_list("key_hash", flat=True))
 
 
-def issued() -> frozenset[bytes]:
-    """What is or was a key."""
-    return _hashes(IssuedKey.objects.values_list("key_hash", flat=True).iterator())
+def retired(current: Container[bytes]) -> dict[bytes, float | None]:
+    """What was a key and is none of the current ones: since when, in Unix seconds, where that is known."""
+    rows = IssuedKey.objects.values_list("key_hash", "retired_at")
+    try:
+        issued = list(rows)
+    except ROW_FAULTS:  # a moment that is none must not open the way for the others
+        issued = [(text, None) for text in rows.values_list("key_hash", flat=True)]
+    found = {
+        bytes.fromhex(text): at.timestamp() if at else None for text, at in issued if _HASH.fullmatch(text)
+    }
+    return {key: at for key, at in found.items() if key not in current}
 
 
 def _hashes(stored: Iterable[str]) -> frozenset[bytes]:
@@ -84,6 +92,13 @@ def _key(row: ApiKey, allowed: set[int] | None, team: TeamEntry | None) -> tuple
         limit_owners=limit_owners_of(row) + (team.limit_owners if team is not None else ()),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         enabled=row.enabled and (row.team is None or row.team.enabled),
+        revoked_at=_revoked_at(row),
+        off_with_team=row.enabled and row.team is not None and not row.team.enabled,
         tags=frozenset([*texts(row.tags), *(team.tags if team is not None else ())]),
         content=CONTENT_LEVELS[row.content_log],
     )
+
+
+def _revoked_at(row: ApiKey) -> float | None:
+    off = row.team if row.enabled else row
+    return off.revoked_at.timestamp() if off is not None and off.revoked_at is not None else None

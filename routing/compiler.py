@@ -73,7 +73,7 @@ def _compile(version: int, now: datetime) -> RoutingTable:
     return RoutingTable(
         version=version,
         keys=MappingProxyType(keys),
-        retired_keys=compiled_keys.issued() - keys.keys(),
+        retired_keys=MappingProxyType(compiled_keys.retired(keys)),
         unreadable_keys=compiled_keys.unreadable(faults) - keys.keys(),
         routes=MappingProxyType(_names(routes)),
         wildcards=_wildcards(routes),

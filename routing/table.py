@@ -223,6 +223,8 @@ class KeyEntry:
     budgeted: bool = field(init=False)  # whether one of them is a budget
     expires_at: float | None  # Unix seconds
     enabled: bool
+    revoked_at: float | None = None  # Unix seconds; None: not known
+    off_with_team: bool = False  # whether it is its team that is disabled
     tags: frozenset[str] = frozenset()  # its own and its team's
     content: int = CONTENT_OFF
 
@@ -252,7 +254,9 @@ class RoutingTable:
     cors_origins: frozenset[str]
     breaker: BreakerRules = BreakerRules()
     recounted: int = 0  # rises when spending must be read from the log again
-    retired_keys: frozenset[bytes] = frozenset()  # SHA-256 of what was replaced or deleted
+    retired_keys: Mapping[bytes, float | None] = field(
+        default_factory=dict
+    )  # by SHA-256: since when, in Unix seconds
     unreadable_keys: frozenset[bytes] = frozenset()  # SHA-256 of keys whose rows can't be compiled
     faults: tuple[Fault, ...] = ()
     valid_until: float = math.inf  # Unix seconds: the next maintenance window begins or ends

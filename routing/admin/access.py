@@ -125,6 +125,7 @@ class ApiKeyAdmin(BudgetAdmin):
         "key_hash",
         "shown_use",
         "shown_creation",
+        "shown_revocation",
         "related_links",
         "shown_spending",
     )
@@ -141,7 +142,8 @@ class ApiKeyAdmin(BudgetAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> list[tuple[Any, Any]]:
         key_rows: list[Any] = ["existing_key"]
         if obj is not None:
-            key_rows = [("shown_prefix", "shown_use", "shown_creation"), "key_hash", "related_links"]
+            moments = ["shown_use", "shown_creation", *(["shown_revocation"] if obj.revoked_at else [])]
+            key_rows = [("shown_prefix", *moments), "key_hash", "related_links"]
         return [
             (None, {"fields": [("name", "team"), "expires_at", "enabled"]}),
             ("Key", {"fields": key_rows}),
@@ -260,6 +262,10 @@ class ApiKeyAdmin(BudgetAdmin):
     @display(description="Created (UTC)")
     def shown_creation(self, key: ApiKey) -> SafeString:
         return nowrap(utc(key.created_at))
+
+    @display(description="Revoked (UTC)")
+    def shown_revocation(self, key: ApiKey) -> SafeString:
+        return nowrap(utc(key.revoked_at))
 
     @display(description="Related")
     def related_links(self, key: ApiKey) -> SafeString:

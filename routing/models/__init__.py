@@ -1,5 +1,6 @@
-from routing.models.access import ApiKey, IssuedKey, Team
+from routing.models.access import ApiKey, Team
 from routing.models.fallback import RouteFallback
+from routing.models.issued import IssuedKey
 from routing.models.maintenance import MaintenanceWindow
 from routing.models.provider import Provider
 from routing.models.route import ModelRoute, RouteTarget

@@ -1,16 +1,18 @@
 """Who may call: teams and their gateway API keys."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from django.db import models
+from django.db import models, transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
 
 from routing import gateway_keys
 from routing.models.content import content_constraint, content_field
 from routing.models.fields import slug_validator, validate_tags
+from routing.models.issued import note_issued, note_retired
 from routing.models.limits import Limited, limit_constraints, validate_time_zone
+from routing.models.revocable import Revocable, RevocableQuerySet
 from routing.models.route import ModelRoute
-from routing.publishing import RoutingQuerySet
 
 
 def tags_field(whose: str) -> models.JSONField:
@@ -22,7 +24,7 @@ def tags_field(whose: str) -> models.JSONField:
     )
 
 
-class Team(Limited):
+class Team(Limited, Revocable):
     slug = models.CharField(max_length=64, unique=True, validators=[slug_validator])
     name = models.CharField(max_length=100)
     tags = tags_field("the team's keys")
@@ -35,7 +37,7 @@ class Team(Limited):
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
-    objects = RoutingQuerySet["Team"].as_manager()
+    objects = RevocableQuerySet["Team"].as_manager()
 
     class Meta:
         ordering = ["slug"]
@@ -45,22 +47,17 @@ class Team(Limited):
         return self.slug
 
 
-class IssuedKey(models.Model):
-    """A key that there is or was: what once opened this gateway must never be sent to a provider."""
-
-    key_hash = models.CharField(max_length=64, primary_key=True, editable=False)
-
-    def __str__(self) -> str:
-        return self.key_hash
-
-
-class ApiKeyQuerySet(RoutingQuerySet["ApiKey"]):
-    """Bulk writes send no signals, so they note the hashes here."""
+class ApiKeyQuerySet(RevocableQuerySet["ApiKey"]):
+    """Bulk writes send no signals, so they note the hashes here, before the change is published."""
 
     def update(self, **values: Any) -> int:
-        if isinstance(given := values.get("key_hash"), str):  # bulk_update() comes by with an expression
+        given = values.get("key_hash")
+        if not isinstance(given, str):  # bulk_update() comes by with an expression
+            return super().update(**values)
+        with transaction.atomic():
             note_issued([given])
-        return super().update(**values)
+            note_retired(self._hashes() - {given})
+            return super().update(**values)
 
     def bulk_create(self, objs: Any, *args: Any, **options: Any) -> list["ApiKey"]:
         rows = list(objs)
@@ -69,16 +66,19 @@ class ApiKeyQuerySet(RoutingQuerySet["ApiKey"]):
 
     def bulk_update(self, objs: Any, fields: Any, *args: Any, **options: Any) -> int:
         rows = list(objs)
-        if "key_hash" in fields:
-            note_issued(row.key_hash for row in rows)
-        return super().bulk_update(rows, fields, *args, **options)
+        if "key_hash" not in fields:
+            return super().bulk_update(rows, fields, *args, **options)
+        given = {row.key_hash for row in rows}
+        with transaction.atomic():
+            note_issued(given)
+            note_retired(self.filter(pk__in=[row.pk for row in rows])._hashes() - given)
+            return super().bulk_update(rows, fields, *args, **options)
+
+    def _hashes(self) -> set[str]:
+        return set(self.values_list("key_hash", flat=True))
 
 
-def note_issued(hashes: Iterable[str]) -> None:
-    IssuedKey.objects.bulk_create([IssuedKey(key_hash=one) for one in hashes], ignore_conflicts=True)
-
-
-class ApiKey(Limited):
+class ApiKey(Limited, Revocable):
     name = models.CharField(max_length=100, unique=True, help_text="What or who uses the key.")
     prefix = models.CharField(max_length=16, editable=False, help_text="First characters of the key.")
     key_hash = models.CharField("SHA-256", max_length=64, unique=True, editable=False)
@@ -119,5 +119,20 @@ class ApiKey(Limited):
         self.prefix = gateway_keys.shown_prefix(plaintext)
 
     def save(self, *args: Any, **options: Any) -> None:
-        super().save(*args, **options)
-        note_issued([self.key_hash])
+        before = self._stored_hash
+        with transaction.atomic():  # whoever sees the change sees all of it
+            super().save(*args, **options)
+            note_issued([self.key_hash])
+            if before is not None and before != self._stored_hash:
+                note_retired([before])
+
+    def _note_stored(self) -> None:
+        super()._note_stored()
+        self._stored_hash = self.__dict__.get("key_hash")
+
+    _stored_hash: str | None = None
+
+
+@receiver(post_delete, sender=ApiKey)
+def _deleted(instance: ApiKey, **_: Any) -> None:
+    note_retired([instance.key_hash])
