@@ -64,6 +64,15 @@ class Gateway:
         """Told to stop: readiness says so from now on, while open calls are served to their end."""
         self.draining = True
 
+    def start_threads(self) -> None:
+        for thread in (self.keeper, self.sharing, self.posting, self.limits_file):
+            thread.start()
+
+    def stop_threads(self) -> None:
+        """All of them but the journal's; again, it does nothing."""
+        for thread in (self.keeper, self.sharing, self.limits_file, self.posting):
+            thread.stop()
+
     async def aclose(self) -> None:
         self.drain()
         self.keeper.stop()
@@ -172,10 +181,7 @@ def running_gateway() -> Gateway:
     """The gateway of this process, started on first use where no ASGI lifespan did."""
     if _Running.gateway is None:
         _Running.gateway = build_gateway()
-        _Running.gateway.keeper.start()
-        _Running.gateway.sharing.start()
-        _Running.gateway.posting.start()
-        _Running.gateway.limits_file.start()
+        _Running.gateway.start_threads()
     return _Running.gateway
 
 
@@ -185,5 +191,7 @@ def current_gateway() -> Gateway | None:
 
 
 def stop_gateway() -> None:
-    """Forget the gateway; the next running_gateway() builds a new one."""
-    _Running.gateway = None
+    """Forget the gateway and end its threads; the next running_gateway() builds a new one."""
+    gateway, _Running.gateway = _Running.gateway, None
+    if gateway is not None:
+        gateway.stop_threads()

@@ -1,8 +1,5 @@
 """What this process's limits count, left in a file once a second for management commands."""
 
-import logging
-import os
-import threading
 import time
 from pathlib import Path
 
@@ -10,8 +7,7 @@ import msgspec
 
 from proxy.admission.base import Admission
 from proxy.admission.memory import MemoryAdmission
-
-logger = logging.getLogger(__name__)
+from proxy.background import Repeating, replace_file
 
 POST_SECONDS = 1.0
 STALE_SECONDS = 5.0
@@ -52,32 +48,18 @@ class LimitsFile:
     def __init__(self, path: Path, admission: Admission) -> None:
         self._path = path
         self._admission = admission
-        self._problem = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="limits-file", daemon=True)
+        self._thread = Repeating(
+            "limits-file", POST_SECONDS, self._post, trouble="the limits' counts are not posted"
+        )
 
     def start(self) -> None:
         if isinstance(self._admission, MemoryAdmission):
             self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
-
-    def _run(self) -> None:
-        while not self._stop.wait(POST_SECONDS):
-            try:
-                self._post()
-                self._problem = ""
-            except OSError as error:
-                if not self._problem:
-                    logger.error("the limits' counts are not posted: %s", error.strerror)
-                self._problem = str(error)
+        self._thread.stop()
 
     def _post(self) -> None:
         assert isinstance(self._admission, MemoryAdmission)
         counts = Counts(time.time(), [Counted(*found) for found in self._admission.budgets()])
-        new = self._path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(_encode(counts))
-        new.replace(self._path)
+        replace_file(self._path, _encode(counts))

@@ -1,14 +1,12 @@
 """A thread beside the event loop that posts this process's counts once a second."""
 
-import logging
 import os
-import threading
 import time
 import uuid
-from collections.abc import Callable
 
 import msgspec
 
+from proxy.background import Repeating
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.metrics.store import Ended, PoolUse, Store, WorkerReport
@@ -17,10 +15,8 @@ from proxy.tracing.trace import Tracing
 from proxy.upstreams import Upstreams
 from routing.live import TableKeeper
 
-logger = logging.getLogger(__name__)
-
 POST_SECONDS = 1.0
-MERGE_TICKS = 60
+MERGE_POSTS = 60
 
 
 class Posting:
@@ -35,7 +31,6 @@ class Posting:
         tracing: Tracing | None = None,
     ) -> None:
         self.store = store
-        self.problem = ""
         self._counters = counters
         self._keeper = keeper
         self._upstreams = upstreams
@@ -44,17 +39,22 @@ class Posting:
         self._tracing = tracing
         self._worker = uuid.uuid4().hex
         self._started_at = time.time()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._posts = 0
+        self._thread = Repeating(
+            "metrics",
+            POST_SECONDS,
+            self._look,
+            trouble="metrics not posted, will try again",
+            errors=(OSError, msgspec.DecodeError),
+            at_end=self._post_last,
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Post what was counted until now, for good."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
+        self._thread.stop()
 
     def report(self) -> WorkerReport:
         return WorkerReport(
@@ -80,26 +80,17 @@ class Posting:
         others = [report for report in living if report.worker != self._worker]
         return [self.report(), *others], ended
 
-    def _run(self) -> None:
-        ticks = 0
-        while not self._stop.is_set():
-            self._safely(self._post)
-            if ticks % MERGE_TICKS == 0:
-                self._safely(self.store.merge_ended)
-            ticks += 1
-            self._stop.wait(POST_SECONDS)
-        self._safely(self._post)
-        self._safely(self.store.close)
+    def _look(self) -> None:
+        self._post()
+        if self._posts % MERGE_POSTS == 0:
+            self.store.merge_ended()
+        self._posts += 1
 
     def _post(self) -> None:
         self.store.post(self.report())
 
-    def _safely(self, work: Callable[[], None]) -> None:
+    def _post_last(self) -> None:
         try:
-            work()
-        except (OSError, msgspec.DecodeError) as error:
-            if not self.problem:
-                logger.error("metrics not posted, will try again: %s", error)
-            self.problem = f"{type(error).__name__}: {error}"
-        else:
-            self.problem = ""
+            self._post()
+        finally:
+            self.store.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from proxy.background import replace_file
 from proxy.metrics.counters import Labels
 from proxy.targets.exchange import TargetView
 
@@ -68,7 +69,7 @@ class Store:
         if self._lock is None:
             self._lock = os.open(self._path(report.worker, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._replace(self._path(report.worker, "json"), _encode(report))
+        replace_file(self._path(report.worker, "json"), _encode(report))
 
     def close(self) -> None:
         """What was posted last becomes part of what ended processes have counted."""
@@ -101,7 +102,7 @@ class Store:
                     add(ended, report)
             if dead:
                 ended.merged = [report.worker for report in dead]
-                self._replace(self._directory / "ended.json", _encode(ended))
+                replace_file(self._directory / "ended.json", _encode(ended))
             for report in dead:
                 for kind in ("json", "lock"):
                     self._path(report.worker, kind).unlink(missing_ok=True)
@@ -131,11 +132,6 @@ class Store:
         finally:
             os.close(file)
         return False
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        new = path.with_suffix(".new")
-        new.write_bytes(content)
-        new.replace(path)
 
     @contextmanager
     def _turn(self, kind: int) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Where web processes leave what other processes should know of their targets: Redis, or a file."""
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Protocol
 import msgspec
 import redis
 from django.conf import settings
+
+from proxy.background import replace_file
 
 CHANGES = "switchstand:targets:changes"  # hash: target id -> Change
 STATES = "switchstand:targets:states"  # hash: worker -> Snapshot
@@ -116,9 +117,7 @@ class FileExchange:
         return []
 
     def post(self, snapshot: Snapshot) -> None:
-        new = self._path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(_encode(snapshot))
-        new.replace(self._path)
+        replace_file(self._path, _encode(snapshot))
 
     def snapshots(self) -> list[Snapshot]:
         try:

@@ -1,21 +1,18 @@
 """Tells other processes how this one's targets are doing, and learns from them, off the request path."""
 
-import logging
-import threading
 import time
 import uuid
 
 import redis
 
+from proxy.background import Repeating
 from proxy.targets.board import Board
 from proxy.targets.exchange import Change, Exchange, Snapshot, TargetView
 from proxy.targets.state import Standing, TargetState
 from routing.live import TableKeeper
 
-logger = logging.getLogger(__name__)
-
 TICK_SECONDS = 0.25  # a circuit that opens in one worker is open in all within twice that
-POST_TICKS = 4
+POST_ROUNDS = 4
 
 
 class Sharing:
@@ -24,39 +21,31 @@ class Sharing:
     def __init__(self, board: Board, exchange: Exchange, keeper: TableKeeper) -> None:
         self.worker = uuid.uuid4().hex
         self.exchange = exchange
-        self.problem = ""
         self._board = board
         self._keeper = keeper
         self._told: dict[int, int] = {}  # target -> state.changes when it was last told
         self._learned: dict[int, float] = {}  # target -> time of the last change that counted
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="target-sharing", daemon=True)
+        self._rounds = 0
+        self._thread = Repeating(
+            "target-sharing",
+            TICK_SECONDS,
+            self._share,
+            trouble="targets not shared, each worker judges by itself",
+            errors=(redis.RedisError, OSError),
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
+        self._thread.stop()
 
-    def _run(self) -> None:
-        ticks = 0
-        while not self._stop.wait(TICK_SECONDS):
-            try:
-                self.swap()
-                if ticks % POST_TICKS == 0:
-                    self._board.forget_missing(self._keeper.table)
-                    self.exchange.post(self.snapshot())
-                self._note("")
-            except (redis.RedisError, OSError) as error:
-                self._note(f"{type(error).__name__}: {error}")
-            ticks += 1
-
-    def _note(self, problem: str) -> None:
-        if problem and not self.problem:
-            logger.error("targets not shared, each worker judges by itself: %s", problem)
-        self.problem = problem
+    def _share(self) -> None:
+        self._rounds += 1
+        self.swap()
+        if self._rounds % POST_ROUNDS == 1:
+            self._board.forget_missing(self._keeper.table)
+            self.exchange.post(self.snapshot())
 
     def swap(self) -> None:
         """One round: tell the news, learn the others'."""
@@ -102,7 +91,7 @@ class Sharing:
         try:
             others = [found for found in self.exchange.snapshots() if found.worker != self.worker]
         except (redis.RedisError, OSError) as error:
-            self._note(f"{type(error).__name__}: {error}")
+            self._thread.note(f"{type(error).__name__}: {error}")
             others = []
         return together([self.snapshot(), *others])
 
