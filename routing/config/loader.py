@@ -1,5 +1,6 @@
 """A plan -> the database, in one short transaction: all of it, or nothing."""
 
+import os
 from pathlib import Path
 
 from django.conf import settings
@@ -7,7 +8,9 @@ from django.db import Error, transaction
 
 from routing import gateway_keys
 from routing.compiler import current_version
-from routing.config import document, fallback_rows, fallbacks, reader
+from routing.config import document, fallback_rows, fallbacks, reader, stored
+from routing.config.gone import identity_of, settle_gone
+from routing.config.memory import Memory
 from routing.config.plan import GatewaySecret, Plan, PlannedRow, TargetId
 from routing.config.prune import prune_providers, prune_routes
 from routing.config.report import ConfigInvalid, LoadReport, Notes
@@ -30,27 +33,40 @@ TRIES = 5  # at a configuration that others edit meanwhile
 
 
 def load_file(
-    path: str | Path, *, dry_run: bool = False, prune: bool = False, strict: bool = False
+    path: str | Path, *, name: str = "", dry_run: bool = False, prune: bool = False, strict: bool = False
 ) -> LoadReport:
-    """`load_text` of what stands in the file, or `plan_text` of it."""
-    text, name = document.read_file(path), str(path)
+    """`load_text` of what stands in the file, or `plan_text` of it; remembered by its name or its path."""
+    text, source = document.read_file(path), name or _remembered_as(path)
     if dry_run:
-        return plan_text(text, name, prune=prune, strict=strict)
-    return load_text(text, name, prune=prune, strict=strict)
+        return plan_text(text, str(path), source=source, prune=prune, strict=strict)
+    return load_text(text, str(path), source=source, prune=prune, strict=strict)
 
 
-def plan_text(text: bytes, name: str, *, prune: bool = False, strict: bool = False) -> LoadReport:
+def _remembered_as(path: str | Path) -> str:
+    """Links stay: what a mounted ConfigMap's link leads to has another name after each change."""
+    return os.path.abspath(path)
+
+
+def plan_text(
+    text: bytes, name: str, *, source: str = "", prune: bool = False, strict: bool = False
+) -> LoadReport:
     """What loading the text would do; nothing is written. Raises ConfigInvalid where it is no such text.
 
-    `name` is what messages call it.
+    `name` is what messages call it; `source`, or else the name, is what later loads know their own rows by.
     """
     version = current_version()
-    notes, writer = _prepare(text, name, prune=prune)
+    notes, writer = _prepare(text, name, source or name, prune=prune)
     return _report(notes, writer, version, dry_run=True, refused=strict and bool(notes.reports))
 
 
 def load_text(
-    text: bytes, name: str, *, prune: bool = False, strict: bool = False, planned_at: int | None = None
+    text: bytes,
+    name: str,
+    *,
+    source: str = "",
+    prune: bool = False,
+    strict: bool = False,
+    planned_at: int | None = None,
 ) -> LoadReport:
     """Load what can be taken; the rest is reported. Raises ConfigInvalid where the text is no such file.
 
@@ -65,7 +81,7 @@ def load_text(
         if planned_at not in (None, version):
             raise ConfigInvalid(["the configuration was edited since this was planned: plan it again"])
         try:
-            notes, writer = _prepare(text, name, prune=prune)
+            notes, writer = _prepare(text, name, source or name, prune=prune)
             refused = strict and bool(notes.reports)
             if writer.writes and not refused:
                 _write(writer, version)
@@ -87,12 +103,12 @@ def _report(notes: Notes, writer: Writer, version: int, *, dry_run: bool, refuse
     )
 
 
-def _prepare(text: bytes, name: str, *, prune: bool) -> tuple[Notes, Writer]:
-    notes = Notes()
-    plan = reader.read(document.decode(text, name, notes), notes)
+def _prepare(text: bytes, name: str, source: str, *, prune: bool) -> tuple[Notes, Writer]:
+    notes, memory = Notes(), Memory(source)
+    plan = reader.read(document.decode(text, name, notes), notes, stored.read(memory))
     if prune and not plan.lists_models:
         notes.say("model_list", "has no entry, so that nothing is pruned", "list the models that are to stay")
-    writer = _Load(plan, notes).run(prune=prune and plan.lists_models)
+    writer = _Load(plan, notes, memory).run(prune=prune and plan.lists_models)
     if not (writer.changes or writer.unchanged or writer.complete or notes.reports):
         notes.say(name, "holds no settings", "begin it with a mapping such as `model_list: [...]`")
     return notes, writer
@@ -109,13 +125,16 @@ def _write(writer: Writer, version: int) -> None:
 
 
 class _Load:
-    def __init__(self, plan: Plan, notes: Notes) -> None:
+    def __init__(self, plan: Plan, notes: Notes, memory: Memory) -> None:
         self.plan = plan
         self.notes = notes
-        self.writer = Writer(notes, complete=plan.complete)
+        self.memory = memory
+        self.writer = Writer(notes, memory, complete=plan.complete)
         self.teams = {row.slug: row for row in Team.objects.all()}
         self.providers = {row.slug: row for row in Provider.objects.all()}
         self.routes = {row.name: row for row in ModelRoute.objects.all()}
+        self.targets = list(RouteTarget.objects.select_related("route", "provider"))
+        self.listed_routes = {*plan.routes}
         keys = list(ApiKey.objects.prefetch_related("allowed_routes"))
         self.keys_by_name = {row.name: row for row in keys}
         self.keys_by_hash = {row.key_hash: row for row in keys}
@@ -123,20 +142,21 @@ class _Load:
     def run(self, *, prune: bool) -> Writer:
         kept: set[str] = set()
         if prune:
-            kept = prune_routes(self.plan, self.routes, self.writer)
+            kept = prune_routes(self.plan, self.routes, self.targets, self.writer)
             self.plan.fallbacks |= fallbacks.missing(self.plan.fallbacks, self.plan.routes)
         self._gateway()
         for slug, planned in self.plan.teams.items():
             row = self.teams.setdefault(slug, Team(slug=slug))
-            if not self.writer.write(row, planned, f"team {slug}"):
+            if not self.writer.write(row, planned, f"team {slug}", listed=True):
                 del self.teams[slug]
         for slug, planned in self.plan.providers.items():
             provider = self.providers.setdefault(slug, Provider(slug=slug))
-            if not self.writer.write(provider, planned, f"provider {slug}"):
+            if not self.writer.write(provider, planned, f"provider {slug}", listed=True):
                 del self.providers[slug]
         self._write_routes()
         fallback_rows.write(self.plan.fallbacks, self.routes, self.writer)
         self._write_targets()
+        settle_gone(self.plan, self.targets, self.memory, self.writer)
         for name, planned in self.plan.keys.items():
             self._write_key(name, planned)
         for secret in self.plan.secrets:
@@ -160,13 +180,19 @@ class _Load:
         for name, planned in self.plan.routes.items():
             row = self.routes.setdefault(name, ModelRoute(name=name))
             names.pop(name, None)
-            if self.writer.write(row, planned, f"route {name}", names=names):
+            if self._write_route(row, name, planned, names):
                 names[name] = row.aliases
             else:
                 del self.routes[name]
         for name, (path, wanted) in links.items():
             if name in self.routes:
                 self._link_over_limit_route(self.routes[name], path, wanted)
+
+    def _write_route(
+        self, row: ModelRoute, name: str, planned: PlannedRow, names: dict[str, list[str]]
+    ) -> bool:
+        listed = name in self.listed_routes
+        return self.writer.write(row, planned, f"route {name}", names=names, listed=listed)
 
     def _free_names(self) -> None:
         """A name of the file's routes that is another route's alias is taken from that one."""
@@ -201,19 +227,30 @@ class _Load:
             self.writer.write(row, link, f"route {row.name}", names={})
 
     def _write_targets(self) -> None:
-        there = {
-            TargetId(row.route.name, row.provider.slug, row.upstream_model): row
-            for row in RouteTarget.objects.select_related("route", "provider")
-        }
+        there = {identity_of(row): row for row in self.targets}
         for identity, planned in self.plan.targets.items():
             if identity.route not in self.routes or identity.provider not in self.providers:
                 continue  # what is wrong with those has been reported
-            row = there.get(identity) or RouteTarget(
-                route=self.routes[identity.route],
-                provider=self.providers[identity.provider],
-                upstream_model=identity.upstream_model,
-            )
-            self.writer.write(row, planned, f"target {identity.route} → {identity.model}")
+            row = there.get(identity) or self._moved(identity, planned) or self._new_target(identity)
+            what = f"target {identity.route} → {identity.model}"
+            if self.writer.write(row, planned, what, listed=True):
+                self.plan.written.add(identity)
+
+    def _new_target(self, identity: TargetId) -> RouteTarget:
+        return RouteTarget(
+            route=self.routes[identity.route],
+            provider=self.providers[identity.provider],
+            upstream_model=identity.upstream_model,
+        )
+
+    def _moved(self, identity: TargetId, planned: PlannedRow) -> RouteTarget | None:
+        """The target that this file made of the same entry, whose provider is another one now."""
+        for row in self.targets:
+            same = (row.route.name, row.upstream_model) == (identity.route, identity.upstream_model)
+            if same and identity_of(row) not in self.plan.targets and self.memory.may_move(row):
+                planned.say("provider", self.providers[identity.provider], planned.path)
+                return row
+        return None
 
     def _write_key(self, name: str, planned: PlannedRow) -> None:
         """A key is what its hash says it is: it may have been renamed."""
@@ -229,14 +266,20 @@ class _Load:
         planned.say("name", name, planned.path)
         routes = self._allowed_routes(planned)
         self._set_team(planned)
-        self._write_known(row, planned, name, routes)
+        self._write_known(row, planned, name, routes, listed=True)
 
     def _write_known(
-        self, row: ApiKey, planned: PlannedRow, name: str, routes: list[ModelRoute] | None = None
+        self,
+        row: ApiKey,
+        planned: PlannedRow,
+        name: str,
+        routes: list[ModelRoute] | None = None,
+        *,
+        listed: bool = False,
     ) -> None:
         self.keys_by_name.pop(row.name, None)
         self.keys_by_hash.pop(row.key_hash, None)
-        self.writer.write(row, planned, f"API key {name}", routes=routes)
+        self.writer.write(row, planned, f"API key {name}", routes=routes, listed=listed)
         self.keys_by_name[row.name] = self.keys_by_hash[row.key_hash] = row
 
     def _set_team(self, planned: PlannedRow) -> None:
@@ -246,10 +289,11 @@ class _Load:
             if slug and team is None:
                 known = ", ".join(sorted(self.teams)) or "none"
                 planned.values["enabled"] = False  # its limits would not hold
+                planned.closed = True
                 self.notes.say(
                     planned.at("team"),
                     f"unknown team {slug!r}; the key is loaded disabled",
-                    f"correct the name; known are: {known}",
+                    f"correct the name and load the file again; known are: {known}",
                 )
 
     def _allowed_routes(self, planned: PlannedRow) -> list[ModelRoute] | None:

@@ -113,12 +113,8 @@ def read(root: Section) -> ModelList:
 
 def _untaken(section: Section) -> Untaken:
     """As far as its text says what it is."""
-    parameters = section.raw("litellm_params")
-    model = parameters.get("model") if isinstance(parameters, dict) else None
-    known = [
-        value if isinstance(value, str) and "$" not in value else "" for value in (_name(section), model)
-    ]
-    return Untaken(*known)
+    model = section.section("litellm_params").read("model", values.text)
+    return Untaken(_name(section), model if isinstance(model, str) else "")
 
 
 def _name(section: Section) -> Any:
@@ -271,7 +267,7 @@ def _blocked(row: PlannedRow, section: Section) -> None:
         section.notes.say(
             section.at("blocked"),
             "the target is loaded disabled",
-            "take it out, load the file again, then enable it in the admin",
+            "take it out and load the file again: then it is enabled",
         )
     elif isinstance(found, Bad):
         row.bad["enabled"] = found

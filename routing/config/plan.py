@@ -126,6 +126,7 @@ class Plan:
     secrets: list[GatewaySecret] = field(default_factory=list)
     complete: bool = False
     lists_models: bool = False  # whether the file has a model_list with anything in it
+    written: set[TargetId] = field(default_factory=set)  # targets that could be
     not_taken: list[Untaken] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
 

@@ -1,17 +1,22 @@
 """Deletes what the file doesn't list: targets, routes and unused providers; never a key or a team."""
 
-from routing.config.plan import Plan, TargetId
+from collections.abc import Iterable
+
+from routing.config.gone import identity_of, what
+from routing.config.plan import Plan
 from routing.config.rows import Writer
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
 
 
-def prune_routes(plan: Plan, routes: dict[str, ModelRoute], writer: Writer) -> set[str]:
+def prune_routes(
+    plan: Plan, routes: dict[str, ModelRoute], targets: Iterable[RouteTarget], writer: Writer
+) -> set[str]:
     """The providers of targets that stay, because an entry that could not be taken may mean them."""
     kept = set()
-    for target in RouteTarget.objects.select_related("route", "provider"):
-        identity = TargetId(target.route.name, target.provider.slug, target.upstream_model)
+    for target in targets:
+        identity = identity_of(target)
         if identity not in plan.targets and not plan.may_mean(identity):
-            writer.delete(target, f"target {identity.route} → {identity.model}")
+            writer.delete(target, what(target))
         elif identity not in plan.targets:
             kept.add(identity.provider)
     unlisted = sorted(name for name in set(routes) - set(plan.routes) if not plan.may_mean_route(name))

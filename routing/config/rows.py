@@ -12,9 +12,10 @@ from django.db.models import Q
 
 from routing import credentials, secret_headers
 from routing.addresses import origin
+from routing.config.memory import Memory
 from routing.config.plan import Credential, PlannedRow
 from routing.config.report import Change, Notes
-from routing.models import ApiKey, ModelRoute, Provider
+from routing.models import ApiKey, ModelRoute, Provider, RouteTarget
 
 
 class Writer:
@@ -23,14 +24,16 @@ class Writer:
     Nothing is stored before apply(): all rows are filled and checked while others may write.
     """
 
-    def __init__(self, notes: Notes, *, complete: bool = False) -> None:
+    def __init__(self, notes: Notes, memory: Memory, *, complete: bool = False) -> None:
         self.notes = notes
+        self.memory = memory
         self.complete = complete  # the file says all that there is, be it nothing
         self.changes: list[Change] = []
         self.unchanged = 0
         self._writes: list[Callable[[], object]] = []
         self._new: list[models.Model] = []  # that are to be made
         self._gone: set[str] = set()  # routes that are to be deleted
+        self._deleted: list[models.Model] = []
 
     def write(
         self,
@@ -40,8 +43,9 @@ class Writer:
         *,
         routes: Collection[ModelRoute] | None = None,
         names: Mapping[str, list[str]] | None = None,
+        listed: bool = False,
     ) -> bool:
-        """Whether the row is there when all is written.
+        """Whether the row is there when all is written. `listed`: the file names it, and remembers it.
 
         `routes` are those that an API key may use; None leaves them alone.
 
@@ -50,6 +54,8 @@ class Writer:
         new = row._state.adding and not any(row is other for other in self._new)
         before = {} if new else _contents(row)
         values = _values(row)
+        if listed:
+            self.memory.open(row, planned, what, self.notes)
         _fill(row, planned, self.notes, new=new)
         if not self._repair(row, planned, names, values):
             return not new
@@ -64,6 +70,8 @@ class Writer:
                 changed.append("allowed_routes")
             shown = () if new else tuple(_as_planned(name) for name in changed)
             self.changes.append(Change("created" if new else "changed", what, shown))
+        if listed:
+            self.memory.remember(row, planned, new=new, changed=changed)
         return True
 
     def _plan(self, row: models.Model, changed: list[str], *, new: bool) -> None:
@@ -108,22 +116,27 @@ class Writer:
     def delete(self, row: models.Model, what: str) -> None:
         if isinstance(row, ModelRoute):
             self._gone.add(row.name)
+        self._deleted.append(row)
         self._writes.append(row.delete)
         self.changes.append(Change("deleted", what))
 
-    def disable(self, row: ModelRoute, what: str) -> None:
+    def deletes(self, row: models.Model) -> bool:
+        return any(row is other for other in self._deleted)
+
+    def disable(self, row: ModelRoute | RouteTarget, what: str) -> None:
         row.enabled = False
         self._writes.append(partial(_save, row, ["enabled", *_stamps(row)]))
         self.changes.append(Change("disabled", what))
 
     @property
     def writes(self) -> bool:
-        return bool(self._writes)
+        return bool(self._writes) or self.memory.differs
 
     def apply(self) -> None:
         """In one transaction with the caller's checks."""
         for write in self._writes:
             write()
+        self.memory.store()
 
 
 def _save(row: models.Model, fields: list[str] | None) -> None:

@@ -29,7 +29,7 @@ _GUARDS = {
 }
 _STRICTEST = {"budget_period": "total", "content_log": "never"}
 _LARGEST_LIMIT = 2**31 - 1
-_MEND = "correct the value, load the file again, then enable it in the admin"
+_MEND = "correct the value and load the file again: then it is enabled"
 
 
 def settle(row: PlannedRow, model: type[models.Model], what: str, notes: Notes) -> None:

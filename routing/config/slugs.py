@@ -13,7 +13,8 @@ class There:
 
     base_url: str
     key: str = field(repr=False)
-    ours: bool  # all of its targets are from this file
+    ours: bool  # this file made all of its targets
+    of_another_file: bool = False  # and nothing of it is this file's
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,16 @@ class Slugs:
 
     def know(self, entries: Mapping[Account, Collection[tuple[str, str]]]) -> None:
         """All accounts of the file, each with the routes and models of its entries."""
+        for account, targets in entries.items():
+            self._give(account, [slug for slug in self._same(account) if slug in self._of(targets)])
         for account in entries:
             self._give(account, self._same(account))
         for account, targets in entries.items():
-            self._give(account, self._changed(account, targets))
+            self._give(account, self._changed(targets))
 
     def of(self, account: Account) -> str:
         if account not in self._given:
-            self._given[account] = self._free(account.name)
+            self._given[account] = self._free(account)
         return self._given[account]
 
     def _give(self, account: Account, candidates: list[str]) -> None:
@@ -62,18 +65,28 @@ class Slugs:
             and (there.base_url.rstrip("/"), there.key) == (account.base_url, account.key)
         ]
 
-    def _changed(self, account: Account, targets: Collection[tuple[str, str]]) -> list[str]:
+    def _changed(self, targets: Collection[tuple[str, str]]) -> list[str]:
         """Where its entries' targets are now: their address or key is another one since."""
-        found = {slug for target in targets for slug in self._stored.of_targets.get(target, ())}
-        there = self._stored.providers
-        return sorted(
-            slug for slug in found if there[slug].ours or there[slug].base_url.rstrip("/") == account.base_url
-        )
+        return [slug for slug in self._of(targets) if self._stored.providers[slug].ours]
 
-    def _free(self, wanted: str) -> str:
-        if wanted not in self._given.values():
-            return wanted
+    def _of(self, targets: Collection[tuple[str, str]]) -> list[str]:
+        return sorted({slug for target in targets for slug in self._stored.of_targets.get(target, ())})
+
+    def _free(self, account: Account) -> str:
+        if account.name not in self._given.values() and not self._is_of_another_file(account.name, account):
+            return account.name
         number = 2
-        while (slug := f"{wanted[:60]}-{number}") in self._taken or slug in self._given.values():
+        while self._is_taken(slug := f"{account.name[:60]}-{number}", account):
             number += 1
         return slug
+
+    def _is_taken(self, slug: str, account: Account) -> bool:
+        given = slug in self._taken or slug in self._given.values()
+        return given or self._is_of_another_file(slug, account)
+
+    def _is_of_another_file(self, slug: str, account: Account) -> bool:
+        """Two files whose accounts differ share no provider."""
+        there = self._stored.providers.get(slug)
+        if there is None or not there.of_another_file:
+            return False
+        return there.base_url.rstrip("/") != account.base_url or account.key not in ("", there.key)

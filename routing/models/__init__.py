@@ -1,6 +1,7 @@
 from routing.models.access import ApiKey, Team
 from routing.models.fallback import RouteFallback
 from routing.models.issued import IssuedKey
+from routing.models.loaded import LoadedRow
 from routing.models.maintenance import MaintenanceWindow
 from routing.models.provider import Provider
 from routing.models.route import ModelRoute, RouteTarget
@@ -10,6 +11,7 @@ __all__ = [
     "ApiKey",
     "GatewaySettings",
     "IssuedKey",
+    "LoadedRow",
     "MaintenanceWindow",
     "ModelRoute",
     "Provider",

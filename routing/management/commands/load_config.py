@@ -27,11 +27,16 @@ class Command(BaseCommand):
             "key's only one is disabled instead",
         )
         parser.add_argument(
+            "--name",
+            default="",
+            help="what the file is remembered as, for files whose path changes; without it, the path",
+        )
+        parser.add_argument(
             "--strict", action="store_true", help="write nothing where there is any report, and end with 3"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        words = {name: options[name] for name in ("dry_run", "prune", "strict")}
+        words = {name: options[name] for name in ("name", "dry_run", "prune", "strict")}
         try:
             report = load_file(options["file"], **words)
         except ConfigInvalid as error:
