@@ -13,6 +13,9 @@ from routing.config import dumper
 from routing.config.loader import LoadReport, load_file
 from routing.models import ApiKey, LoadedRow, ModelRoute, Provider, RouteTarget, Team
 from tests.factories import make_provider, make_route, make_target
+from tests.live import LiveGateway
+from tests.optional import needs
+from tests.services import PostgresServer
 
 pytestmark = pytest.mark.django_db
 
@@ -396,3 +399,21 @@ def test_a_key_whose_team_was_unknown_opens_with_it(load: Load) -> None:
     assert not ApiKey.objects.get().enabled
     load(entry(), more=key + "  teams: {t: {name: T}}\n")
     assert ApiKey.objects.get().enabled
+
+
+@needs("Postgres")
+def test_postgres_remembers_as_well(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    env = {"DATABASE_URL": postgres_server.create_database("memory", migrated=True)}
+    gateway = LiveGateway(tmp_path / "data", env)
+    file = tmp_path / "config.yaml"
+
+    def load(*entries: str) -> str:
+        file.write_text("model_list:\n" + "".join(f"  - {item}\n" for item in entries))
+        return gateway.manage("load_config", str(file)).stdout
+
+    assert "5 created" in load(entry("a"), entry("b", more=", rpm: 0"))
+    assert "changed target b → mine/m: rpm, enabled" in load(entry("a"), entry("b", more=", rpm: 5"))
+    assert "changed provider mine: base_url" in load(entry("a", base=TWO), entry("b", base=TWO))
+    assert "disabled target b → mine/m" in load(entry("a", base=TWO))
+    assert "deleted target b → mine/m" in load(entry("a", base=TWO))
+    assert "nothing to change (3 unchanged); 0 reports" in load(entry("a", base=TWO))
