@@ -54,10 +54,10 @@ class Deadline:
         if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlinePassed from error
 
-    def renew(self) -> None:
-        """From now on it is the same number of seconds again."""
+    def renew(self, seconds: float) -> None:
+        """From now on it is so many seconds."""
         assert self._loop is not None
-        self.due = self._loop.time() + self._seconds
+        self.due = self._loop.time() + seconds
 
     def over(self) -> None:
         assert self._task is not None

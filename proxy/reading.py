@@ -1,6 +1,5 @@
 """The answer to one attempt: what is one, what is none, and what its failure means."""
 
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,11 +13,11 @@ from proxy.opening import Begins, Opening, Patience, begins_plainly
 from proxy.redaction import secrets_of
 from proxy.retry_after import told_wait
 from proxy.sse import StreamReader
+from proxy.stall import Stall
 from proxy.targets.board import Trial
 from proxy.transports.base import (
     LONGEST_ERROR,
     ConnectionBroken,
-    Sink,
     TransportFault,
     TransportTimeout,
     UpstreamResponse,
@@ -127,32 +126,11 @@ def _whole(begun: "Begun", response: UpstreamResponse, kind: str, body: bytes) -
     return Answer(target, link, response, JSON, body, False, trial, begun.key, usage)
 
 
-def next_chunk(response: UpstreamResponse, stall: float | None, sink: Sink | None = None) -> Awaitable[bytes]:
-    """b"" at the end; see UpstreamResponse.next_chunk().
-
-    Raises TransportFault, also where nothing came for `stall` seconds.
-    """
-    return response.next_chunk(sink) if stall is None else _next_in_time(response, stall, sink)
-
-
-async def _next_in_time(response: UpstreamResponse, stall: float, sink: Sink | None) -> bytes:
-    deadline = Deadline(stall)
-
-    def take(chunk: bytes) -> bool:
-        deadline.renew()
-        return sink is not None and sink(chunk)
-
-    try:
-        with deadline:
-            return await response.next_chunk(take)
-    except DeadlinePassed:
-        raise TransportTimeout(f"sent nothing for {stall:g} s (the stall time-out)") from None
-
-
 async def hold(answer: Answer, stall: float | None) -> None:
     """Wait for the whole stream. Raises UpstreamError where it isn't, so that another target may be asked."""
     most = answer.target.provider.connection.longest_answer
     reader = StreamReader()
+    stalls = None if stall is None else Stall(stall, reader)
     parts, size, chunk = [], 0, answer.body
     while chunk:
         parts.append(chunk)
@@ -160,7 +138,7 @@ async def hold(answer: Answer, stall: float | None) -> None:
         if size > most:
             raise _failed(answer.link, f"sent a stream of more than {most:,} bytes, which was held back")
         reader.feed(chunk)
-        chunk = await next_chunk(answer.response, stall)
+        chunk = await (answer.response.next_chunk() if stalls is None else stalls.next_chunk(answer.response))
     reader.end()
     if reader.failed or not reader.whole:
         raise _failed(answer.link, "sent an incomplete stream")

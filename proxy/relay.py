@@ -11,9 +11,10 @@ from proxy.call import Call
 from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.opening import ERROR, MALFORMED, Begins, Opening
-from proxy.reading import Answer, next_chunk
+from proxy.reading import Answer
 from proxy.redaction import secrets_of
 from proxy.sse import StreamReader
+from proxy.stall import Stall
 from proxy.stream_usage import UsageFilter
 from proxy.transports.base import ConnectionBroken, Sink, TransportFault, TransportTimeout
 from proxy.usage import told_or_estimated
@@ -97,7 +98,7 @@ class Relay:
         self._first, self._kept = answer.body, answer.kept
         self._reader = StreamReader()
         self._half: list[bytes] | None = None  # of a line, as it came
-        self._stall = route.stall_timeout
+        self._stall = None if route.stall_timeout is None else Stall(route.stall_timeout, self._reader)
         continues = route.on_cut == "continue" and call.ask is not None
         most = answer.target.provider.connection.longest_answer
         self._continuation = Continuation(call.ask, most) if continues and call.ask else None
@@ -165,7 +166,9 @@ class Relay:
             raise ConnectionBroken(fault)
         if answer.opening is not None:
             return self._coming_comment(answer, answer.opening)
-        return next_chunk(answer.response, self._stall, self._sink)
+        if self._stall is not None:
+            return self._stall.next_chunk(answer.response, self._sink)
+        return answer.response.next_chunk(self._sink)
 
     async def _coming_comment(self, answer: Answer, opening: Opening) -> bytes:
         """The next bytes of a stream whose first event is not here. Raises TransportFault."""
@@ -279,6 +282,8 @@ class Relay:
             return False
         self._call.answered_before += ((before, continuation.cut()),)
         self._answer, self._first = answer, answer.body
+        if self._stall is not None:
+            self._stall.begin()
         self._filter = UsageFilter() if answer.hides_usage else None
         return True
 

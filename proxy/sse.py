@@ -296,6 +296,11 @@ class StreamReader:
             self._note(*event)
 
     @property
+    def passes_unread(self) -> bool:
+        """Whether it is in the middle of an event that is too long to be read."""
+        return self._unread
+
+    @property
     def finished(self) -> bool:
         """Whether each choice that began has its finish_reason."""
         if self._terminal:

@@ -37,7 +37,7 @@ async def test_it_begins_anew_each_time_it_is_renewed():
         nonlocal renewed
         for _ in range(8):
             await asyncio.sleep(SECONDS / 4)
-            limit.renew()
+            limit.renew(SECONDS)
         renewed = time.monotonic()
 
     limit = Deadline(SECONDS)

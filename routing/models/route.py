@@ -73,7 +73,7 @@ class ModelRoute(Limited):
         "Seconds that one call to a provider may take, to its whole answer or a stream's first event"
     )
     first_byte_timeout = seconds_field("Seconds that one call may take to a stream's first event")
-    stall_timeout = seconds_field("Seconds between two chunks of a stream, after which it counts as cut")
+    stall_timeout = seconds_field("Seconds between two events of a stream, after which it counts as cut")
     wait_for_preferred = models.FloatField(
         "wait for the preferred target",
         null=True,
