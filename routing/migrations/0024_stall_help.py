@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0022_revoked_at'),
+        ('routing', '0023_loaded_rows'),
     ]
 
     operations = [
