@@ -211,6 +211,20 @@ def test_another_files_account_gets_a_provider_of_its_own(load: Load) -> None:
     assert found == {"a": "k1", "b": "k2"}
 
 
+def test_one_file_moves_nothing_of_another_one(load: Load) -> None:
+    """As long as both say the same, they share a provider."""
+    for _ in range(2):
+        load(entry("a"), entry("both"))
+        load(entry("b"), entry("both"), file="other.yaml")
+        assert Provider.objects.count() == 1
+    for _ in range(2):
+        load(entry("a", base=TWO), entry("both", base=TWO))
+        load(entry("b"), entry("both"), file="other.yaml")
+        found = {f"a {TWO} m", f"b {ONE} m", f"both {ONE} m", f"both {TWO} m"}
+        assert targets() == dict.fromkeys(found, True)
+        assert load(entry("b"), entry("both"), file="other.yaml").changes == ()
+
+
 def test_a_target_that_two_files_list_stays_until_neither_does(load: Load) -> None:
     load(entry("a"), entry("b"))
     load(entry("b"), entry("c"), file="other.yaml")

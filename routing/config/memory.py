@@ -60,7 +60,7 @@ class Memory:
     def may_move(self, row: RouteTarget) -> bool:
         """Whether its provider is the file's to choose, and no target of the file is there yet."""
         mark = self.of(row)
-        if mark is None or not mark.made or row.pk in self.seen:
+        if mark is None or not mark.made or row.pk in self.seen or self.others_of(row):
             return False
         return not {"route", "provider", "upstream_model"} & {*edited(row, mark.written)}
 

@@ -13,8 +13,8 @@ class There:
 
     base_url: str
     key: str = field(repr=False)
-    ours: bool  # this file made all of its targets
-    of_another_file: bool = False  # and nothing of it is this file's
+    ours: bool  # this file made all of its targets, and no other one lists any
+    of_another_file: bool = False  # one lists a target of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Slugs:
         return given or self._is_of_another_file(slug, account)
 
     def _is_of_another_file(self, slug: str, account: Account) -> bool:
-        """Two files whose accounts differ share no provider."""
+        """What one file says of its account changes no other file's."""
         there = self._stored.providers.get(slug)
         if there is None or not there.of_another_file:
             return False

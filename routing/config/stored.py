@@ -18,11 +18,9 @@ def read(memory: Memory) -> Stored:
 
 
 def _there(row: Provider, targets: list[RouteTarget], memory: Memory) -> There:
-    ours = [memory.made(target) for target in targets]
     others = any(memory.others_of(target) for target in targets)
-    return There(
-        row.base_url, _key(row), ours=bool(ours) and all(ours), of_another_file=others and not any(ours)
-    )
+    ours = bool(targets) and all(map(memory.made, targets)) and not others
+    return There(row.base_url, _key(row), ours=ours, of_another_file=others)
 
 
 def _key(row: Provider) -> str:
