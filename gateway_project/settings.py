@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
-from django.templatetags.static import static
-from django.urls import reverse_lazy
 
+from gateway_project import navigation, schedule
 from gateway_project.environment import (
     address,
     choice,
@@ -280,57 +279,7 @@ CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
 PARTS_DIR = DATA_DIR / "parts"  # which part of `make serve` ended and was started again
 ASKED_SECONDS = 2  # what an admin asks for is a row; so soon it is found
 PROBE_TICK_SECONDS = 2
-ROLL_UP_SECONDS = 15
-TRAFFIC_SECONDS = 5
-CELERY_BEAT_SCHEDULE = {
-    "probe-providers": {
-        "task": "monitoring.tasks.probe_providers",
-        "schedule": PROBE_TICK_SECONDS,
-        # A worker that was away finds one tick to do, not all that it missed.
-        "options": {"expires": PROBE_TICK_SECONDS},
-    },
-    # The shipper's process looks too: each of the two notices when the other is gone.
-    "look-for-alerts": {
-        "task": "monitoring.tasks.look_for_alerts",
-        "schedule": ALERT_TICK_SECONDS,
-        "options": {"expires": ALERT_TICK_SECONDS},
-    },
-    "judge-traffic": {
-        "task": "monitoring.tasks.judge_traffic",
-        "schedule": TRAFFIC_SECONDS,
-        "options": {"expires": TRAFFIC_SECONDS},
-    },
-    "roll-up-usage": {
-        "task": "monitoring.tasks.roll_up_usage",
-        "schedule": ROLL_UP_SECONDS,
-        "options": {"expires": ROLL_UP_SECONDS},
-    },
-    "reprice-requests": {
-        "task": "monitoring.tasks.reprice_requests",
-        "schedule": ASKED_SECONDS,
-        "options": {"expires": ASKED_SECONDS},
-    },
-    "update-budgets": {
-        "task": "monitoring.tasks.update_budgets",
-        "schedule": 60,
-        "options": {"expires": 60},
-    },
-    "send-reports": {
-        "task": "monitoring.tasks.send_reports",
-        "schedule": 60,
-        "options": {"expires": 60},
-    },
-    "keep-request-log": {
-        "task": "monitoring.tasks.keep_request_log",
-        "schedule": 1800,
-        "options": {"expires": 1800},
-    },
-    "prune-health-history": {
-        "task": "monitoring.tasks.prune_health_history",
-        "schedule": 3600,
-        "options": {"expires": 3600},
-    },
-}
+CELERY_BEAT_SCHEDULE = schedule.tasks(ALERT_TICK_SECONDS, ASKED_SECONDS, PROBE_TICK_SECONDS)
 
 LOOP_TIMES_FILE = env.str("LOOP_TIMES_FILE", default="")
 LOG_LEVEL = choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
@@ -378,154 +327,7 @@ if HTTPS:
 # redirect from here would go round in circles where TRUSTED_PROXIES is missing.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 
-UNFOLD = {
-    "SITE_TITLE": "Switchstand",
-    "SITE_HEADER": "Switchstand",
-    "SITE_SUBHEADER": "LLM gateway",
-    "SITE_SYMBOL": "alt_route",
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("switchstand/favicon.svg")}
-    ],
-    "SHOW_HISTORY": True,
-    "DASHBOARD_CALLBACK": "monitoring.dashboard.dashboard",
-    "SHOW_VIEW_ON_SITE": False,
-    "SIDEBAR": {
-        "show_search": True,
-        "show_all_applications": False,
-        "navigation": [
-            {
-                "title": "Routing",
-                "items": [
-                    {
-                        "title": "Providers",
-                        "icon": "cloud",
-                        "link": reverse_lazy("admin:routing_provider_changelist"),
-                    },
-                    {
-                        "title": "Maintenance windows",
-                        "icon": "construction",
-                        "link": reverse_lazy("admin:routing_maintenancewindow_changelist"),
-                    },
-                    {
-                        "title": "Model routes",
-                        "icon": "alt_route",
-                        "link": reverse_lazy("admin:routing_modelroute_changelist"),
-                    },
-                    {
-                        "title": "Route targets",
-                        "icon": "my_location",
-                        "link": reverse_lazy("admin:routing_routetarget_changelist"),
-                    },
-                    {
-                        "title": "Explain a request",
-                        "icon": "help",
-                        "link": reverse_lazy("admin:routing_modelroute_explain"),
-                    },
-                    {
-                        "title": "Gateway settings",
-                        "icon": "tune",
-                        "link": reverse_lazy("admin:routing_gatewaysettings_changelist"),
-                    },
-                ],
-            },
-            {
-                "title": "Access",
-                "items": [
-                    {
-                        "title": "Teams",
-                        "icon": "groups",
-                        "link": reverse_lazy("admin:routing_team_changelist"),
-                    },
-                    {
-                        "title": "API keys",
-                        "icon": "key",
-                        "link": reverse_lazy("admin:routing_apikey_changelist"),
-                    },
-                    {
-                        "title": "Admin users",
-                        "icon": "person",
-                        "link": reverse_lazy("admin:auth_user_changelist"),
-                    },
-                    {
-                        "title": "Admin groups",
-                        "icon": "badge",
-                        "link": reverse_lazy("admin:auth_group_changelist"),
-                    },
-                ],
-            },
-            {
-                "title": "Monitoring",
-                "items": [
-                    {
-                        "title": "Incidents",
-                        "icon": "crisis_alert",
-                        "link": reverse_lazy("admin:monitoring_incident_changelist"),
-                    },
-                    {
-                        "title": "Status page",
-                        "icon": "monitor_heart",
-                        "link": reverse_lazy("status"),
-                    },
-                    {
-                        "title": "Alerts",
-                        "icon": "notifications",
-                        "link": reverse_lazy("admin:monitoring_alert_changelist"),
-                    },
-                    {
-                        "title": "Alert rules",
-                        "icon": "rule",
-                        "link": reverse_lazy("admin:monitoring_alertrule_changelist"),
-                    },
-                    {
-                        "title": "Alert channels",
-                        "icon": "campaign",
-                        "link": reverse_lazy("admin:monitoring_alertchannel_changelist"),
-                    },
-                    {
-                        "title": "Alert deliveries",
-                        "icon": "outgoing_mail",
-                        "link": reverse_lazy("admin:monitoring_alertdelivery_changelist"),
-                    },
-                    {
-                        "title": "Content accesses",
-                        "icon": "visibility",
-                        "link": reverse_lazy("admin:monitoring_contentaccess_changelist"),
-                    },
-                    {
-                        "title": "Budget periods",
-                        "icon": "savings",
-                        "link": reverse_lazy("admin:monitoring_budgetperiod_changelist"),
-                    },
-                    {
-                        "title": "Scheduled reports",
-                        "icon": "schedule_send",
-                        "link": reverse_lazy("admin:monitoring_scheduledreport_changelist"),
-                    },
-                    {
-                        "title": "Report deliveries",
-                        "icon": "mark_email_read",
-                        "link": reverse_lazy("admin:monitoring_reportdelivery_changelist"),
-                    },
-                    {
-                        "title": "Request log",
-                        "icon": "receipt_long",
-                        "link": reverse_lazy("admin:monitoring_requestlog_changelist"),
-                    },
-                    {
-                        "title": "Usage and cost",
-                        "icon": "bar_chart",
-                        "link": reverse_lazy("admin:monitoring_usage"),
-                    },
-                    {
-                        "title": "Unknown prices",
-                        "icon": "sell",
-                        "link": reverse_lazy("admin:monitoring_unpriced"),
-                    },
-                ],
-            },
-        ],
-    },
-}
+UNFOLD = navigation.UNFOLD
 
 if _dsn := address("SENTRY_DSN", "http", "https"):
     import sentry_sdk
