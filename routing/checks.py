@@ -1,4 +1,5 @@
-"""`manage.py check --database default`: stored addresses that the gateway will not connect to."""
+"""`manage.py check --database default`: stored addresses that the gateway will not connect to, prices that
+a budget needs."""
 
 import socket
 import threading
@@ -28,6 +29,19 @@ def providers_are_reachable(databases: Sequence[str] | None = None, **_: Any) ->
     hint = "Its requests fail. PROVIDER_NETWORKS lists the addresses that are not public and may be used."
     found = refused(rows, for_providers())
     return [Warning(f"Provider {name}: {why}.", hint=hint, id="routing.W001") for name, why in found]
+
+
+@register(Tags.database)
+def budgets_know_prices(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    from routing import unpriced
+
+    if not databases:
+        return []
+    try:
+        found = list(unpriced.clashes())
+    except DatabaseError:  # no table yet
+        return []
+    return [Warning(str(clash), hint=unpriced.REMEDY, id="routing.W002") for clash in found]
 
 
 def refused(named: Sequence[tuple[str, str]], rules: Rules) -> list[tuple[str, str]]:

@@ -7,12 +7,15 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 from unfold.decorators import display
 
+from routing import unpriced
 from routing.admin.base import NOTHING, PlainNumberWidget, SwitchAdmin, usd
 from routing.limit_owners import limit_owners_of
 from routing.models.limits import Limited
@@ -22,6 +25,7 @@ from routing.unreadable import Faults
 LIMITS = ("Limits", {"fields": [("rpm", "tpm", "parallel")], "description": "Blank: no limit."})
 LARGEST = Decimal(10**6)  # what the column holds, excluded
 NANO = Decimal(10) ** 9
+MOST_LOOKED_AT = 20  # rows that are enabled together
 
 
 class BudgetForm(forms.ModelForm):
@@ -59,6 +63,18 @@ class BudgetAdmin(SwitchAdmin):
         if top_up := form.cleaned_data.get("top_up"):
             obj.budget_usd = self._budget_now(obj, form) + top_up
         super().save_model(request, obj, form, change)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """All of it is stored then: the routes of a key, the targets of a route."""
+        super().save_related(request, form, formsets, change)
+        for text in unpriced.told(form.instance):
+            messages.warning(request, text)
+
+    def switch(self, request: HttpRequest, queryset: QuerySet[Any], *, enabled: bool, done: str = "") -> None:
+        rows = list(queryset) if enabled else []
+        super().switch(request, queryset, enabled=enabled, done=done)
+        for text in dict.fromkeys(text for row in rows[:MOST_LOOKED_AT] for text in unpriced.told(row)):
+            messages.warning(request, text)
 
     def _budget_now(self, obj: Any, form: Any) -> Decimal:
         """The form's, where it was edited; else the row's, which another admin may have topped up."""

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
-from routing import gateway_keys
+from routing import gateway_keys, unpriced
 from routing.config.keys import key_problem
 from routing.models import ApiKey, ModelRoute, Team
 from routing.models.limits import BudgetPeriod
@@ -57,6 +57,8 @@ class Command(BaseCommand):
         _validate(key)
         key.save()
         key.allowed_routes.set(routes)
+        for text in unpriced.told(key):
+            self.stderr.write(text)
         self.stdout.write(f"API key {key.name}, shown only now:")
         self.stdout.write(plaintext)
 
