@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.transports.base import TransportFault
-from proxy.transports.collecting import Room
 from proxy.transports.http1 import Http1Connection
+from proxy.transports.room import Room
 
 tokens = st.text("abcXYZ-09", min_size=1, max_size=12).filter(lambda name: name[0] != "-")
 values = st.text("abc XYZ;=/,09", max_size=20).map(str.strip)

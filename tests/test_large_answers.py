@@ -13,8 +13,9 @@ from proxy.dialects.base import MalformedAnswer
 from proxy.dialects.openai.answer import read_answer
 from proxy.sse import StreamReader
 from proxy.transports.base import ConnectionBroken, RequestHead, UpstreamRequest
-from proxy.transports.collecting import Room, collected
+from proxy.transports.collecting import collected
 from proxy.transports.fast import FastTransport
+from proxy.transports.room import Room
 from proxy.whole import _text_bytes
 from routing.table import Connection
 from tests.raw_server import serving

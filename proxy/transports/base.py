@@ -2,10 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from proxy.transports.collecting import Room
+from proxy.transports.room import Room
 
 LONGEST_ERROR = 64 * 1024  # bytes that are read of an answer other than 2xx
 
@@ -67,7 +66,7 @@ class UpstreamResponse(Protocol):
     def status(self) -> int: ...
 
     @property
-    def room(self) -> "Room":
+    def room(self) -> Room:
         """For what is collected whole of its provider's answers."""
 
     @property

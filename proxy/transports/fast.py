@@ -23,8 +23,8 @@ from proxy.transports.base import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from proxy.transports.collecting import Room
 from proxy.transports.http1 import Http1Connection, Http1Response
+from proxy.transports.room import Room
 from routing.addresses import AddressRefused, for_providers
 from routing.table import Connection
 

@@ -17,7 +17,8 @@ from proxy.transports.base import (
     TransportFault,
     TransportTimeout,
 )
-from proxy.transports.collecting import Room, collected
+from proxy.transports.collecting import collected
+from proxy.transports.room import Room
 
 HIGH_WATER = 256 * 1024  # bytes that wait for a slow client before the provider is held back; longest head
 STALE_SECONDS = 1.0  # after that long the provider was working on the request

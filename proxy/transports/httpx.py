@@ -18,7 +18,8 @@ from proxy.transports.base import (
     TransportTimeout,
     UpstreamRequest,
 )
-from proxy.transports.collecting import Room, beginning, collected
+from proxy.transports.collecting import beginning, collected
+from proxy.transports.room import Room
 from routing.addresses import for_providers
 from routing.table import Connection
 
