@@ -8,7 +8,7 @@ from django.db import Error, transaction
 
 from routing import gateway_keys
 from routing.compiler import current_version
-from routing.config import document, fallback_rows, fallbacks, reader, stored
+from routing.config import document, fallback_rows, fallbacks, guard_rows, reader, stored
 from routing.config.gone import identity_of, settle_gone
 from routing.config.memory import Memory
 from routing.config.plan import GatewaySecret, Plan, PlannedRow, TargetId
@@ -157,6 +157,7 @@ class _Load:
         fallback_rows.write(self.plan.fallbacks, self.routes, self.writer)
         self._write_targets()
         settle_gone(self.plan, self.targets, self.memory, self.writer)
+        guard_rows.write(self.plan.guards, self.writer)
         for name, planned in self.plan.keys.items():
             self._write_key(name, planned)
         for secret in self.plan.secrets:

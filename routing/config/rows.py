@@ -74,6 +74,10 @@ class Writer:
             self.memory.remember(row, planned, new=new, changed=changed)
         return True
 
+    def then(self, write: Callable[[], object]) -> None:
+        """Stored with the rest, and no change of the configuration."""
+        self._writes.append(write)
+
     def _plan(self, row: models.Model, changed: list[str], *, new: bool) -> None:
         if new:
             self._new.append(row)

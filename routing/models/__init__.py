@@ -1,5 +1,6 @@
 from routing.models.access import ApiKey, Team
 from routing.models.fallback import RouteFallback
+from routing.models.guards import InactiveGuard
 from routing.models.issued import IssuedKey
 from routing.models.loaded import LoadedRow
 from routing.models.maintenance import MaintenanceWindow
@@ -10,6 +11,7 @@ from routing.models.state import GatewaySettings, ProviderHealth, RoutingVersion
 __all__ = [
     "ApiKey",
     "GatewaySettings",
+    "InactiveGuard",
     "IssuedKey",
     "LoadedRow",
     "MaintenanceWindow",
