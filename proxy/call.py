@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from proxy.attempt import Begun
     from proxy.body_budget import Intake
     from proxy.content.capture import Capture
-    from proxy.journal.records import Closed
-    from proxy.rows import Common
+    from proxy.journal.records import Closed, Common
     from proxy.targets.board import Trial
     from proxy.tracing.trace import Trace
     from proxy.usage import Usage

@@ -3,21 +3,37 @@
 import asyncio
 import resource
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from uvicorn.server import ServerState
 
 from proxy.client_address import TrustedProxies, counted_as
-from proxy.errors import TooManyConnections
-
-if TYPE_CHECKING:
-    from proxy.fast_lane import FastLaneProtocol
+from proxy.errors import GatewayError, TooManyConnections
 
 LOOK_SECONDS = 1.0
 OTHER_FILES = 128  # that a process has open beside connections: database, journal, Redis, logs
 AT_ONCE = 50  # the 50th part of all connections makes room together: to look for them costs time
+
+
+class Connection(Protocol):
+    """Of a client, as its door knows it."""
+
+    @property
+    def transport(self) -> asyncio.Transport: ...
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Its address."""
+
+    @property
+    def spare_since(self) -> float | None:
+        """Since when it does nothing that it would be missed for; None while it does."""
+
+    def end_if_slow(self, now: float) -> None: ...
+
+    def end_with(self, error: GatewayError) -> None: ...
 
 
 class Connections:
@@ -26,7 +42,7 @@ class Connections:
     _of: "WeakKeyDictionary[ServerState, Connections]" = WeakKeyDictionary()
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
-        self._all: set[FastLaneProtocol] = state.connections  # type: ignore[assignment]
+        self._all: set[Connection] = state.connections  # type: ignore[assignment]
         self._loop = loop
         self._looks = False
         self._none_spare = False  # when they were last looked through, since the last look
@@ -40,7 +56,7 @@ class Connections:
             found = cls._of[state] = cls(state, loop)
         return found
 
-    def welcome(self, newcomer: "FastLaneProtocol") -> None:
+    def welcome(self, newcomer: Connection) -> None:
         """Where there is no room, an idle connection goes, else the new one."""
         if not self._looks:
             self._looks = True
@@ -49,7 +65,7 @@ class Connections:
             newcomer.end_with(TooManyConnections(retry_after=1))
             self._all.discard(newcomer)
 
-    def _make_room(self, newcomer: "FastLaneProtocol") -> bool:
+    def _make_room(self, newcomer: Connection) -> bool:
         if self._none_spare:
             return False
         spare = _by_age([one for one in self._all if one is not newcomer and one.spare_since is not None])
@@ -58,7 +74,7 @@ class Connections:
         self._none_spare = not spare
         return bool(spare)
 
-    def _end(self, connection: "FastLaneProtocol") -> None:
+    def _end(self, connection: Connection) -> None:
         self._all.discard(connection)  # before the event loop gets to it: more may come in this turn
         connection.transport.abort()
 
@@ -78,11 +94,11 @@ class Connections:
         most = settings.IDLE_CONNECTIONS_PER_ADDRESS
         if len(self._all) <= most:
             return
-        by_host: dict[str, list[FastLaneProtocol]] = {}
+        by_host: dict[str, list[Connection]] = {}
         for connection in self._all:
             if connection.spare_since is not None and connection.client:
                 by_host.setdefault(connection.client[0], []).append(connection)
-        by_address: dict[str, list[FastLaneProtocol]] = {}
+        by_address: dict[str, list[Connection]] = {}
         for host, idle in by_host.items():
             by_address.setdefault(self._counted_as(host), []).extend(idle)
         by_address.pop("", None)
@@ -101,5 +117,5 @@ def most_by_files() -> int:
     return max((soft - OTHER_FILES) // 2, 16)
 
 
-def _by_age(connections: "list[FastLaneProtocol]") -> "list[FastLaneProtocol]":
+def _by_age(connections: list[Connection]) -> list[Connection]:
     return sorted(connections, key=lambda connection: connection.spare_since or 0.0)

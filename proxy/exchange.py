@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from proxy.body_budget import Intake
@@ -25,9 +26,6 @@ from proxy.together import Together, step_by_step
 from proxy.whole import Whole
 from proxy.wire import CHUNKED, STATUS_LINES, common
 
-if TYPE_CHECKING:
-    from proxy.fast_lane import FastLaneProtocol
-
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 30.0  # how long a client may go on sending a body that has been refused
@@ -42,18 +40,37 @@ class _NoEvent:
         return None
 
 
+class Connection(Protocol):
+    """Of a client, as an exchange uses it."""
+
+    running: "Exchange | None"  # whose answer is due next
+    turns: "Turns"
+    most_body_bytes: int
+    expect_100_continue: bool
+    parser: Any  # of httptools
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[None]]
+    server_state: ServerState
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    def end_with(self, error: GatewayError) -> None: ...
+
+    def on_response_complete(self) -> None: ...
+
+
 class Exchange:
     """One request and its answer. Most attributes without underscore are what the base class looks at."""
 
     __slots__ = (
         "_body",
+        "_connection",
         "_fault",
         "_intake",
         "_limit",
         "_linger",
         "_my_turn",
         "_old",
-        "_protocol",
         "_refused",
         "_started",
         "_task",
@@ -69,14 +86,14 @@ class Exchange:
     )
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "FastLaneProtocol", incoming: Incoming) -> None:
+    def __init__(self, connection: Connection, incoming: Incoming) -> None:
         self.response_complete = False
         self.disconnected = False
-        self._old = protocol.parser.get_http_version() == "1.0"  # knows no chunks
-        self.keep_alive = not self._old and protocol.parser.should_keep_alive()
-        self._protocol = protocol
+        self._old = connection.parser.get_http_version() == "1.0"  # knows no chunks
+        self.keep_alive = not self._old and connection.parser.should_keep_alive()
+        self._connection = connection
         self.incoming = incoming
-        self._limit = protocol.most_body_bytes
+        self._limit = connection.most_body_bytes
         self._body: list[bytes | bytearray] = []
         self._fault: GatewayError | None = None  # why its body is not wanted
         self._intake: Intake | None = None  # of a body that doesn't come with its head, or is large
@@ -92,7 +109,7 @@ class Exchange:
     def take_turn(self) -> None:
         """All earlier answers of this connection are sent."""
         self._my_turn = True
-        self._protocol.running = self
+        self._connection.running = self
         announced = self.incoming.headers.get(b"content-length", b"0")
         if int(announced) > self._limit:
             self._refuse_body(RequestTooLarge.over(self._limit))
@@ -102,14 +119,14 @@ class Exchange:
             self._start(follows=True)
         elif self._intake is not None:
             self._intake.restart()
-        elif self._protocol.expect_100_continue:
+        elif self._connection.expect_100_continue:
             self._tell_to_go_on()
 
     def _tell_to_go_on(self) -> None:
         """Only who may send a body is asked for it."""
         self.look_at_body()
         if self._fault is None:
-            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def take_body(self, part: bytes) -> None:
         self.size += len(part)
@@ -173,7 +190,7 @@ class Exchange:
             self._task.cancel()
 
     def _gone(self, task: asyncio.Task[None]) -> None:
-        self._protocol.tasks.discard(task)
+        self._connection.tasks.discard(task)
         if self._unbegun is not None:  # cancelled before its first step: it knows of no end
             running_gateway().engine.give_up(self._unbegun)
             self._unbegun = None
@@ -189,16 +206,16 @@ class Exchange:
         parts, self._body = self._body, []
         self.incoming.body = b"".join(parts)  # of one part: itself
         self._started = True
-        turns = self._protocol.turns
-        if follows or self._protocol.tasks or turns.arrived.any_waits:
+        turns = self._connection.turns
+        if follows or self._connection.tasks or turns.arrived.any_waits:
             turns.arrived.add(self)
         else:  # alone: there is nobody to wait a turn for
             _begin_all([self])
 
     def go_on(self, engine: Engine, call: Call) -> None:
         """The engine has begun with the call."""
-        self._task = task = self._protocol.loop.create_task(self._serve(engine, call))
-        self._protocol.tasks.add(task)  # the server waits for these when it drains
+        self._task = task = self._connection.loop.create_task(self._serve(engine, call))
+        self._connection.tasks.add(task)  # the server waits for these when it drains
         self._unbegun = call
 
     def _refuse_body(self, error: GatewayError) -> None:
@@ -217,7 +234,7 @@ class Exchange:
         if self._whole:
             self._complete()
         else:
-            self._linger = self._protocol.loop.call_later(LINGER_SECONDS, self._complete)
+            self._linger = self._connection.loop.call_later(LINGER_SECONDS, self._complete)
 
     def _refuse(self, error: GatewayError) -> None:
         self._refused = True
@@ -244,8 +261,8 @@ class Exchange:
         try:
             answer = await engine.go_on(call)
             if isinstance(answer, Whole):
-                if len(self._protocol.tasks) > 1:
-                    self._protocol.turns.answered.add((self, answer))
+                if len(self._connection.tasks) > 1:
+                    self._connection.turns.answered.add((self, answer))
                 else:
                     _respond_all([(self, answer)])
             else:
@@ -256,7 +273,7 @@ class Exchange:
             if not self.disconnected:
                 raise
         finally:
-            self._protocol.tasks.discard(self._task)
+            self._connection.tasks.discard(self._task)
 
     async def _relay(self, relay: Relay) -> None:
         try:
@@ -265,7 +282,7 @@ class Exchange:
             await relay.aclose()
 
     async def _stream(self, relay: Relay) -> None:
-        write, flow = self._protocol.transport.write, self._protocol.flow
+        write, flow = self._connection.transport.write, self._connection.flow
         unsent = self._head(relay.status, relay.headers) + (b"\r\n" if self._old else CHUNKED + b"\r\n")
         unsent += self._framed(relay.first_chunk())
         relay.pass_to(self)
@@ -284,17 +301,17 @@ class Exchange:
 
     @property
     def behind(self) -> bool:
-        return self._protocol.flow.write_paused
+        return self._connection.flow.write_paused
 
     def send(self, chunk: bytes) -> None:
-        self._protocol.transport.write(self._framed(chunk))
+        self._connection.transport.write(self._framed(chunk))
 
     def _framed(self, chunk: bytes) -> bytes:
         return chunk if self._old or not chunk else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
     def fail(self) -> None:
         """Nothing came of the request, not even a row."""
-        self._protocol.end_with(GatewayError())
+        self._connection.end_with(GatewayError())
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         if not self.disconnected:
@@ -303,21 +320,21 @@ class Exchange:
 
     def _write(self, status: int, headers: bytes, body: bytes) -> None:
         length = b"content-length: %d\r\n\r\n" % len(body)
-        self._protocol.transport.write(b"".join((self._head(status, headers), length, body)))
+        self._connection.transport.write(b"".join((self._head(status, headers), length, body)))
 
     def _head(self, status: int, headers: bytes) -> bytes:
         """Status line and headers, without the blank line at the end."""
         line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%b%b" % (line, common(self._protocol.server_state), headers, closing)
+        return b"%b%b%b%b" % (line, common(self._connection.server_state), headers, closing)
 
     def _complete(self) -> None:
         self.response_complete = True
         if self._intake is not None:
             self._let_body_go()
         if not self.keep_alive:
-            self._protocol.transport.close()
-        self._protocol.on_response_complete()
+            self._connection.transport.close()
+        self._connection.on_response_complete()
 
 
 class Turns:

@@ -1,10 +1,8 @@
 """What the journal keeps of a call: one row when a provider is about to be asked, one when all is over."""
 
-import msgspec
-
 from proxy.call import Call, Incoming
 from proxy.client_address import AGENT_LENGTH, Callers
-from proxy.journal.records import Closed, Opened
+from proxy.journal.records import Closed, Common, Opened
 from proxy.usage import NO_MORE, More
 from routing.table import RouteEntry, TargetEntry
 from routing.table_cache import TableCache
@@ -13,18 +11,6 @@ LONGEST_RESULT = 1000  # characters of an attempt's result
 CLIENT_INFO_LENGTH = 200
 MOST_KEPT, MOST_BYTES = 2_000, 8 * 1024 * 1024  # callers of a wildcard route may ask for any model
 COMMON_BYTES = 1_500  # of one, but for its texts
-
-
-class Common(msgspec.Struct, eq=False):
-    """What the rows of all calls have in common that ask alike, with one key, and are served alike.
-
-    A row is a copy of one of these, with what is the call's own put in: half of what making one costs.
-    """
-
-    route: RouteEntry
-    target: TargetEntry | None
-    opened: Opened
-    closed: Closed
 
 
 class Rows:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from routing.table import RouteEntry, TargetEntry
+
 try:
     from isal.isal_zlib import crc32
 except ImportError:  # no wheel for this processor: the same checksum, from tables
@@ -75,6 +77,18 @@ class Closed(msgspec.Struct, tag="closed", omit_defaults=True):
     client_info: str = ""
     user_agent: str | None = None
     client_address: str | None = None
+
+
+class Common(msgspec.Struct, eq=False):
+    """What the rows of all calls have in common that ask alike, with one key, and are served alike.
+
+    A row is a copy of one of these, with what is the call's own put in: half of what making one costs.
+    """
+
+    route: RouteEntry
+    target: TargetEntry | None
+    opened: Opened
+    closed: Closed
 
 
 Record = Opened | Closed
