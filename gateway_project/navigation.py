@@ -23,6 +23,7 @@ NAVIGATION = [
         ("Route targets", "my_location", "admin:routing_routetarget_changelist"),
         ("Explain a request", "help", "admin:routing_modelroute_explain"),
         ("Gateway settings", "tune", "admin:routing_gatewaysettings_changelist"),
+        ("Load a configuration file", "upload_file", "admin:routing_gatewaysettings_load"),
     ),
     _section(
         "Access",

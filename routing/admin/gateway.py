@@ -6,10 +6,14 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path
+from django.utils.decorators import method_decorator
+from django.views.decorators.debug import sensitive_post_parameters
 from unfold.admin import ModelAdmin
 
 from routing import notices
 from routing.admin.base import PLAIN_NUMBERS, NamesField, change_url
+from routing.admin.config_file import config_file_view
 from routing.models import GatewaySettings
 from routing.models.content import check_pattern
 
@@ -68,6 +72,14 @@ class GatewaySettingsAdmin(ModelAdmin):
         for text in notices.current() if request.method == "GET" else ():
             messages.warning(request, text)
         return super().change_view(request, *args, **options)
+
+    def get_urls(self) -> list[URLPattern]:
+        load = self.admin_site.admin_view(self.load_view)
+        return [path("load/", load, name="routing_gatewaysettings_load"), *super().get_urls()]
+
+    @method_decorator(sensitive_post_parameters())
+    def load_view(self, request: HttpRequest) -> HttpResponse:
+        return config_file_view(self, request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

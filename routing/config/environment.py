@@ -6,6 +6,9 @@ One more dollar sign makes a reference literal text: `$${NAME}` stands for `${NA
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 _WHOLE = re.compile(r"os\.environ/(?P<name>.*)", re.DOTALL)
@@ -20,12 +23,37 @@ OWN_SECRETS = frozenset({"MASTER_KEY", "SECRET_KEY", "ENCRYPTION_KEYS"})
 """The gateway's own: as a provider's credential one would be sent to whoever that provider is."""
 
 
+_hidden: ContextVar[bool] = ContextVar("no variable may be read", default=False)
+
+
+@contextmanager
+def nothing_set() -> Iterator[None]:
+    """For a file of somebody who has no access to the process: it could send a variable anywhere."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
+def get(name: str) -> str:
+    """Empty where it is not set."""
+    return "" if _hidden.get() else os.environ.get(name, "")
+
+
 class NotSet(Exception):
     """A variable is not set, or empty."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"the environment variable {name} is not set")
+        self.remedy = "set it where the gateway runs, then load the file again"
+        if _hidden.get():
+            self.remedy = (
+                "write it in the file, enter it in the admin, or load the file with manage.py load_config"
+            )
+            super().__init__(f"the environment variable {name} is not read for a file that is uploaded")
+        else:
+            super().__init__(f"the environment variable {name} is not set")
 
 
 class OwnSecret(Exception):
@@ -59,7 +87,7 @@ def _replace(reference: re.Match[str]) -> str:
 def _variable(name: str, default: str | None = None) -> str:
     if not _NAME.fullmatch(name):
         raise BadReference
-    value = os.environ.get(name, "")
+    value = get(name)
     if value:
         return value
     if default is None:

@@ -1,9 +1,10 @@
 """What a model's prefix stands for where its entry has no address: OpenAI-compatible APIs that are known."""
 
-import os
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from routing.config import environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def with_version(prefix: str, base_url: str) -> str:
 def key_of(prefix: str) -> tuple[str, str]:
     """(the key in the environment, the name of its variable); "" where there is none."""
     for name in KNOWN[prefix].variables if prefix in KNOWN else ():
-        if value := os.environ.get(name, ""):
+        if value := environment.get(name):
             return value, name
     return "", ""
 

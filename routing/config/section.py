@@ -53,7 +53,7 @@ class Section:
         try:
             return convert(environment.expand_all(value, own_secrets=name == "master_key"))
         except environment.NotSet as error:
-            return Bad(str(error), "set it where the gateway runs, then load the file again")
+            return Bad(str(error), error.remedy)
         except environment.OwnSecret as error:
             return Bad(str(error), "name a variable of its own")
         except environment.BadReference:
