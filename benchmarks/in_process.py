@@ -18,8 +18,8 @@ from benchmarks.answers import Scenario, mark_in
 from benchmarks.upstream import WRITES
 from gateway_project import web
 from gateway_project.lane import FastLaneProtocol
+from proxy.batching import Together
 from proxy.gateway import Gateway
-from proxy.together import Together
 
 LIMIT_SECONDS = 120
 COMMON_HEADERS = [(b"date", b"Thu, 01 Jan 2026 00:00:00 GMT")]  # uvicorn's, of which it makes new ones

@@ -28,10 +28,10 @@ from django.db import connection, transaction  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.urls import reverse  # noqa: E402
 
-from monitoring import usage  # noqa: E402
-from monitoring.generating import FIRST_KEY  # noqa: E402
+from monitoring.budgets.spending import spent  # noqa: E402
 from monitoring.models import RequestLog  # noqa: E402
-from monitoring.spending import spent  # noqa: E402
+from monitoring.request_log.generating import FIRST_KEY  # noqa: E402
+from monitoring.usage import report as usage  # noqa: E402
 from proxy.ids import first_id  # noqa: E402
 from routing.table import Budget, LimitOwner, Limits  # noqa: E402
 from tests.live import LiveGateway  # noqa: E402

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.load import PROJECT, Target
-from monitoring.backlog import backlog_bytes
-from monitoring.shipper_state import read_state
+from monitoring.shipping.backlog import backlog_bytes
+from monitoring.shipping.state import read_state
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 READY_SECONDS = 120  # LiteLLM takes 20 on a busy machine

@@ -18,7 +18,7 @@ import django
 django.setup()
 
 from monitoring.models import RequestLog  # noqa: E402
-from monitoring.shipping import Shipper  # noqa: E402
+from monitoring.shipping.shipper import Shipper  # noqa: E402
 from proxy.ids import uuid7  # noqa: E402
 from proxy.journal.records import Closed, Opened  # noqa: E402
 from proxy.journal.writer import JournalWriter  # noqa: E402

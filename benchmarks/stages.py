@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 STAGES = {
-    "parse HTTP, dispatch": ["proxy.fast_lane:FastLaneProtocol.data_received"],
+    "parse HTTP, dispatch": ["proxy.doors.fast_lane:FastLaneProtocol.data_received"],
     "engine, between steps": [
-        "proxy.exchange:Exchange._serve",
+        "proxy.doors.exchange:Exchange._serve",
         "proxy.engine:Engine.begin",
         "proxy.engine:Engine.go_on",
         "proxy.engine:Engine.finish",
@@ -40,11 +40,11 @@ STAGES = {
         "proxy.admission.memory:MemoryGrant.settle",
     ],
     "open, journal": [
-        "proxy.accounting:Accounting.open",
+        "proxy.accounting.account:Accounting.open",
         "proxy.journal.writer:JournalWriter.gather",
         "proxy.journal.writer:JournalWriter._flush",
     ],
-    "5 attempt": ["proxy.attempts:Attempts.begin", "proxy.attempts:Attempts.first_answer"],
+    "5 attempt": ["proxy.attempts.failover:Attempts.begin", "proxy.attempts.failover:Attempts.first_answer"],
     "transport": [
         "proxy.transports.fast:FastTransport.begin",
         "proxy.transports.fast:FastTransport.send",
@@ -54,21 +54,21 @@ STAGES = {
         "proxy.transports.http1:Http1Response.read",
         "proxy.transports.http1:Http1Response.next_chunk",
     ],
-    "headers": ["proxy.answer_headers:AnswerHeaders.of_answer"],
+    "headers": ["proxy.answers.headers:AnswerHeaders.of_answer"],
     "6 relay": [
-        "proxy.whole:Whole.__init__",
-        "proxy.whole:Whole.close",
-        "proxy.relay:Relay.__init__",
-        "proxy.relay:Relay.next_chunk",
-        "proxy.relay:Relay.aclose",
+        "proxy.answers.whole:Whole.__init__",
+        "proxy.answers.whole:Whole.close",
+        "proxy.answers.relay:Relay.__init__",
+        "proxy.answers.relay:Relay.next_chunk",
+        "proxy.answers.relay:Relay.aclose",
     ],
     "7 account": [
-        "proxy.accounting:Accounting.close",
-        "proxy.accounting:Accounting._make_row",
-        "proxy.accounting:Accounting._count",
+        "proxy.accounting.account:Accounting.close",
+        "proxy.accounting.account:Accounting._make_row",
+        "proxy.accounting.account:Accounting._count",
         "proxy.engine:price_call",
     ],
-    "write": ["proxy.exchange:Exchange.respond", "proxy.exchange:Exchange._stream"],
+    "write": ["proxy.doors.exchange:Exchange.respond", "proxy.doors.exchange:Exchange._stream"],
     "(the fake client and provider)": [
         "benchmarks.in_process:MemoryLoop.send",
         "benchmarks.in_process:MemoryLoop.provide",

@@ -1,6 +1,6 @@
 """The ASGI application: Django, and what starts and ends with a web process.
 
-Under `manage.py serve` proxy/fast_lane.py takes data-plane requests before they come here; under any
+Under `manage.py serve` proxy/doors/fast_lane.py takes data-plane requests before they come here; under any
 other ASGI server they come here too, and are served by the DRF views.
 """
 
@@ -21,9 +21,9 @@ from gateway_project.demo import Demo  # noqa: E402
 from gateway_project.log_ins import DjangoHandler  # noqa: E402
 from gateway_project.stop_signals import on_stop  # noqa: E402
 from gateway_project.warm_up import warm_up  # noqa: E402
-from proxy.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
+from proxy.doors.asgi import DATA_PLANE_PATHS, DataPlaneHandler  # noqa: E402
+from proxy.doors.pages import BoundedPages  # noqa: E402
 from proxy.gateway import running_gateway, stop_gateway  # noqa: E402
-from proxy.pages import BoundedPages  # noqa: E402
 
 django_application = DjangoHandler()
 data_plane = DataPlaneHandler()

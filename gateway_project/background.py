@@ -8,7 +8,7 @@ from celery import platforms
 
 from gateway_project.celery import app
 from gateway_project.parent import end_with_parent
-from monitoring.beat_thread import BeatThread
+from monitoring.background.beat_thread import BeatThread
 
 
 def main(arguments: list[str]) -> None:

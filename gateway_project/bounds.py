@@ -5,8 +5,8 @@ from urllib.parse import unquote_plus
 
 from django.http import HttpRequest, HttpResponseBase
 
+from proxy.doors.views import error_response
 from proxy.errors import InvalidRequest
-from proxy.views import error_response
 
 
 class NoNulMiddleware:

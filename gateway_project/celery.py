@@ -4,7 +4,7 @@ import os
 
 from celery import Celery
 
-from monitoring.beat_thread import BeatThread
+from monitoring.background.beat_thread import BeatThread
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 

@@ -4,6 +4,6 @@ import django
 
 django.setup()
 
-from proxy.fast_lane import FastLaneProtocol  # noqa: E402
+from proxy.doors.fast_lane import FastLaneProtocol  # noqa: E402
 
 __all__ = ["FastLaneProtocol"]

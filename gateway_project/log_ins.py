@@ -12,11 +12,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.http.multipartparser import MultiPartParserError
 from django.urls import reverse
 
-from proxy.client_address import client_of, counted_as
+from proxy.access.client_address import client_of, counted_as
+from proxy.access.log_in_line import Attempt, LogInLine
+from proxy.doors.views import error_response
 from proxy.errors import RateLimited, RequestTooLarge
 from proxy.gateway import running_gateway
-from proxy.log_in_line import Attempt, LogInLine
-from proxy.views import error_response
 
 LONGEST_FORM = 16 * 1024  # bytes
 PAGE = (

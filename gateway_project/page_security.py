@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.utils.deprecation import MiddlewareMixin
 
-from proxy.client_address import TrustedProxies
+from proxy.access.client_address import TrustedProxies
 
 FORWARDED_PROTO = "HTTP_X_FORWARDED_PROTO"
 _POLICY = (

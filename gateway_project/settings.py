@@ -91,7 +91,7 @@ HEALTH_HISTORY_DAYS = whole_number("HEALTH_HISTORY_DAYS", 7, 1, 365)
 
 # Limits and budgets
 LIMITS_FILE = DATA_DIR / "limits.json"  # where a process that counts by itself tells what it counts
-SPENT = "monitoring.spending.spent"  # what a budget's counter starts with
+SPENT = "monitoring.budgets.spending.spent"  # what a budget's counter starts with
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")
 AUTH_FAILURES_PER_MINUTE = whole_number("AUTH_FAILURES_PER_MINUTE", 60, 1, 1_000_000)
 REDIS_TIMEOUT_MS = whole_number("REDIS_TIMEOUT_MS", 100, 5, 10_000)
@@ -121,7 +121,7 @@ MIDDLEWARE = [
     "gateway_project.page_security.PageSecurity",
     "django.middleware.security.SecurityMiddleware",
     "gateway_project.static_files.StaticFiles",
-    "proxy.cors.Cors",
+    "proxy.doors.cors.Cors",
     "gateway_project.bounds.NoNulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "gateway_project.hosts.HostMiddleware",
@@ -185,7 +185,7 @@ make_directory(STATIC_ROOT, "DATA_DIR")  # whitenoise warns at every start where
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 
-# Browsers (django-cors-headers); origins from a loaded config are added in proxy/cors.py.
+# Browsers (django-cors-headers); origins from a loaded config are added in proxy/doors/cors.py.
 _ORIGINS = words("CORS_ALLOWED_ORIGINS")
 CORS_ALLOW_ALL_ORIGINS = _ORIGINS == ["*"]
 CORS_ALLOWED_ORIGINS = [] if CORS_ALLOW_ALL_ORIGINS else _ORIGINS
@@ -261,7 +261,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_INCLUDE_SCHEMA": False,
-    "PREPROCESSING_HOOKS": ["proxy.schema.only_one_base_path"],
+    "PREPROCESSING_HOOKS": ["proxy.doors.schema.only_one_base_path"],
 }
 
 # Celery: Redis, or a queue in the worker's own memory with beat as a thread of it.
@@ -275,7 +275,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CONCURRENCY = (
     12  # more than there are periodic tasks: those that hang leave room for all others
 )
-CELERY_BEAT_SCHEDULER = "monitoring.single_beat:SingleScheduler"
+CELERY_BEAT_SCHEDULER = "monitoring.background.single_beat:SingleScheduler"
 PARTS_DIR = DATA_DIR / "parts"  # which part of `make serve` ended and was started again
 ASKED_SECONDS = 2  # what an admin asks for is a row; so soon it is found
 PROBE_TICK_SECONDS = 2
@@ -290,11 +290,11 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "console": {
-            "()": "monitoring.log_formats.Console",
+            "()": "monitoring.request_log.log_formats.Console",
             "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
         },
         "json": {
-            "()": "monitoring.log_formats.Json",
+            "()": "monitoring.request_log.log_formats.Json",
             "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         },
     },

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monitoring.restarts import Restarts, forget_restarts, how_it_ended
+from monitoring.background.restarts import Restarts, forget_restarts, how_it_ended
 
 
 @dataclass(frozen=True, slots=True)

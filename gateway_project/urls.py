@@ -10,7 +10,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from gateway_project import admin_users  # noqa: F401 gives users and groups the admin's theme
-from proxy import views as proxy_views
+from proxy.doors import views as proxy_views
 
 
 def home(request: HttpRequest) -> HttpResponse:

@@ -19,9 +19,9 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway_project import loop_times
 from gateway_project.parent import end_with_parent
-from monitoring.backlog import backlog_bytes
-from monitoring.restarts import Restarts, how_it_ended
-from monitoring.shipper_state import read_state
+from monitoring.background.restarts import Restarts, how_it_ended
+from monitoring.shipping.backlog import backlog_bytes
+from monitoring.shipping.state import read_state
 
 logger = logging.getLogger(__name__)
 

@@ -17,18 +17,16 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from monitoring import (  # noqa: F401 register, and replace the routing admin's
-    alert_admin,
-    budget_admin,
-    incident_admin,
-    provider_admin,
-    report_admin,
-)
-from monitoring.content_admin import content_link, content_view
-from monitoring.log_pages import LogChangeList, LogPaginator, ReceivedFilter
+from monitoring.alerts import admin as alert_admin  # noqa: F401 registers
+from monitoring.budgets import admin as budget_admin  # noqa: F401 registers
+from monitoring.content.admin import content_link, content_view
+from monitoring.health import admin as provider_admin  # noqa: F401 registers
+from monitoring.incidents import admin as incident_admin  # noqa: F401 registers
 from monitoring.models import CHAT, RequestLog
-from monitoring.unpriced_admin import unpriced_view
-from monitoring.usage_admin import usage_view
+from monitoring.pricing.admin import unpriced_view
+from monitoring.reports import admin as report_admin  # noqa: F401 registers
+from monitoring.request_log.pages import LogChangeList, LogPaginator, ReceivedFilter
+from monitoring.usage.admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 

@@ -6,8 +6,8 @@ class MonitoringConfig(AppConfig):
     verbose_name = "Monitoring"
 
     def ready(self) -> None:
-        from monitoring import channel_checks  # noqa: F401 registers the check
-        from monitoring.watching import notice
+        from monitoring.alerts import channel_checks  # noqa: F401 registers the check
+        from monitoring.shipping.watching import notice
         from routing import notices
 
         notices.add("watchers", notice)

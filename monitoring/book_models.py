@@ -53,7 +53,7 @@ class StaleHour(models.Model):
 
 
 class Sums(models.Model):
-    """The buckets count calls by the logarithm of their milliseconds: see monitoring/latency.py."""
+    """The buckets count calls by the logarithm of their milliseconds: see monitoring/usage/percentiles.py."""
 
     requests = models.BigIntegerField(default=0)
     input_tokens = models.BigIntegerField(default=0)

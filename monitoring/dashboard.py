@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from monitoring.budget_admin import add_budgets
+from monitoring.budgets.admin import add_budgets
 from monitoring.models import Alert
 from routing import notices
 from routing.admin.base import list_url

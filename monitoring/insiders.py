@@ -7,10 +7,10 @@ from django.conf import settings
 from django.db import Error
 from django.http import HttpRequest
 
-from proxy.authentication import header_bytes
+from proxy.access.identify import presents_key
+from proxy.doors.authentication import header_bytes
 from proxy.errors import InvalidApiKey, NotReady, RateLimited
 from proxy.gateway import running_gateway
-from proxy.identify import presents_key
 
 BEARER = "bearer"
 

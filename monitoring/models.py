@@ -6,7 +6,7 @@ from decimal import Decimal
 from django.db import models
 from django.db.models import Q
 
-from monitoring.alert_models import Alert, AlertChannel, AlertDelivery, AlertRule
+from monitoring.alerts.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from proxy.ids import first_id
 from routing.models import Provider, ProviderHealth
 
@@ -41,7 +41,7 @@ class RequestLog(models.Model):
     """Names are stored as they were at the time, so that a deleted key or route keeps its history.
 
     The id's first 48 bits are `received_at` in milliseconds: ids are in the order of time. On Postgres the
-    table is partitioned by them, a day to each (monitoring/partitions.py).
+    table is partitioned by them, a day to each (monitoring/retention/partitions.py).
     """
 
     class Outcome(models.TextChoices):
@@ -231,9 +231,9 @@ class Heartbeat(models.Model):
 
 
 from monitoring.book_models import Repricing, RowSeal, StaleHour, UsageHour, UsageSum  # noqa: E402
-from monitoring.budget_models import BudgetPeriod  # noqa: E402
-from monitoring.content_models import ContentAccess, RequestContent  # noqa: E402
-from monitoring.report_models import ReportDelivery, ScheduledReport  # noqa: E402
+from monitoring.budgets.models import BudgetPeriod  # noqa: E402
+from monitoring.content.models import ContentAccess, RequestContent  # noqa: E402
+from monitoring.reports.models import ReportDelivery, ScheduledReport  # noqa: E402
 from monitoring.status_models import Incident, TrafficFault  # noqa: E402
 
 __all__ += ["BudgetPeriod", "ContentAccess", "Incident", "ReportDelivery", "Repricing", "RequestContent"]

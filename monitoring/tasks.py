@@ -8,12 +8,17 @@ from celery.signals import worker_ready
 from django.conf import settings
 from django.utils import timezone
 
-from monitoring import budget_periods, heartbeats, incidents, partitions, repricing, retention, rollups
 from monitoring.alerts import pruning
 from monitoring.alerts import running as alerts
-from monitoring.checks import history, running, traffic
-from monitoring.one_at_a_time import OneAtATime
+from monitoring.background import heartbeats
+from monitoring.background.one_at_a_time import OneAtATime
+from monitoring.budgets import periods
+from monitoring.health import history, running, traffic
+from monitoring.incidents import incidents
+from monitoring.pricing import repricing
 from monitoring.reports import sending
+from monitoring.retention import partitions, retention
+from monitoring.usage import rollups
 
 
 @worker_ready.connect
@@ -64,7 +69,7 @@ def keep_request_log() -> None:
     partitions.make_ahead(now.date())
     retention.prune_content(now)
     retention.prune_log(now)
-    budget_periods.recount_closed(now)
+    periods.recount_closed(now)
 
 
 @shared_task(base=OneAtATime)
@@ -74,4 +79,4 @@ def send_reports() -> None:
 
 @shared_task(base=OneAtATime)
 def update_budgets() -> None:
-    budget_periods.refresh(timezone.now())
+    periods.refresh(timezone.now())

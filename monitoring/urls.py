@@ -1,9 +1,10 @@
 from django.urls import path
 
-from monitoring import metrics_view, views
-from monitoring.litellm_views import KeyInfoView, SpendLogsView
+from monitoring import views
+from monitoring.budgets.litellm_views import KeyInfoView, SpendLogsView
+from monitoring.metrics import views as metrics_view
 from monitoring.status import views as status_views
-from monitoring.usage_views import OwnUsageView, UsageView
+from monitoring.usage.views import OwnUsageView, UsageView
 from proxy.endpoints import BASES
 
 urlpatterns = [

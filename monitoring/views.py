@@ -7,12 +7,12 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest, JsonResponse
 
-from monitoring.backlog import backlog_bytes
 from monitoring.insiders import is_insider
-from monitoring.shipper_state import read_state
-from monitoring.watching import stalled_parts
+from monitoring.shipping.backlog import backlog_bytes
+from monitoring.shipping.state import read_state
+from monitoring.shipping.watching import stalled_parts
+from proxy.doors.views import any_host
 from proxy.gateway import Gateway, running_gateway
-from proxy.views import any_host
 from routing.table import ProviderEntry
 
 RETRY_SECONDS = 2

@@ -23,9 +23,9 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from proxy.explain import Candidate, Explanation, Question
-from proxy.live import Live, live, reset, target_views
-from proxy.targets.exchange import TargetView
+from proxy.breaker.exchange import TargetView
+from proxy.explain.explain import Candidate, Explanation, Question
+from proxy.explain.live import Live, live, reset, target_views
 from routing.admin.base import NOTHING, badge, change_url, lines, link, nowrap, record
 from routing.admin.routes import ModelRouteAdmin
 from routing.admin.targets import RouteTargetAdmin

@@ -6,6 +6,6 @@ class ProxyConfig(AppConfig):
     verbose_name = "Proxy"
 
     def ready(self) -> None:
-        from proxy import cors, schema  # noqa: F401 registers the authentication scheme
+        from proxy.doors import cors, schema  # noqa: F401 registers the authentication scheme
 
         cors.connect()

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
 from proxy.dialects.openai.answer import says_something
-from proxy.reported_usage import lenient
+from proxy.metering.reported_usage import lenient
+from proxy.metering.usage import Usage, tokens_of_text
 from proxy.sse import KEEPS_WARM, LONGEST_EVENT, UNREADABLE
-from proxy.usage import Usage, tokens_of_text
 from routing.table import ProviderEntry
 
 _encode = msgspec.json.encode

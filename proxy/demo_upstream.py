@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# Not from proxy.asgi: another server runs it without Django.
+# Not from proxy.doors.asgi: another server runs it without Django.
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]

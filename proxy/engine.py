@@ -6,16 +6,24 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 
-from proxy import detours
-from proxy.abandoned import Abandoned, Bounds
-from proxy.accounting import Accounting, price_call
+from proxy.access.failed_auth import FailedAuth
+from proxy.access.identify import identify
+from proxy.accounting.account import Accounting, price_call
 from proxy.admission.base import Admission
-from proxy.admitting import admit, admit_at_once, admit_closely, over_limit_route
-from proxy.answer_headers import AnswerHeaders
+from proxy.admit import admit, admit_at_once, admit_closely, over_limit_route
+from proxy.answers.abandoned import Abandoned, Bounds
+from proxy.answers.headers import AnswerHeaders
+from proxy.answers.recorded import RecordedRelay
+from proxy.answers.relay import Relay
+from proxy.answers.whole import Whole, read_stream, usage_of
 from proxy.ask import OWN_TURN, LargeBodies, decode_chat
-from proxy.attempts import Attempts
-from proxy.call import Call, Incoming, given_request_id
-from proxy.content.relay import RecordedRelay
+from proxy.attempts import fallbacks
+from proxy.attempts.failover import Attempts
+from proxy.attempts.reading import Answer
+from proxy.batching import step_by_step
+from proxy.bodies.unpacking import Unpacking
+from proxy.calls.call import Call, Incoming, given_request_id
+from proxy.calls.trace import Tracing
 from proxy.errors import (
     GatewayError,
     InvalidApiKey,
@@ -25,19 +33,11 @@ from proxy.errors import (
     forget_history,
     outcome_of,
 )
-from proxy.failed_auth import FailedAuth
-from proxy.identify import identify
-from proxy.reading import Answer
-from proxy.relay import Relay
-from proxy.resolve import resolve
+from proxy.metering.usage import estimate
 from proxy.shadows import Shadows
-from proxy.targets.choosing import Chooser
-from proxy.together import step_by_step
-from proxy.tracing.trace import Tracing
-from proxy.unpacking import Unpacking
-from proxy.upstreams import Upstreams
-from proxy.usage import estimate
-from proxy.whole import Whole, read_stream, usage_of
+from proxy.targets.resolve import resolve
+from proxy.targets.selection import Chooser
+from proxy.upstreams.pool import Upstreams
 from routing.live import TableKeeper
 from routing.table import EMPTY_TABLE, KeyEntry, RoutingTable
 
@@ -165,7 +165,7 @@ class Engine:
         if call.ask is None:
             return
         call.route, targets = resolve(call)
-        detours.choose(call, targets, self._chooser)
+        fallbacks.choose(call, targets, self._chooser)
 
     def _admit(self, call: Call) -> None:
         if call.ask is None:
@@ -252,8 +252,8 @@ class Engine:
         """To the route that takes what limits keep from the call's own. Raises the refusal for none."""
         if (other := over_limit_route(call)) is not None:
             call.route, targets = other
-            detours.choose(call, targets, self._chooser)
-        elif not detours.take_last_resort(call, alone=True):
+            fallbacks.choose(call, targets, self._chooser)
+        elif not fallbacks.take_last_resort(call, alone=True):
             raise refusal
         call.grant = await admit(call, self._admission)
 

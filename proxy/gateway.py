@@ -11,32 +11,32 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils.module_loading import import_string
 
-from proxy.abandoned import Abandoned, Bounds
-from proxy.accounting import Accounting
+from proxy.access.client_address import Callers, TrustedProxies
+from proxy.access.failed_auth import FailedAuth
+from proxy.access.strangers import Strangers
+from proxy.accounting.account import Accounting
 from proxy.admission.base import Admission, Spent
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis.admission import RedisAdmission
 from proxy.admission.redis.failures import SharedFailures
-from proxy.body_budget import BodyBudget
-from proxy.client_address import Callers, TrustedProxies
+from proxy.answers.abandoned import Abandoned, Bounds
+from proxy.bodies.budget import BodyBudget
+from proxy.bodies.unpacking import Unpacking
+from proxy.breaker.exchange import make_exchange
+from proxy.breaker.registry import Board
+from proxy.breaker.sharing import Sharing
+from proxy.calls.trace import Tracing
 from proxy.content.writer import ContentWriter
 from proxy.engine import Engine
-from proxy.failed_auth import FailedAuth
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.metrics.posting import Posting
 from proxy.metrics.store import Store
-from proxy.strangers import Strangers
-from proxy.targets.board import Board
-from proxy.targets.choosing import Chooser
-from proxy.targets.exchange import make_exchange
-from proxy.targets.sharing import Sharing
+from proxy.targets.selection import Chooser
 from proxy.tracing import make_tracing
-from proxy.tracing.trace import Tracing
-from proxy.unpacking import Unpacking
-from proxy.upstreams import Upstreams
-from proxy.warming import Warming
+from proxy.upstreams.pool import Upstreams
+from proxy.upstreams.warming import Warming
 from routing import notices
 from routing.live import TableKeeper
 

@@ -1,6 +1,6 @@
 """What must not stand in anything that a provider's words get into."""
 
-from proxy.call import Call
+from proxy.calls.call import Call
 from routing.secret_headers import SHORTEST_SEARCHED
 from routing.table import ProviderEntry
 

@@ -5,18 +5,18 @@ import logging
 import random
 import time
 
-from proxy.accounting import Accounting
+from proxy.accounting.account import Accounting
 from proxy.admission.base import Admission
-from proxy.admitting import admit_alone
-from proxy.attempts import Attempts
-from proxy.call import Call, Incoming
+from proxy.admit import admit_alone
+from proxy.answers.relay import Relay
+from proxy.answers.whole import Whole, usage_of
+from proxy.attempts.failover import Attempts
+from proxy.attempts.reading import Answer
+from proxy.calls.call import Call, Incoming
 from proxy.continuing import Prefix
 from proxy.errors import GatewayError, outcome_of
-from proxy.reading import Answer
-from proxy.relay import Relay
-from proxy.targets.choosing import Chooser
+from proxy.targets.selection import Chooser
 from proxy.targets.tags import tags_of
-from proxy.whole import Whole, usage_of
 from routing.table import TargetEntry
 
 logger = logging.getLogger(__name__)

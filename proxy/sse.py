@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from proxy.dialects.openai.answer import is_error
-from proxy.reported_usage import ReportedUsage, lenient
-from proxy.usage import Usage
+from proxy.metering.reported_usage import ReportedUsage, lenient
+from proxy.metering.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
 NEWLINE = ord("\n")  # a byte is found many times sooner by its number than as bytes

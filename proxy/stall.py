@@ -2,9 +2,9 @@
 
 import asyncio
 
-from proxy.deadline import Deadline, DeadlinePassed
 from proxy.sse import StreamReader
 from proxy.transports.base import Sink, TransportTimeout, UpstreamResponse
+from proxy.upstreams.deadline import Deadline, DeadlinePassed
 
 
 class Stall:

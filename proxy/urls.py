@@ -2,9 +2,9 @@
 
 from django.urls import path, re_path
 
-from proxy import views
+from proxy.doors import views
 from proxy.endpoints import BASES
-from proxy.explain_views import ExplainView
+from proxy.explain.views import ExplainView
 
 urlpatterns = [path("api/explain", ExplainView.as_view())]
 for base in (base.lstrip("/") for base in BASES):

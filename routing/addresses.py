@@ -1,7 +1,7 @@
 """Which addresses the gateway may be told to connect to: what is never reached, and what a setting opens.
 
 Names and literal addresses can be judged as soon as they are written; what a name stands for only when it is
-connected to (proxy/connecting.py), because its owner may answer differently each time.
+connected to (proxy/transports/connecting.py), because its owner may answer differently each time.
 """
 
 import errno

@@ -28,7 +28,7 @@ class ClockedBeat(AppConfig):
     label = "clocked_beat"
 
     def ready(self) -> None:
-        from monitoring.single_beat import Clock
+        from monitoring.background.single_beat import Clock
 
         Clock.now = staticmethod(now)
         worker_init.connect(_record_tasks, weak=False)

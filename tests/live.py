@@ -17,8 +17,8 @@ from typing import IO, Any
 import httpx
 
 from gateway_project import processes
-from monitoring.backlog import backlog_bytes
-from monitoring.shipper_state import read_state
+from monitoring.shipping.backlog import backlog_bytes
+from monitoring.shipping.state import read_state
 from tests import plain
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,12 +10,12 @@ class Quick(AppConfig):
     label = "quick"
 
     def ready(self) -> None:
-        from monitoring import shipping
         from monitoring.management.commands import ship_journal
-        from proxy.opening import Patience
+        from monitoring.shipping import shipper
+        from proxy.attempts.opening import Patience
         from routing import live
 
         Patience.seconds = 1.0
         live.POLL_SECONDS = 0.05
-        shipping.SHIP_SECONDS = 0.05
+        shipper.SHIP_SECONDS = 0.05
         ship_journal.NICENESS = 0  # beside five test workers it would get no processor time

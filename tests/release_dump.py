@@ -156,7 +156,8 @@ def _call_in_every_way(gateway: Served, door: Door, upstream: FakeUpstream) -> N
 
 def _wait_until_shipped(gateway: Served, python: PythonProcess) -> None:
     code = (
-        "from monitoring.backlog import backlog_bytes; from monitoring.shipper_state import read_state;"
+        "from monitoring.shipping.backlog import backlog_bytes;"
+        "from monitoring.shipping.state import read_state;"
         "from pathlib import Path; p = Path({!r}); print(backlog_bytes(p, read_state(p)))"
     ).format(str(gateway.data_dir / "journal"))
     until(lambda: python.run(code).strip() == "0", "the journal is shipped", 30)

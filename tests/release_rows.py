@@ -77,7 +77,7 @@ def _callers(routes: dict[str, Any]) -> None:
 
 def _gateway(upstream: str, provider: Any) -> None:
     from monitoring.models import AlertChannel, AlertRule
-    from monitoring.report_models import ScheduledReport
+    from monitoring.reports.models import ScheduledReport
     from routing.models import GatewaySettings, MaintenanceWindow
 
     # Whenever the dump is loaded: none of its rows is too old.
@@ -102,9 +102,10 @@ def _gateway(upstream: str, provider: Any) -> None:
 
 def fill_days() -> None:
     """Calls of earlier days by the same keys, and what the periods of budgets then say."""
-    from monitoring import budget_periods, partitions
-    from monitoring.generating import calls
-    from monitoring.storing import store
+    from monitoring.budgets import periods
+    from monitoring.request_log.generating import calls
+    from monitoring.retention import partitions
+    from monitoring.shipping.storing import store
     from routing.models import ApiKey, RouteTarget
 
     keys = list(ApiKey.objects.filter(name__in=["app", "prepaid"]).select_related("team"))
@@ -123,17 +124,18 @@ def fill_days() -> None:
         made.append(call)
     store(made)
     for days in range(DAYS, -1, -1):
-        budget_periods.update(now - timedelta(days=days))
+        periods.update(now - timedelta(days=days))
 
 
 def finish() -> None:
     """What admins and the worker leave behind."""
-    from monitoring import repricing, rollups
     from monitoring.book_models import Repricing
-    from monitoring.content_models import ContentAccess
+    from monitoring.content.models import ContentAccess
     from monitoring.models import Alert, RequestLog
+    from monitoring.pricing import repricing
     from monitoring.reports import sending
     from monitoring.status_models import Incident, TrafficFault
+    from monitoring.usage import rollups
     from routing.models import Provider
 
     admin = get_user_model().objects.get(username="admin")

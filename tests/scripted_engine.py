@@ -11,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from proxy.accounting import Accounting
-from proxy.call import Incoming
+from proxy.access.failed_auth import FailedAuth
+from proxy.accounting.account import Accounting
+from proxy.answers.relay import Relay
+from proxy.answers.whole import Whole
+from proxy.breaker.registry import Board
+from proxy.calls.call import Incoming
 from proxy.engine import Engine
 from proxy.errors import Refusal
-from proxy.failed_auth import FailedAuth
 from proxy.journal.records import Closed
 from proxy.metrics.counters import Counters
-from proxy.relay import Relay
-from proxy.targets.board import Board
-from proxy.targets.choosing import Chooser
+from proxy.targets.selection import Chooser
 from proxy.transports.base import ConnectFailed, ConnectionBroken, RequestHead, Sink, UpstreamRequest
-from proxy.upstreams import Upstreams
-from proxy.whole import Whole
+from proxy.upstreams.pool import Upstreams
 from routing.gateway_keys import digest
 from routing.table import (
     BreakerRules,

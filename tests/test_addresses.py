@@ -19,11 +19,11 @@ from django.utils import timezone
 
 from monitoring.alerts.channels import smtp, webhook
 from monitoring.alerts.message import ChannelFailed, Message
-from monitoring.checks.asking import ask, new_client
-from monitoring.checks.schedule import with_health
-from proxy.connecting import CheckedBackend
+from monitoring.health.probe import ask, new_client
+from monitoring.health.schedule import with_health
 from proxy.transports import TRANSPORTS
 from proxy.transports.base import NOT_ALLOWED, ConnectFailed, RequestHead, UpstreamRequest
+from proxy.transports.connecting import CheckedBackend
 from routing.addresses import (
     AddressRefused,
     Rules,

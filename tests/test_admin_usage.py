@@ -14,8 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.shipping.storing import store
+from monitoring.usage.rollups import roll_up
 from routing.models import Team
 from tests.factories import make_team
 from tests.test_journal_faults import closed

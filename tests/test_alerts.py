@@ -22,7 +22,7 @@ from monitoring.alerts.channels import SECONDS
 from monitoring.alerts.delivering import MOST_ATTEMPTS, deliver
 from monitoring.alerts.raising import evaluate
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule, Heartbeat, RequestLog
-from monitoring.storing import store
+from monitoring.shipping.storing import store
 from routing.models import MaintenanceWindow, ProviderHealth
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from proxy.backoff import LONGEST_PAUSE, backoff
+from proxy.attempts.backoff import LONGEST_PAUSE, backoff
 from routing.models import ModelRoute
 from tests.factories import make_fallback, make_key
 from tests.failing_over import results, route_over, row_of, stream

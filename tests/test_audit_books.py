@@ -9,8 +9,8 @@ from django.core.management import call_command
 from django.db import connection
 
 from monitoring.models import RowSeal, UsageHour
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.shipping.storing import store
+from monitoring.usage.rollups import roll_up
 from proxy.admission.base import Candidate, Demand
 from proxy.admission.limits_file import LimitsFile
 from proxy.admission.memory import MemoryAdmission

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from proxy.body_budget import WAIT_SECONDS, BodyBudget, Intake
+from proxy.bodies.budget import WAIT_SECONDS, BodyBudget, Intake
 from proxy.errors import BodiesInFlight
 from routing.compiler import current_version
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -230,7 +230,7 @@ def test_a_budget_is_shared_by_whoever_waits():
 
 def test_a_deadline_moves_only_with_what_comes(monkeypatch):
     now = 0.0
-    monkeypatch.setattr("proxy.body_budget.time.perf_counter", lambda: now)
+    monkeypatch.setattr("proxy.bodies.budget.time.perf_counter", lambda: now)
     intake = Intake(BodyBudget(10**9), "a", 20)
     intake.grow_to(9_999)
     assert intake.deadline == 20

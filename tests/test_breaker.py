@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from monitoring.models import RequestLog
+from proxy.attempts.retry_after import told_wait
+from proxy.breaker.registry import Board
+from proxy.breaker.state import Standing
+from proxy.breaker.window import ErrorWindow
 from proxy.errors import UpstreamError, UpstreamRateLimited, UpstreamRejected
-from proxy.retry_after import told_wait
-from proxy.targets.board import Board
-from proxy.targets.state import Standing
-from proxy.targets.window import ErrorWindow
 from routing.models import GatewaySettings
 from routing.table import BreakerRules
 from tests import plain

@@ -7,11 +7,11 @@ import pytest
 from django.urls import reverse
 
 from monitoring.alerts.raising import evaluate
-from monitoring.budget_periods import recount_closed, update
+from monitoring.budgets.periods import recount_closed, update
 from monitoring.models import Alert, AlertDelivery, AlertRule, BudgetPeriod
-from monitoring.retention import prune_log
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.retention.retention import prune_log
+from monitoring.shipping.storing import store
+from monitoring.usage.rollups import roll_up
 from routing.models import GatewaySettings
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
 from tests.test_alerts import make_channel

@@ -12,10 +12,10 @@ from django.core.management import call_command
 from django.db import connection
 from django.urls import reverse
 
-from monitoring.budget_periods import update
+from monitoring.budgets.periods import update
+from monitoring.budgets.spending import spent
 from monitoring.models import RequestLog
-from monitoring.spending import spent
-from monitoring.storing import store
+from monitoring.shipping.storing import store
 from proxy.journal.records import to_line
 from routing import notices
 from routing.config import dumper, loader

@@ -7,10 +7,10 @@ from ipaddress import ip_network
 import pytest
 
 from monitoring.models import RequestLog, RowSeal, UsageHour
-from monitoring.seals import COLUMNS, checksum, facts_of_row
-from monitoring.storing import store
-from monitoring.usage import Line, count
-from proxy.client_address import Callers, TrustedProxies
+from monitoring.request_log.seals import COLUMNS, checksum, facts_of_row
+from monitoring.shipping.storing import store
+from monitoring.usage.report import Line, count
+from proxy.access.client_address import Callers, TrustedProxies
 from proxy.journal.records import from_line, to_line
 from tests import plain
 from tests.environment import DATA_DIR

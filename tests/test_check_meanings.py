@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from monitoring.alerts.raising import evaluate
-from monitoring.checks.running import check_now
+from monitoring.health.running import check_now
 from monitoring.models import Alert, HealthCheck, Incident, RequestLog
 from proxy.ids import uuid7
 from routing.compiler import compile_table, current_version
@@ -225,7 +225,7 @@ def test_other_failures_need_two_in_a_row_by_default(watch, upstream, status):
 
 
 def test_requests_that_fail_degrade_a_provider_whose_path_is_no_check(own_log, watch, upstream):
-    from monitoring.checks import traffic
+    from monitoring.health import traffic
 
     provider = watch()
     statuses(provider, upstream, MISSING)

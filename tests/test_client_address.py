@@ -7,9 +7,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from proxy.client_address import TrustedProxies, counted_as
+from proxy.access.client_address import TrustedProxies, counted_as
+from proxy.access.failed_auth import FailedAuth
 from proxy.errors import InvalidApiKey
-from proxy.failed_auth import FailedAuth
 from tests.conftest import TEST_DATABASE
 from tests.live import ROOT, Door, LiveGateway
 

@@ -22,7 +22,7 @@ from monitoring.content.reading import read
 from monitoring.content.redacting import Redactor
 from monitoring.content.storing import opened, store
 from monitoring.models import ContentAccess, RequestContent, RequestLog
-from monitoring.retention import prune_content
+from monitoring.retention.retention import prune_content
 from proxy.content.records import Content, from_line, pack, to_line
 from proxy.ids import uuid7
 from proxy.journal.records import BadLine

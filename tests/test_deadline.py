@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from proxy import deadline
-from proxy.deadline import Deadline, DeadlinePassed
+from proxy.upstreams import deadline
+from proxy.upstreams.deadline import Deadline, DeadlinePassed
 
 SECONDS = 0.3
 

@@ -16,9 +16,10 @@ import pytest
 from django.core.management import call_command
 
 from monitoring.models import RequestLog
-from monitoring.shipping import Shipper
-from proxy import attempts, engine
-from proxy.answer_headers import AnswerHeaders
+from monitoring.shipping.shipper import Shipper
+from proxy import engine
+from proxy.answers.headers import AnswerHeaders
+from proxy.attempts import failover
 from proxy.gateway import running_gateway
 from proxy.sse import StreamReader
 from routing.compiler import current_version
@@ -89,7 +90,7 @@ def both(stream: bool) -> list[Ending]:
         Ending("too_late", ("upstream_failed",), (504,), Answer(delay=3), model="hurried"),
         Ending("gone_early", ("client_gone",), (None,), Answer(delay=3), hang_up_after=b"", paid=True),
         Ending("fails_before_admission", **ours, fails=(engine, "resolve"), paid=False),
-        Ending("fails_after_admission", **ours, fails=(attempts.Attempts, "first_answer"), paid=False),
+        Ending("fails_after_admission", **ours, fails=(failover.Attempts, "first_answer"), paid=False),
         Ending(
             "fails_after_the_answer", **ours, script=answer, fails=(AnswerHeaders, "of_answer"), paid=True
         ),

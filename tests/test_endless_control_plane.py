@@ -11,8 +11,8 @@ import zlib
 import pytest
 
 from monitoring.alerts.channels.posting import post
-from monitoring.checks.asking import LONGEST_ANSWER
-from monitoring.checks.running import check_now
+from monitoring.health.probe import LONGEST_ANSWER
+from monitoring.health.running import check_now
 from monitoring.models import HealthCheck, RequestLog
 from proxy.tracing.otlp import HeadsOnly
 from tests.factories import make_provider

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import pytest
 from django.utils import timezone
 
-from proxy import errors_doc
+from proxy import docs
 from proxy.errors import GatewayError
 from routing.models import ProviderHealth
 from tests import plain
@@ -436,22 +436,22 @@ def test_time_that_is_up_gets_504(door, upstream, published, stream, who):
 
 
 def test_the_document_of_errors_is_not_stale():
-    assert errors_doc.PATH.read_text() == errors_doc.updated(errors_doc.PATH.read_text()), (
-        "docs/errors.md is stale: run python -m proxy.errors_doc"
+    assert docs.PATH.read_text() == docs.updated(docs.PATH.read_text()), (
+        "docs/errors.md is stale: run python -m proxy.docs"
     )
 
 
 def test_the_document_has_every_error_class():
-    text = errors_doc.PATH.read_text()
-    for error in errors_doc.error_classes():
+    text = docs.PATH.read_text()
+    for error in docs.error_classes():
         assert f"| {error.status}" in text
         assert error.code in text
         assert error.cause in text
-    assert GatewayError in errors_doc.error_classes()
+    assert GatewayError in docs.error_classes()
 
 
 def test_no_two_error_classes_look_alike():
-    rows = [(error.status, error.code) for error in errors_doc.error_classes()]
+    rows = [(error.status, error.code) for error in docs.error_classes()]
     assert len(set(rows)) == len(rows)
 
 

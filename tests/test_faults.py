@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from monitoring.models import RequestLog
-from monitoring.storing import store
+from monitoring.shipping.storing import store
 from proxy.ids import uuid7
 from proxy.journal.records import Closed
 from routing.compiler import current_version

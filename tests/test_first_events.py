@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.opening import (
+from proxy.attempts.opening import (
     ERROR,
     MALFORMED,
     MOST_BEFORE,

@@ -6,8 +6,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from monitoring.audit import rows, usage
-from monitoring.generating import calls
 from monitoring.models import RequestLog, UsageSum
+from monitoring.request_log.generating import calls
 from tests.test_log_retention import NOW
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]

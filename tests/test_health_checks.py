@@ -11,11 +11,11 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from monitoring.checks import history
-from monitoring.checks.asking import Result
-from monitoring.checks.recording import record
-from monitoring.checks.running import check_now, prober, tick
-from monitoring.checks.schedule import AT_ONCE, claim_due, watched
+from monitoring.health import history
+from monitoring.health.probe import Result
+from monitoring.health.recording import record
+from monitoring.health.running import check_now, prober, tick
+from monitoring.health.schedule import AT_ONCE, claim_due, watched
 from monitoring.models import CheckSchedule, HealthCheck, HealthTransition, RequestLog
 from routing.compiler import compile_table, current_version
 from routing.models import Provider, ProviderHealth

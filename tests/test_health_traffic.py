@@ -6,7 +6,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from monitoring.checks import traffic
+from monitoring.health import traffic
 from monitoring.models import HealthTransition, RequestLog, TrafficFault
 from routing.models import ProviderHealth
 from tests import plain
@@ -195,14 +195,14 @@ def test_the_list_shows_open_circuits(admin_client, live, published, upstream, s
     target = make_target(route=make_route(name="gpt"), provider=provider, upstream_model="m")
     page = reverse("admin:routing_provider_changelist")
     assert "m: open" not in row_of(admin_client.get(page), provider)
-    from monitoring import provider_health
-    from proxy.targets.exchange import TargetView
+    from monitoring.health import summary
+    from proxy.breaker.exchange import TargetView
 
     views = {target.pk: TargetView(target=target.pk, standing="open", why="3 failures in a row")}
-    original, provider_health.target_views = provider_health.target_views, lambda: views
+    original, summary.target_views = summary.target_views, lambda: views
     try:
         row = row_of(admin_client.get(page), provider)
     finally:
-        provider_health.target_views = original
+        summary.target_views = original
     assert "m: open" in row
     assert "3 failures in a row" in row

@@ -9,9 +9,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from monitoring import heartbeats, watching
+from monitoring.background import heartbeats
 from monitoring.models import Heartbeat
-from monitoring.shipper_state import ShipperState, write_state
+from monitoring.shipping import watching
+from monitoring.shipping.state import ShipperState, write_state
 from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.live import LiveGateway, until

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from monitoring.models import RequestLog
-from monitoring.shipper_state import DAMAGE_FILE, read_state
-from monitoring.shipping import Shipper
+from monitoring.shipping.shipper import Shipper
+from monitoring.shipping.state import DAMAGE_FILE, read_state
 from proxy.ids import uuid7
 from proxy.journal.records import Closed, Opened, to_line
 from tests import plain

@@ -11,8 +11,8 @@ from collections import Counter
 import httpx
 import pytest
 
+from monitoring.budgets.spending import spent
 from monitoring.models import RequestLog, RowSeal
-from monitoring.spending import spent
 from proxy.journal.reader import lives, workers
 from routing.compiler import compile_table
 from tests import plain

@@ -7,7 +7,8 @@ import tracemalloc
 
 import pytest
 
-from proxy.answer_bytes import as_utf8
+from proxy.answers.whole import _text_bytes
+from proxy.attempts.answer_bytes import as_utf8
 from proxy.continuing import Continuation
 from proxy.dialects.base import MalformedAnswer
 from proxy.dialects.openai.answer import read_answer
@@ -16,7 +17,6 @@ from proxy.transports.base import ConnectionBroken, RequestHead, UpstreamRequest
 from proxy.transports.collecting import collected
 from proxy.transports.fast import FastTransport
 from proxy.transports.room import Room
-from proxy.whole import _text_bytes
 from routing.table import Connection
 from tests.raw_server import serving
 

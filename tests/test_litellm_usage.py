@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.shipping.storing import store
+from monitoring.usage.rollups import roll_up
 from routing.gateway_keys import digest
 from tests import plain
 from tests.conftest import TEST_DATABASE

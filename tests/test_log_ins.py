@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gateway_project.passwords import NICENESS
+from proxy.access.failed_auth import FailedAuth
+from proxy.access.log_in_line import MOST_OF_ADDRESS, Attempt, LogInLine
 from proxy.errors import RateLimited
-from proxy.failed_auth import FailedAuth
-from proxy.log_in_line import MOST_OF_ADDRESS, Attempt, LogInLine
 from tests import plain
 from tests.conftest import TEST_DATABASE
 from tests.factories import make_key, make_provider, make_route, make_target

@@ -7,13 +7,13 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from monitoring import retention
+from monitoring.budgets.spending import spent
 from monitoring.models import RequestLog, RowSeal, UsageHour, UsageSum
-from monitoring.retention import prune_log
-from monitoring.rollups import roll_up
-from monitoring.spending import spent
-from monitoring.storing import store
-from monitoring.usage import question, report, total
+from monitoring.retention import retention
+from monitoring.retention.retention import prune_log
+from monitoring.shipping.storing import store
+from monitoring.usage.report import question, report, total
+from monitoring.usage.rollups import roll_up
 from routing.limit_owners import limit_owners_of
 from routing.models import GatewaySettings
 from tests.factories import make_key, make_provider, make_route, make_target, make_team
@@ -139,7 +139,7 @@ def test_the_audit_agrees_after_pruning_and_names_an_altered_sum():
 
 STORE = """
 import time
-from monitoring.storing import store
+from monitoring.shipping.storing import store
 from tests.test_journal_faults import closed
 for days in {days}:
     at = time.time_ns() - int(days * 86400 * 10**9)
@@ -147,7 +147,7 @@ for days in {days}:
 """
 FIGURES = """
 from monitoring.models import RequestLog, RowSeal, UsageHour, UsageSum
-from monitoring.rollups import roll_up
+from monitoring.usage.rollups import roll_up
 roll_up()
 total = lambda found: sum(found.values_list("requests", flat=True))
 sums = total(UsageSum.objects.filter(dimension="team"))
@@ -189,7 +189,8 @@ def test_days_are_partitions_made_ahead_and_dropped_when_old(postgres, run):
     found = parts(postgres)
     assert (found[day(0)], found[day(1)], found["default"]) == (150, 150, 300)
     assert run(FIGURES) == "600 600 600 600"
-    code = "import datetime as d; from monitoring import partitions as p; t = d.datetime.now(d.UTC).date();"
+    code = "import datetime as d; from monitoring.retention import partitions as p;"
+    code += " t = d.datetime.now(d.UTC).date();"
     run(f"{code} p.make([t - d.timedelta(days=n) for n in (5, 15)])")
     found = parts(postgres)
     assert (found[day(5)], found[day(15)], found["default"]) == (150, 150, 0)
@@ -206,7 +207,7 @@ def test_days_are_partitions_made_ahead_and_dropped_when_old(postgres, run):
 
 @needs("Postgres")
 def test_an_id_is_stored_once_also_in_partitions(run):
-    code = "from monitoring.storing import store; from tests.test_journal_faults import closed\n"
+    code = "from monitoring.shipping.storing import store; from tests.test_journal_faults import closed\n"
     code += "calls = [closed() for _ in range({})]; store(calls); store(calls)"
     for count in (5, 150):
         run(code.format(count))

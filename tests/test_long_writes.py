@@ -17,11 +17,12 @@ from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from gateway_project.sqlite import base
-from monitoring import retention, tasks
-from monitoring.generating import calls
+from monitoring import tasks
 from monitoring.models import RequestLog, StaleHour, UsageHour, UsageSum
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.request_log.generating import calls
+from monitoring.retention import retention
+from monitoring.shipping.storing import store
+from monitoring.usage.rollups import roll_up
 from routing.config import loader
 from routing.models import GatewaySettings, ModelRoute, Provider, RouteTarget, RoutingVersion
 from tests.factories import make_provider, make_route
@@ -176,8 +177,8 @@ def test_taking_a_batch_of_rows_reads_none_of_the_others(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("own_log")
 def test_rows_that_come_while_an_hour_is_summed_up_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the hour was summed up by another process and is stale again by then."""
-    from monitoring import rollups
     from monitoring.audit.usage import differences
+    from monitoring.usage import rollups
 
     now = timezone.now()
     fill(1, 50, now)

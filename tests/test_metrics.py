@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring import metrics_doc
-from monitoring.metric_list import METRICS
+from monitoring.metrics import docs
+from monitoring.metrics.catalogue import METRICS
 from proxy.metrics import counters
 from proxy.metrics.store import Store, WorkerReport
 from routing.compiler import current_version
@@ -267,8 +267,8 @@ def test_every_metric_is_in_the_answer_and_described(routed, upstream):
     text = Metrics(live).text
     for metric in METRICS:
         assert f"# TYPE {metric.full_name} {metric.kind}" in text
-    document = metrics_doc.PATH.read_text()
-    assert document == metrics_doc.updated(document), "run python -m monitoring.metrics_doc"
+    document = docs.PATH.read_text()
+    assert document == docs.updated(document), "run python -m monitoring.metrics.docs"
 
 
 def expressions() -> Iterator[str]:

@@ -226,7 +226,7 @@ def test_of_two_beats_on_one_machine_one_works(tmp_path):
     """Without Redis: a lock on a file, free at once when its beat is killed."""
     code = """
 import sys
-from monitoring.locks import make_lock
+from monitoring.background.locks import make_lock
 lock = make_lock("beat")
 print(lock.hold(), lock.hold(), flush=True)
 sys.stdin.read()

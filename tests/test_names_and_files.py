@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from monitoring.alerts.delivering import deliver
 from monitoring.models import AlertChannel, AlertDelivery
-from monitoring.storing import store
-from monitoring.usage_csv import safe
-from proxy.answer_headers import _ascii
+from monitoring.shipping.storing import store
+from monitoring.usage.csv_cells import safe
+from proxy.answers.headers import _ascii
 from routing.config import document
 from routing.config.loader import load_file
 from routing.config.report import ConfigInvalid, Notes

@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from proxy.admission.memory import MemoryAdmission
 from proxy.admission.redis.admission import RedisAdmission
-from proxy.answer_headers import AnswerHeaders
+from proxy.answers.headers import AnswerHeaders
 from tests.optional import needs
 from tests.scripted_engine import BEHAVIOURS, ScriptedEngine, ScriptedResponse
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from proxy.dialects.base import MalformedAnswer
 from proxy.dialects.openai.answer import read_answer
-from proxy.reported_usage import lenient
-from proxy.usage import UNREAD
+from proxy.metering.reported_usage import lenient
+from proxy.metering.usage import UNREAD
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.upstream import Answer, completion
 

@@ -9,10 +9,10 @@ import brotli
 import pytest
 from backports import zstd
 
-from proxy.body_budget import BodyBudget
-from proxy.call import Call, Incoming
+from proxy.bodies.budget import BodyBudget
+from proxy.bodies.unpacking import Unpacking
+from proxy.calls.call import Call, Incoming
 from proxy.errors import BodiesInFlight, GatewayError, InvalidRequest, RequestTooLarge
-from proxy.unpacking import Unpacking
 from routing.table import EMPTY_TABLE
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.live import ask

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from monitoring import heartbeats, watching
 from monitoring.alerts.raising import evaluate
+from monitoring.background import heartbeats
+from monitoring.background.restarts import Restarts, forget_restarts, how_it_ended, restarted
 from monitoring.models import Alert, Heartbeat
-from monitoring.restarts import Restarts, forget_restarts, how_it_ended, restarted
-from monitoring.shipper_state import ShipperState, write_state
+from monitoring.shipping import watching
+from monitoring.shipping.state import ShipperState, write_state
 from tests.live import ROOT, until
 
 SUPERVISE = """

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from proxy.access.identify import identify
 from proxy.errors import InvalidApiKey
-from proxy.identify import identify
-from proxy.similar import did_you_mean, usable_models
+from proxy.targets.similar import did_you_mean, usable_models
 from routing.gateway_keys import digest
 from routing.prices import price_of
 from routing.table import EMPTY_TABLE, KeyEntry, Resolved

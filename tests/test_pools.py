@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import pytest
 
 from proxy.errors import PoolExhausted
-from proxy.upstreams import Pool, Upstreams
+from proxy.upstreams.pool import Pool, Upstreams
 from routing.compiler import compile_table
 from routing.table import Connection
 from tests.factories import make_key, make_provider, make_route, make_target
@@ -403,7 +403,7 @@ async def test_the_log_says_which_transport_serves_and_why(wanted, proxies, told
         monkeypatch.delenv(name, raising=False)
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
-    caplog.set_level("DEBUG", "proxy.upstreams")  # INFO only where another one serves than is set
+    caplog.set_level("DEBUG", "proxy.upstreams.pool")  # INFO only where another one serves than is set
     upstreams = Upstreams(wanted)
     for _ in range(2):
         upstreams.link(scripted_provider(1))

@@ -17,7 +17,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from proxy.usage import More, Usage, cost
+from proxy.metering.usage import More, Usage, cost
 from routing import prices
 from routing.compiler import compile_table
 from routing.models import Provider, RouteTarget

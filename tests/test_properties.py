@@ -13,10 +13,20 @@ from hypothesis import strategies as st
 
 from monitoring.models import RequestLog
 from proxy.admission.window import BUCKET, MINUTE, SlidingWindow
-from proxy.reported_usage import ReportedUsage
-from proxy.retry_after import LONGEST, retry_after_seconds
+from proxy.attempts.retry_after import LONGEST, retry_after_seconds
+from proxy.metering.reported_usage import ReportedUsage
+from proxy.metering.usage import (
+    MILLION,
+    NO_MORE,
+    UNREAD,
+    More,
+    Usage,
+    cost,
+    estimate,
+    priced_classes,
+    worst_cost,
+)
 from proxy.sse import StreamReader
-from proxy.usage import MILLION, NO_MORE, UNREAD, More, Usage, cost, estimate, priced_classes, worst_cost
 from routing.price import Price, Tier, price_from_text
 
 EXAMPLES = settings(max_examples=150, deadline=None)

@@ -10,11 +10,11 @@ from django.core.management import call_command
 from django.db import connection
 from django.urls import reverse
 
-from monitoring import repricing
 from monitoring.models import Repricing, RequestLog, UsageHour
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.pricing import repricing
+from monitoring.shipping.storing import store
 from monitoring.tasks import reprice_requests
+from monitoring.usage.rollups import roll_up
 from routing.compiler import current_version
 from routing.models import RouteTarget
 from routing.price import price_from_text

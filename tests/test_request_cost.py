@@ -16,9 +16,9 @@ from benchmarks import stages
 from benchmarks.answers import SCENARIOS
 from benchmarks.in_process import InProcess
 from monitoring.models import RequestLog
-from monitoring.shipping import Shipper
-from proxy.exchange import Exchange
-from proxy.fast_lane import FastLaneProtocol
+from monitoring.shipping.shipper import Shipper
+from proxy.doors.exchange import Exchange
+from proxy.doors.fast_lane import FastLaneProtocol
 from proxy.gateway import build_gateway, stop_gateway
 from tests.factories import make_key, make_provider, make_route, make_target
 

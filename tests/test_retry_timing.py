@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.admission.memory import MemoryAdmission
-from proxy.backoff import LONGEST_PAUSE
+from proxy.attempts.backoff import LONGEST_PAUSE
 from tests.fake_time import FakeTime
 from tests.scripted_engine import JSON, ScriptedEngine, ScriptedResponse
 from tests.upstream import completion

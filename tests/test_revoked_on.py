@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from monitoring.models import RequestLog
+from proxy.access.identify import identify
 from proxy.errors import InvalidApiKey
-from proxy.identify import identify
 from routing import gateway_keys
 from routing.compiler import compile_table
 from routing.models import ApiKey, IssuedKey, Team

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monitoring import latency
 from monitoring.models import RequestLog, StaleHour, UsageHour
-from monitoring.rollups import SUMS, roll_up
-from monitoring.storing import store
+from monitoring.shipping.storing import store
+from monitoring.usage import percentiles
+from monitoring.usage.rollups import SUMS, roll_up
 from tests.test_journal_faults import closed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("own_log")]
@@ -147,6 +147,6 @@ def test_percentiles_are_exact_to_five_percent(share):
     roll_up()
     buckets: dict[str, int] = {}
     for usage in UsageHour.objects.all():
-        latency.add(buckets, usage.total_buckets)
+        percentiles.add(buckets, usage.total_buckets)
     exact = times[int(share * len(times)) - 1]
-    assert latency.percentile(buckets, share) == pytest.approx(exact, rel=0.055)
+    assert percentiles.percentile(buckets, share) == pytest.approx(exact, rel=0.055)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from proxy.said import GONE, MOST_CHARACTERS, PIECE, SEARCHED_BYTES, VERIFIED_BYTES, shown
+from proxy.accounting.said import GONE, MOST_CHARACTERS, PIECE, SEARCHED_BYTES, VERIFIED_BYTES, shown
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.upstream import Answer
 

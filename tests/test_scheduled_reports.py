@@ -15,7 +15,7 @@ from django.urls import reverse
 from monitoring.models import AlertChannel, AlertDelivery, AlertRule, ReportDelivery, ScheduledReport
 from monitoring.reports.due import last_period
 from monitoring.reports.sending import tick
-from monitoring.storing import store
+from monitoring.shipping.storing import store
 from monitoring.tasks import send_reports
 from tests.factories import make_team
 from tests.test_alerts import SECRET, Mailbox, ill, look, mailbox, make_channel

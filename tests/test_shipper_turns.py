@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from monitoring import pacing
 from monitoring.models import RequestLog
-from monitoring.shipper_state import read_state
-from monitoring.shipping import Shipper
+from monitoring.shipping import pacing
+from monitoring.shipping.shipper import Shipper
+from monitoring.shipping.state import read_state
 from proxy.journal.reader import READ_BYTES
 from proxy.journal.writer import JournalWriter
 from tests.test_journal_faults import closed

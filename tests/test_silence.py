@@ -5,9 +5,9 @@ import time
 import pytest
 
 from proxy.ask import decode_chat
-from proxy.call import Call, Incoming
+from proxy.attempts.silence import PATIENT, QUICK, bound_of
+from proxy.calls.call import Call, Incoming
 from proxy.endpoints import CHAT_COMPLETIONS
-from proxy.silence import PATIENT, QUICK, bound_of
 from routing import compiler, gateway_keys
 from routing.addresses import is_self_hosted
 from routing.compiler import provider_entry

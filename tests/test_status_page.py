@@ -9,13 +9,15 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from monitoring import incidents, rollups
 from monitoring.alerts.raising import evaluate
-from monitoring.checks.asking import Result
-from monitoring.checks.recording import record
+from monitoring.health import availability
+from monitoring.health.availability import History, by_checks, of_day, together
+from monitoring.health.probe import Result
+from monitoring.health.recording import record
+from monitoring.incidents import incidents
 from monitoring.models import Alert, HealthTransition, Incident, StaleHour
-from monitoring.status import availability, page
-from monitoring.status.availability import History, by_checks, of_day, together
+from monitoring.status import page
+from monitoring.usage import rollups
 from proxy.gateway import _Running, current_gateway
 from routing.models import GatewaySettings, MaintenanceWindow, ProviderHealth
 from tests import plain

@@ -6,10 +6,10 @@ import tracemalloc
 import pytest
 
 from monitoring.models import RequestLog
-from monitoring.shipping import Shipper
-from proxy import identify, strangers
-from proxy.call import Call, Incoming
-from proxy.client_address import TrustedProxies
+from monitoring.shipping.shipper import Shipper
+from proxy.access import identify, strangers
+from proxy.access.client_address import TrustedProxies
+from proxy.calls.call import Call, Incoming
 from proxy.gateway import build_gateway, stop_gateway
 from routing.strategies.sticky import Sticky
 from routing.table import EMPTY_TABLE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from proxy.targets.state import TargetState
+from proxy.breaker.state import TargetState
 from routing.strategies import STRATEGIES, Pick, Strategy, in_levels
 from routing.table import Connection, Price, ProviderEntry, TargetEntry, rank_of
 from tests.factories import make_key, make_provider, make_route, make_target, make_team

@@ -109,14 +109,14 @@ def test_half_open_one_request_tries_it_also_while_limits_are_counted_in_redis(b
 
 
 def test_a_reset_reaches_all_workers_from_any_process(both, upstream, pair):
-    from proxy import live as live_state
+    from proxy.explain import live as live_state
 
     upstream.script("a", Answer(status=429, headers={"retry-after": "60"}))
     both(0)
     time.sleep(0.9)
     assert both(1) == "b"
     target = RouteTarget.objects.get(provider__slug="a")
-    shell = f"from proxy.live import reset; assert reset({target.pk})"
+    shell = f"from proxy.explain.live import reset; assert reset({target.pk})"
     pair[1].manage("shell", "-c", shell)
     within(1.2, lambda: both(0) == both(1) == "a", "both serve from it again")
     assert live_state.target_views() == {}  # this process has no Redis
@@ -128,7 +128,7 @@ def test_the_admin_and_commands_see_all_workers(both, upstream, pair):
     for _ in range(3):
         both(1)
     target = RouteTarget.objects.get(provider__slug="a")
-    shell = f"from proxy.live import target_views; print(target_views()[{target.pk}].requests)"
+    shell = f"from proxy.explain.live import target_views; print(target_views()[{target.pk}].requests)"
 
     def counted():
         return pair[0].manage("shell", "-v", "0", "-c", shell, check=False).stdout.strip() == "7"

@@ -13,11 +13,11 @@ import pytest
 from benchmarks.answers import SCENARIOS
 from benchmarks.in_process import InProcess, MemoryTransport, _protocol
 from monitoring.models import RequestLog
-from monitoring.shipping import Shipper
-from proxy.answer_headers import AnswerHeaders
+from monitoring.shipping.shipper import Shipper
+from proxy.answers.headers import AnswerHeaders
+from proxy.batching import Together, step_by_step
 from proxy.engine import Engine
 from proxy.gateway import build_gateway, running_gateway, stop_gateway
-from proxy.together import Together, step_by_step
 from proxy.transports.fast import FastTransport
 from proxy.transports.http1 import Http1Connection
 from tests.factories import make_key, make_provider, make_route, make_target

@@ -9,8 +9,8 @@ import time
 import httpx
 import pytest
 
-from proxy.tracing import trace
-from proxy.tracing.trace import Finished, Tracing
+from proxy.calls import trace
+from proxy.calls.trace import Finished, Tracing
 from routing.compiler import current_version
 from routing.models import ModelRoute, Provider
 from tests import plain

@@ -10,9 +10,9 @@ from decimal import Decimal
 import pytest
 from django.core.management import CommandError, call_command
 
-from monitoring.forecast import forecasts
-from monitoring.rollups import roll_up
-from monitoring.storing import store
+from monitoring.shipping.storing import store
+from monitoring.usage.forecast import forecasts
+from monitoring.usage.rollups import roll_up
 from tests import plain
 from tests.factories import make_key, make_team
 from tests.test_journal_faults import closed

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
-from monitoring import incidents
 from monitoring.alerts.rules import EVERY, ONCE, REMINDERS, RULES, STEPS, THRESHOLDS, Finding
+from monitoring.background.turns import is_locked
+from monitoring.incidents import incidents
 from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
-from monitoring.turns import is_locked
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from django.db.models import Count, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from monitoring import heartbeats
-from monitoring.budget_periods import refresh
+from monitoring.background import heartbeats
+from monitoring.background.restarts import restarted
+from monitoring.budgets.periods import refresh
 from monitoring.models import Alert, AlertRule, BudgetPeriod, Heartbeat, RequestLog
-from monitoring.restarts import restarted
 from routing.models import ApiKey, MaintenanceWindow, ProviderHealth
 
 ERROR_MINUTES = 5

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from monitoring.alerts.delivering import deliver
 from monitoring.alerts.raising import evaluate
-from monitoring.heartbeats import watch
+from monitoring.background.heartbeats import watch
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from django.conf import settings
 
 from monitoring.audit import Difference, Differences
 from monitoring.audit.journal import Journal, read_journal
-from monitoring.spending import spent
+from monitoring.budgets.spending import spent
 from proxy.admission.limits_file import Counts, read_counts
 from proxy.admission.redis.counters import read_counter
 from proxy.admission.redis.owners import base_of

@@ -9,8 +9,8 @@ from django.db import transaction
 
 from monitoring.audit import Difference, Differences
 from monitoring.models import RequestLog, RowSeal
-from monitoring.seals import COLUMNS, checksum, facts_of_row
-from monitoring.storing import HOUR_NS, mark_stale
+from monitoring.request_log.seals import COLUMNS, checksum, facts_of_row
+from monitoring.shipping.storing import HOUR_NS, mark_stale
 
 CHUNK = 2000
 

@@ -9,8 +9,8 @@ from django.db.models import Max, Min
 
 from monitoring.audit import Difference, Differences
 from monitoring.models import RequestLog, StaleHour, UsageHour, UsageSum
-from monitoring.rollups import HOUR, NAMES, SUMS, hour_of, roll_up, usage_of
-from monitoring.usage_sums import DAY, day_of, sums_of
+from monitoring.usage.rollups import HOUR, NAMES, SUMS, hour_of, roll_up, usage_of
+from monitoring.usage.sums import DAY, day_of, sums_of
 
 
 def differences(since: datetime | None = None) -> Differences:

@@ -8,12 +8,13 @@ from typing import IO, Any
 
 from django.template.loader import render_to_string
 
-from monitoring import rollups, usage
 from monitoring.alerts.message import File
-from monitoring.forecast import forecasts
 from monitoring.models import ReportDelivery, ScheduledReport
-from monitoring.request_export import COLUMNS, request_chunks
-from monitoring.usage_csv import safe
+from monitoring.usage import report as usage
+from monitoring.usage import rollups
+from monitoring.usage.csv_cells import safe
+from monitoring.usage.forecast import forecasts
+from monitoring.usage.request_export import COLUMNS, request_chunks
 
 HTML_COLUMNS = ("group", "requests", "errors", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")
 

@@ -10,11 +10,11 @@ from typing import Any
 from django.db import Error
 from django.utils import timezone
 
+from monitoring.health import availability
+from monitoring.health.availability import History, Traffic
 from monitoring.models import Incident
-from monitoring.status import availability
-from monitoring.status.availability import History, Traffic
+from proxy.breaker.state import Standing
 from proxy.gateway import Gateway, running_gateway
-from proxy.targets.state import Standing
 from routing.models import GatewaySettings, MaintenanceWindow, ModelRoute
 from routing.table import RouteEntry, RoutingTable, TargetEntry
 

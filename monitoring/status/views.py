@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 
 from monitoring.status.page import FRESH_SECONDS, Page, current_page
-from proxy.views import not_found
+from proxy.doors.views import not_found
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'"
 _LEVELS = ((99.9, "good"), (99.0, "fair"), (95.0, "poor"), (-1.0, "bad"))  # from so many percent on

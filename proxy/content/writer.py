@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from proxy.call import Call
-from proxy.content.capture import Capture, level_of
+from proxy.calls.call import Call
+from proxy.calls.capture import Capture, level_of
 from proxy.content.records import Content, pack, to_line
 from proxy.journal.writer import JournalWriter
 from routing import credentials

@@ -3,8 +3,8 @@
 from typing import Protocol
 
 from proxy.errors import GatewayError
+from proxy.metering.usage import Usage
 from proxy.transports.base import RequestHead
-from proxy.usage import Usage
 from routing.table import ProviderEntry
 
 

@@ -6,7 +6,7 @@ those of all processes can be added up without knowing what they mean.
 
 from bisect import bisect_left
 
-from proxy.call import Attempt, Call
+from proxy.calls.call import Attempt, Call
 from proxy.journal.records import Closed
 
 Labels = tuple[str, ...]
@@ -26,7 +26,7 @@ INPUT, OUTPUT, COST_NANO, UNPRICED, RETRIES, FALLBACKS = range(6)
 
 
 class Counters:
-    """Names of the attributes are those of the families; monitoring/exposition.py says what they mean."""
+    """Attributes have the families' names; monitoring/metrics/exposition.py says what they mean."""
 
     __slots__ = (
         "_classes",

@@ -7,12 +7,12 @@ import uuid
 import msgspec
 
 from proxy.background import Repeating
+from proxy.breaker.sharing import Sharing
+from proxy.calls.trace import Tracing
 from proxy.journal.writer import JournalWriter
 from proxy.metrics.counters import Counters
 from proxy.metrics.store import Ended, PoolUse, Store, WorkerReport
-from proxy.targets.sharing import Sharing
-from proxy.tracing.trace import Tracing
-from proxy.upstreams import Upstreams
+from proxy.upstreams.pool import Upstreams
 from routing.live import TableKeeper
 
 POST_SECONDS = 1.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from proxy.background import replace_file
+from proxy.breaker.exchange import TargetView
 from proxy.metrics.counters import Labels
-from proxy.targets.exchange import TargetView
 
 Families = dict[str, list[tuple[Labels, list[int]]]]
 

@@ -1,1 +1,1 @@
-"""How each target is doing: load, speed, failures, circuit breaker; and which one a request is sent to."""
+"""Step 3: which route a call is for, and in which order its targets are asked."""

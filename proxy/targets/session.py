@@ -2,7 +2,7 @@
 
 import msgspec
 
-from proxy.call import Call
+from proxy.calls.call import Call
 from proxy.json_bounds import UNREADABLE
 
 LONGEST = 512  # bytes; what is longer is cut

@@ -1,6 +1,6 @@
 """Targets with tags serve only requests with one of them."""
 
-from proxy.call import Call
+from proxy.calls.call import Call
 from proxy.errors import AccessForbidden
 from routing.table import TargetEntry
 

@@ -2,7 +2,7 @@
 
 from django.conf import settings
 
-from proxy.tracing.trace import Tracing
+from proxy.calls.trace import Tracing
 
 
 def make_tracing() -> Tracing | None:

@@ -2,9 +2,9 @@
 
 from opentelemetry.sdk.metrics import MeterProvider
 
-from proxy.call import Attempt
+from proxy.calls.call import Attempt
+from proxy.calls.trace import Finished
 from proxy.tracing.spans import client_attributes, error_of, seconds_of, server_attributes
-from proxy.tracing.trace import Finished
 
 # The boundaries that the conventions give.
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

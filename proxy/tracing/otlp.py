@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.trace.sampling import Sampler as SdkSampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
+from proxy.calls.trace import Finished, Parent, Sampler, Tracing
 from proxy.tracing.instruments import Instruments
 from proxy.tracing.spans import spans_of
-from proxy.tracing.trace import Finished, Parent, Sampler, Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from proxy.call import Attempt
+from proxy.calls.call import Attempt
+from proxy.calls.trace import Finished, Sent
 from proxy.journal.records import Closed
-from proxy.tracing.trace import Finished, Sent
 
 SCOPE = InstrumentationScope("switchstand")
 OPERATIONS = {"chat/completions": "chat", "completions": "text_completion"}  # others are named alike

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from proxy.connecting import connected
 from proxy.transports.base import (
     NOT_ALLOWED,
     ConnectFailed,
@@ -23,6 +22,7 @@ from proxy.transports.base import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from proxy.transports.connecting import connected
 from proxy.transports.http1 import Http1Connection, Http1Response
 from proxy.transports.room import Room
 from routing.addresses import AddressRefused, for_providers

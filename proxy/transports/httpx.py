@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import httpx
 
-from proxy.connecting import checked, refusal
 from proxy.transports.base import (
     NOT_ALLOWED,
     ConnectFailed,
@@ -19,6 +18,7 @@ from proxy.transports.base import (
     UpstreamRequest,
 )
 from proxy.transports.collecting import beginning, collected
+from proxy.transports.connecting import checked, refusal
 from proxy.transports.room import Room
 from routing.addresses import for_providers
 from routing.table import Connection

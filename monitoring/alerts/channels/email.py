@@ -6,7 +6,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connectio
 from django.core.mail.utils import DNS_NAME
 
 from monitoring.alerts.message import ChannelFailed, File, Message, one_line
-from proxy.connecting import refusal
+from proxy.transports.connecting import refusal
 
 MOST_BYTES = 10 * 1000 * 1000
 """Of an attachment: most servers take no more."""

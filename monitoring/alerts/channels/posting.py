@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from monitoring.alerts.message import ChannelFailed
-from proxy.connecting import checked, refusal
+from proxy.transports.connecting import checked, refusal
 from routing.addresses import for_channels
 
 Content = bytes | AsyncIterator[bytes]

@@ -5,7 +5,7 @@ import socket
 
 from django.core.mail.backends.smtp import EmailBackend
 
-from proxy.connecting import allowed
+from proxy.transports.connecting import allowed
 from routing.addresses import AddressRefused, for_environment
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from monitoring import partitions, rollups
-from monitoring.generating import calls
 from monitoring.models import RequestLog
-from monitoring.storing import store
+from monitoring.request_log.generating import calls
+from monitoring.retention import partitions
+from monitoring.shipping.storing import store
+from monitoring.usage import rollups
 
 BATCH = 5000
 

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 
 from monitoring.alerts.running import run as run_alerts
 from monitoring.content.shipping import ContentShipper
-from monitoring.shipping import Shipper
+from monitoring.shipping.shipper import Shipper
 
 NICENESS = 19  # rows may wait where requests want the core
 

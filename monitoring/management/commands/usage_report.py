@@ -7,9 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from monitoring import rollups, usage
-from monitoring.forecast import Forecast, forecasts
-from monitoring.usage_csv import safe
+from monitoring.usage import report as usage
+from monitoring.usage import rollups
+from monitoring.usage.csv_cells import safe
+from monitoring.usage.forecast import Forecast, forecasts
 
 SHOWN = ("group", "requests", "error_rate", "input_tokens", "output_tokens", "cost_usd", "total_ms_p95")
 

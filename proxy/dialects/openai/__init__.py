@@ -17,8 +17,8 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnpaid,
 )
+from proxy.metering.usage import Usage
 from proxy.transports.base import RequestHead
-from proxy.usage import Usage
 from proxy.version import USER_AGENT
 from routing.table import ProviderEntry
 

@@ -6,8 +6,8 @@ import msgspec
 
 from proxy.dialects.base import MalformedAnswer
 from proxy.dialects.openai.errors import BOM
-from proxy.reported_usage import ReportedUsage, lenient
-from proxy.usage import Usage
+from proxy.metering.reported_usage import ReportedUsage, lenient
+from proxy.metering.usage import Usage
 
 NULL = msgspec.Raw(b"null")
 LARGE = 64 * 1024  # bytes of an answer

@@ -4,8 +4,8 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand, CommandError
 
-from proxy.explain import Candidate, Explanation, Question
-from proxy.live import Live, live
+from proxy.explain.explain import Candidate, Explanation, Question
+from proxy.explain.live import Live, live
 from routing.compiled_keys import MASTER
 from routing.table import KeyEntry
 

@@ -1,0 +1,1 @@
+"""Budgets: what each has spent in its period, and in those before."""

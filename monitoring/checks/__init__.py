@@ -1,1 +1,0 @@
-"""Health checks of providers: when (schedule), how (asking), where (running), what it means (recording)."""

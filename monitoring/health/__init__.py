@@ -1,0 +1,1 @@
+"""Health of providers: checks, live traffic, and what both found over time."""

@@ -1,0 +1,1 @@
+"""Prices that were unknown when a call was made."""

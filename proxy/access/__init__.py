@@ -1,0 +1,1 @@
+"""Step 1: whose call it is, and what strangers may do."""

@@ -1,0 +1,1 @@
+"""Step 6: the answer on its way to the caller, whole or as a stream."""

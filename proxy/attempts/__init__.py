@@ -1,0 +1,1 @@
+"""Step 5: one target after the other, until one answers or the deadline passes."""

@@ -1,0 +1,1 @@
+"""The values of one request on its way through the engine."""

@@ -1,0 +1,1 @@
+"""Tokens as providers report them, and what they cost."""
