@@ -22,9 +22,9 @@ from monitoring.budgets import admin as budget_admin  # noqa: F401 registers
 from monitoring.content.admin import content_link, content_view
 from monitoring.health import admin as provider_admin  # noqa: F401 registers
 from monitoring.incidents import admin as incident_admin  # noqa: F401 registers
-from monitoring.models import CHAT, RequestLog
 from monitoring.pricing.admin import unpriced_view
 from monitoring.reports import admin as report_admin  # noqa: F401 registers
+from monitoring.request_log.models import CHAT, RequestLog
 from monitoring.request_log.pages import LogChangeList, LogPaginator, ReceivedFilter
 from monitoring.usage.admin import usage_view
 from routing.admin.base import NOTHING, badge, change_link, lines, nowrap, utc

@@ -6,8 +6,8 @@ from django.contrib import messages
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from monitoring.alerts.models import Alert
 from monitoring.budgets.admin import add_budgets
-from monitoring.models import Alert
 from routing import notices
 from routing.admin.base import list_url
 from routing.models import InactiveGuard

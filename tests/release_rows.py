@@ -129,12 +129,10 @@ def fill_days() -> None:
 
 def finish() -> None:
     """What admins and the worker leave behind."""
-    from monitoring.book_models import Repricing
     from monitoring.content.models import ContentAccess
-    from monitoring.models import Alert, RequestLog
+    from monitoring.models import Alert, Incident, Repricing, RequestLog, TrafficFault
     from monitoring.pricing import repricing
     from monitoring.reports import sending
-    from monitoring.status_models import Incident, TrafficFault
     from monitoring.usage import rollups
     from routing.models import Provider
 

@@ -16,10 +16,10 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanSwitchWidget
 
 from monitoring.alerts.delivering import send_test
+from monitoring.alerts.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from monitoring.alerts.rules import THRESHOLDS
-from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from routing.addresses import AddressRefused, for_channels, origin
-from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge, nowrap, record, utc
+from routing.admin.base import NOTHING, PLAIN_NUMBERS, ReadOnlyAdmin, badge, nowrap, record, utc
 from routing.credentials import CredentialUnreadable
 from routing.models.fields import validate_url
 
@@ -159,19 +159,6 @@ class AlertRuleAdmin(ModelAdmin):
         return False  # there is one of each kind
 
     def has_delete_permission(self, request: HttpRequest, obj: AlertRule | None = None) -> bool:
-        return False
-
-
-class ReadOnlyAdmin(ModelAdmin):
-    empty_value_display = NOTHING
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 

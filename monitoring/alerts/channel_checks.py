@@ -6,7 +6,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import DatabaseError
 
-from monitoring.models import AlertChannel
+from monitoring.alerts.models import AlertChannel
 from routing.addresses import for_channels
 from routing.checks import refused
 from routing.credentials import CredentialUnreadable

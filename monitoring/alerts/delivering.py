@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from monitoring.alerts.channels import KINDS, SECONDS
 from monitoring.alerts.message import ChannelFailed, Message
-from monitoring.models import AlertChannel, AlertDelivery
+from monitoring.alerts.models import AlertChannel, AlertDelivery
 from routing.credentials import CredentialUnreadable
 
 logger = logging.getLogger(__name__)

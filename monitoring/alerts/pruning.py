@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Model, QuerySet
 
-from monitoring.models import Alert, AlertDelivery
+from monitoring.alerts.models import Alert, AlertDelivery
 
 DELETE_ROWS = 1000  # at once, so that no lock is held for long
 

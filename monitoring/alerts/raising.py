@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 
+from monitoring.alerts.models import Alert, AlertChannel, AlertDelivery, AlertRule
 from monitoring.alerts.rules import EVERY, ONCE, REMINDERS, RULES, STEPS, THRESHOLDS, Finding
 from monitoring.background.turns import is_locked
 from monitoring.incidents import incidents
-from monitoring.models import Alert, AlertChannel, AlertDelivery, AlertRule
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _begin(rule: AlertRule, finding: Finding, now: datetime) -> None:
         },
     )
     if is_new:
-        incidents.alert_turned(rule.kind, alert, now, over=False)
+        incidents.alert_turned(rule.kind, alert.pk, now, over=False)
     if is_new and not finding.quiet:
         _tell(rule, alert, "fired", now)
 
@@ -95,7 +95,7 @@ def _remind(rule: AlertRule, alert: Alert, now: datetime) -> None:
 def _end(rule: AlertRule, alert: Alert, now: datetime) -> None:
     if not Alert.objects.filter(pk=alert.pk, ended_at=None).update(ended_at=now):
         return
-    incidents.alert_turned(rule.kind, alert, now, over=True)
+    incidents.alert_turned(rule.kind, alert.pk, now, over=True)
     if rule.kind not in ONCE:
         _tell(rule, alert, "resolved", now)
 

@@ -12,10 +12,13 @@ from django.db.models import Count, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from monitoring.alerts.models import Alert, AlertRule
 from monitoring.background import heartbeats
+from monitoring.background.models import Heartbeat
 from monitoring.background.restarts import restarted
+from monitoring.budgets.models import BudgetPeriod
 from monitoring.budgets.periods import refresh
-from monitoring.models import Alert, AlertRule, BudgetPeriod, Heartbeat, RequestLog
+from monitoring.request_log.models import RequestLog
 from routing.models import ApiKey, MaintenanceWindow, ProviderHealth
 
 ERROR_MINUTES = 5

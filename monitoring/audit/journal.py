@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from monitoring.audit import Difference, Differences
-from monitoring.models import RequestLog
+from monitoring.request_log.models import RequestLog
 from monitoring.shipping.state import DAMAGE_FILE, read_state
 from proxy.journal.reader import Position, read_new, segments, workers
 from proxy.journal.records import Closed, Opened, Record

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from monitoring.audit import Difference, Differences
-from monitoring.models import RequestLog, RowSeal
+from monitoring.request_log.models import RequestLog, RowSeal
 from monitoring.request_log.seals import COLUMNS, checksum, facts_of_row
 from monitoring.shipping.storing import HOUR_NS, mark_stale
 

@@ -8,7 +8,8 @@ from typing import Any
 from django.db.models import Max, Min
 
 from monitoring.audit import Difference, Differences
-from monitoring.models import RequestLog, StaleHour, UsageHour, UsageSum
+from monitoring.request_log.models import RequestLog
+from monitoring.usage.models import StaleHour, UsageHour, UsageSum
 from monitoring.usage.rollups import HOUR, NAMES, SUMS, hour_of, roll_up, usage_of
 from monitoring.usage.sums import DAY, day_of, sums_of
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from monitoring.models import Heartbeat
+from monitoring.background.models import Heartbeat
 
 logger = logging.getLogger(__name__)
 

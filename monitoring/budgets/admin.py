@@ -7,9 +7,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from monitoring.alerts.admin import ReadOnlyAdmin
-from monitoring.models import BudgetPeriod
-from routing.admin.base import NOTHING, badge, link, list_url, nowrap, usd, utc
+from monitoring.budgets.models import BudgetPeriod
+from routing.admin.base import NOTHING, ReadOnlyAdmin, badge, link, list_url, nowrap, usd, utc
 
 SHOWN = 10
 CLOSE = 50.0  # percent used, from which a budget is on the first page

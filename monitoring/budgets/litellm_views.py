@@ -13,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from monitoring.budgets.spending import shipped
-from monitoring.models import NANO, RequestLog, UsageHour
+from monitoring.request_log.models import NANO, RequestLog
+from monitoring.usage.models import UsageHour
 from monitoring.usage.report import Question, QuestionInvalid, question
 from proxy.doors.authentication import caller_key
 from proxy.doors.views import GatewayView

@@ -6,9 +6,8 @@ from typing import Any
 
 from django.db.models import Max
 
-from monitoring.budgets.models import ALWAYS
+from monitoring.budgets.models import ALWAYS, BudgetPeriod
 from monitoring.budgets.spending import shipped
-from monitoring.models import BudgetPeriod
 from routing.limit_owners import limit_owners_of
 from routing.models import ApiKey, ModelRoute, Provider, RouteTarget, Team
 from routing.periods import bounds

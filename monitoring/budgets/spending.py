@@ -17,8 +17,9 @@ from django.db import connection
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.expressions import RawSQL
 
-from monitoring.models import RequestLog, StaleHour, UsageHour
+from monitoring.request_log.models import RequestLog
 from monitoring.shipping.storing import unknown
+from monitoring.usage.models import StaleHour, UsageHour
 from proxy.journal.reader import Position, lives, read_new, segments, workers
 from proxy.journal.records import Closed, Opened, Record
 from routing.models import ModelRoute, Provider, Team

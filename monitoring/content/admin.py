@@ -12,11 +12,11 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from monitoring.alerts.admin import ReadOnlyAdmin
+from monitoring.content.models import ContentAccess, RequestContent
 from monitoring.content.storing import opened
-from monitoring.models import ContentAccess, RequestContent, RequestLog
+from monitoring.request_log.models import RequestLog
 from proxy.access.client_address import client_of
-from routing.admin.base import NOTHING, link
+from routing.admin.base import NOTHING, ReadOnlyAdmin, link
 from routing.credentials import CredentialUnreadable
 
 PERMISSION = "monitoring.view_requestcontent"

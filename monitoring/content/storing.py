@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db import DataError, transaction
 
+from monitoring.content.models import RequestContent
 from monitoring.content.reading import read
 from monitoring.content.redacting import Redactor
-from monitoring.models import RequestContent
 from proxy.content.records import Content, unpack
 from routing import credentials, secret_headers
 from routing.models import GatewaySettings, Provider

@@ -18,9 +18,9 @@ from unfold.decorators import action, display
 
 from monitoring.health import traffic
 from monitoring.health.charts import daily_uptime, latency_chart
+from monitoring.health.models import HealthCheck, HealthTransition
 from monitoring.health.running import check_now
 from monitoring.health.summary import load, open_circuits
-from monitoring.models import HealthCheck, HealthTransition
 from routing.admin.base import NOTHING, badge, change_url, lines, link, nowrap, utc
 from routing.admin.providers import HEALTH_KIND, ProviderAdmin
 from routing.models import MaintenanceWindow, Provider

@@ -7,8 +7,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from django.db.models import Q, Sum
 from django.db.models.functions import TruncDate
 
+from monitoring.health.models import HealthTransition
 from monitoring.health.spans import Span, common, length, merged
-from monitoring.models import HealthTransition, RequestLog, UsageHour
+from monitoring.request_log.models import RequestLog
+from monitoring.usage.models import UsageHour
 from routing.models import ProviderHealth
 
 DAYS = 90

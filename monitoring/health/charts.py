@@ -7,7 +7,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from monitoring.health.availability import History, by_checks, days_until, histories
-from monitoring.models import HealthCheck
+from monitoring.health.models import HealthCheck
 from routing.models import Provider
 
 WIDTH, HEIGHT, LEFT = 960, 180, 56

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Exists, OuterRef
 
-from monitoring.models import HealthCheck, HealthTransition
+from monitoring.health.models import HealthCheck, HealthTransition
 from routing.models import ProviderHealth
 
 TRANSITION_DAYS = 400

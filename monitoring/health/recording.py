@@ -8,9 +8,9 @@ from django.db import transaction
 
 from monitoring.health import traffic
 from monitoring.health.meaning import Meaning, Verdict
+from monitoring.health.models import HealthCheck, HealthTransition
 from monitoring.health.probe import Result
 from monitoring.incidents import incidents
-from monitoring.models import HealthCheck, HealthTransition
 from monitoring.shipping.storing import store
 from routing.models import Provider, ProviderHealth
 from routing.publishing import publish_change

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
-from monitoring.models import CheckSchedule
+from monitoring.health.models import CheckSchedule
 from routing.models import Provider
 
 JITTER = 0.1  # of the interval, to either side: checks that began together drift apart

@@ -9,7 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from monitoring.health.history import uptimes
-from monitoring.models import HealthCheck
+from monitoring.health.models import HealthCheck
 from proxy.breaker.state import Standing
 from proxy.explain.live import target_views
 from routing.admin.base import NOTHING

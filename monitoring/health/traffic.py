@@ -12,7 +12,8 @@ from typing import Any
 
 from django.db import transaction
 
-from monitoring.models import HealthTransition, RequestLog, TrafficFault
+from monitoring.health.models import HealthTransition, TrafficFault
+from monitoring.request_log.models import RequestLog
 from proxy.errors import (
     UpstreamAuthFailed,
     UpstreamError,

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from monitoring.models import Incident
+from monitoring.incidents.models import Incident
 from routing.admin.base import NOTHING, NamesField, badge, lines, nowrap, utc
 
 

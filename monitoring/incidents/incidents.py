@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from monitoring.models import Alert, Incident
+from monitoring.incidents.models import Incident
 from routing.models import MaintenanceWindow, ModelRoute, Provider
 
 SAME_ONE = timedelta(minutes=10)  # so soon after its end, a new fault is the same incident
@@ -40,12 +40,12 @@ def _title(routes: list[ModelRoute]) -> str:
     return f"Reduced availability of {names}{more}"[:200]
 
 
-def alert_turned(kind: str, alert: Alert, at: datetime, *, over: bool) -> None:
+def alert_turned(kind: str, alert_id: int, at: datetime, *, over: bool) -> None:
     """In the transaction that records it."""
     if over:
-        Incident.objects.filter(alert=alert, ended_at=None).update(ended_at=at)
+        Incident.objects.filter(alert_id=alert_id, ended_at=None).update(ended_at=at)
     elif title := _OF_ALERTS.get(kind):
-        Incident.objects.create(title=title, started_at=at, alert=alert)
+        Incident.objects.create(title=title, started_at=at, alert_id=alert_id)
 
 
 def end_left(now: datetime) -> int:

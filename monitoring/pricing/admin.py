@@ -15,7 +15,7 @@ from django.urls import reverse
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldBooleanWidget
 
-from monitoring.models import Repricing
+from monitoring.pricing.models import Repricing
 from monitoring.pricing.repricing import groups
 from routing.admin.base import NOTHING, PlainNumberWidget, badge, link, list_url, record, utc
 from routing.models import RouteTarget

@@ -14,7 +14,8 @@ from django.db.models import Count, Max, Min, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from monitoring.models import Repricing, RequestLog, RowSeal
+from monitoring.pricing.models import Repricing
+from monitoring.request_log.models import RequestLog, RowSeal
 from monitoring.request_log.seals import COLUMNS, checksum, facts_of_row
 from monitoring.shipping.storing import HOUR_NS, mark_stale
 from proxy.admission.redis.counters import recount_budgets

@@ -12,12 +12,13 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from monitoring.alerts.admin import STATUS_KIND, ReadOnlyAdmin
+from monitoring.alerts.admin import STATUS_KIND
 from monitoring.alerts.channels import FILE_KINDS
-from monitoring.models import AlertChannel, ReportDelivery, ScheduledReport
+from monitoring.alerts.models import AlertChannel
 from monitoring.reports.due import last_period
+from monitoring.reports.models import ReportDelivery, ScheduledReport
 from monitoring.reports.sending import send_now
-from routing.admin.base import NOTHING, PLAIN_NUMBERS, badge
+from routing.admin.base import NOTHING, PLAIN_NUMBERS, ReadOnlyAdmin, badge
 
 
 class ReportForm(forms.ModelForm):

@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, datetime, time, timedelta
 
-from monitoring.models import ReportDelivery, ScheduledReport
+from monitoring.reports.models import ReportDelivery, ScheduledReport
 
 DAY = timedelta(days=1)
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 from django.template.loader import render_to_string
 
 from monitoring.alerts.message import File
-from monitoring.models import ReportDelivery, ScheduledReport
+from monitoring.reports.models import ReportDelivery, ScheduledReport
 from monitoring.usage import report as usage
 from monitoring.usage import rollups
 from monitoring.usage.csv_cells import safe

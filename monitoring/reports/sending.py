@@ -8,9 +8,9 @@ from django.utils import timezone
 from monitoring.alerts.channels import FILE_KINDS, FILE_SECONDS
 from monitoring.alerts.delivering import FIRST_PAUSE, MOST_ATTEMPTS
 from monitoring.alerts.message import ChannelFailed
-from monitoring.models import ReportDelivery, ScheduledReport
 from monitoring.reports.due import enqueue
 from monitoring.reports.making import made
+from monitoring.reports.models import ReportDelivery, ScheduledReport
 from routing.credentials import CredentialUnreadable
 
 logger = logging.getLogger(__name__)

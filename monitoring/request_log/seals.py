@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.models import RequestLog
+from monitoring.request_log.models import RequestLog
 from proxy.journal.records import Closed
 
 COLUMNS = tuple(field.attname for field in RequestLog._meta.concrete_fields)

@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import connection, models, transaction
 
-from monitoring.models import RequestContent, RequestLog, RowSeal
+from monitoring.content.models import RequestContent
+from monitoring.request_log.models import RequestLog, RowSeal
 from proxy.ids import first_id
 
 AHEAD = 7  # days made before they come: so long may Celery be away

@@ -10,11 +10,13 @@ from django.db import OperationalError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import TruncHour
 
-from monitoring.models import RequestContent, RequestLog, RowSeal, StaleHour, UsageHour
+from monitoring.content.models import RequestContent
+from monitoring.request_log.models import RequestLog, RowSeal
 from monitoring.retention import partitions
 from monitoring.shipping.storing import HOUR_NS, mark_stale
 from monitoring.usage import sums
 from monitoring.usage.archiving import archive
+from monitoring.usage.models import StaleHour, UsageHour
 from monitoring.usage.rollups import hour_of, replace_hour, roll_hour, rows_of, usage_of
 from routing.models import GatewaySettings
 

@@ -10,8 +10,9 @@ import msgspec
 from django.db import DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 
-from monitoring.models import RequestLog, RowSeal, StaleHour
+from monitoring.request_log.models import RequestLog, RowSeal
 from monitoring.request_log.seals import COLUMNS, checksum, facts_of_call, values_of
+from monitoring.usage.models import StaleHour
 from proxy.journal.records import Closed, Opened
 from routing.models import ApiKey
 

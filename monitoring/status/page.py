@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from monitoring.health import availability
 from monitoring.health.availability import History, Traffic
-from monitoring.models import Incident
+from monitoring.incidents.models import Incident
 from proxy.breaker.state import Standing
 from proxy.gateway import Gateway, running_gateway
 from routing.models import GatewaySettings, MaintenanceWindow, ModelRoute

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from monitoring.models import UsageHour
 from monitoring.usage import percentiles
+from monitoring.usage.models import UsageHour
 from monitoring.usage.rollups import NAMES, SUMS
 
 BUCKETS = ("total_buckets", "ttft_buckets")

@@ -9,7 +9,8 @@ from typing import Any
 
 from django.db.models import Case, DateTimeField, OuterRef, Q, QuerySet, Subquery, Sum, Value, When
 
-from monitoring.models import NANO, UsageHour
+from monitoring.request_log.models import NANO
+from monitoring.usage.models import UsageHour
 from routing.models import Team
 from routing.models.limits import is_time_zone
 from routing.periods import bounds

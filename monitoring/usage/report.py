@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from monitoring.models import NANO, RequestLog, UsageHour, UsageSum
+from monitoring.request_log.models import NANO, RequestLog
+from monitoring.usage.models import UsageHour, UsageSum
 from monitoring.usage.percentiles import add, percentile
 
 GROUPS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from monitoring.models import RequestLog
+from monitoring.request_log.models import RequestLog
 from monitoring.usage.csv_cells import safe
 from monitoring.usage.report import GROUPS, Question
 

@@ -14,8 +14,9 @@ from django.db.models import Case, Count, F, FloatField, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce, Floor, Ln
 from django.utils import timezone
 
-from monitoring.models import RequestLog, StaleHour, UsageHour
+from monitoring.request_log.models import RequestLog
 from monitoring.usage import sums
+from monitoring.usage.models import StaleHour, UsageHour
 from monitoring.usage.percentiles import FASTEST_MS, LOG_STEP
 
 HOUR = timedelta(hours=1)

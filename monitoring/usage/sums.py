@@ -8,7 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from django.db import connection, transaction
 from django.db.models import Count, Max, QuerySet
 
-from monitoring.models import StaleHour, UsageHour, UsageSum
+from monitoring.usage.models import StaleHour, UsageHour, UsageSum
 from monitoring.usage.report import COUNTS, EVERYTHING, Line, count, groups_of
 
 DIMENSIONS = (EVERYTHING, "team", "key", "route", "provider", "model", "tag", "status", "outcome")

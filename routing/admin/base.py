@@ -217,3 +217,16 @@ class TagsField(NamesField):
     def __init__(self, model: type[models.Model]) -> None:
         help_text = str(model._meta.get_field("tags").help_text)  # type: ignore[union-attr]
         super().__init__(help_text=f"{help_text} One on each line.")
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    empty_value_display = NOTHING
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -8,8 +8,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from monitoring.models import RequestLog
 from monitoring.request_log.generating import calls
+from monitoring.request_log.models import RequestLog
 from monitoring.retention import partitions
 from monitoring.shipping.storing import store
 from monitoring.usage import rollups
