@@ -17,7 +17,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 MOST_FIELDS = 1000  # at the top of a body
 MOST_MESSAGES = 10_000  # where the route says nothing
-MOST_COUNT = 2**63 - 1
+MOST_COUNT = 2**53 - 1  # what every client and JSON reader writes exactly
 LONGEST_SMALL = 64 * 1024  # bytes of a field that is read whole
 SMALL_FIELDS = ("model", "stream", "max_tokens", "max_completion_tokens", "n", "user", "stream_options")
 
