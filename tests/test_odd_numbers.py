@@ -9,8 +9,8 @@ import pytest
 
 from monitoring.alerts import rules
 from monitoring.models import AlertRule, RequestLog
-from monitoring.rollups import roll_up
-from monitoring.usage import Question, total
+from monitoring.usage.report import Question, total
+from monitoring.usage.rollups import roll_up
 from routing.compiler import current_version
 from tests import plain
 from tests.factories import make_key, make_provider, make_route, make_target
