@@ -86,6 +86,14 @@ def test_another_key_changes_the_provider_in_place_beside_a_second_account(load:
     }
 
 
+def test_another_prefix_is_another_provider_and_takes_the_target_along(load: Load) -> None:
+    load(entry())
+    pk = RouteTarget.objects.get().pk
+    load(entry().replace("mine/", "yours/"))
+    row = RouteTarget.objects.get()
+    assert (row.pk, row.provider.slug, row.enabled) == (pk, "yours", True)
+
+
 def test_one_of_two_entries_that_moves_takes_its_target_along(load: Load) -> None:
     load(entry("a"), entry("b"))
     pk = RouteTarget.objects.get(route__name="a").pk

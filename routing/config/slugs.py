@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from routing.config.accounts import Account
+from routing.config.accounts import Account, wanted_slug
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Slugs:
         for account in entries:
             self._give(account, self._same(account))
         for account, targets in entries.items():
-            self._give(account, self._changed(targets))
+            self._give(account, self._changed(account, targets))
 
     def of(self, account: Account) -> str:
         if account not in self._given:
@@ -57,17 +57,21 @@ class Slugs:
             self._given[account] = free[0]
 
     def _same(self, account: Account) -> list[str]:
-        family = re.compile(rf"{re.escape(account.name[:60])}(-[0-9]+)?|{re.escape(account.name)}")
         return [
             slug
             for slug, there in sorted(self._stored.providers.items())
-            if family.fullmatch(slug)
+            if _is_of_family(slug, account.name)
             and (there.base_url.rstrip("/"), there.key) == (account.base_url, account.key)
         ]
 
-    def _changed(self, targets: Collection[tuple[str, str]]) -> list[str]:
+    def _changed(self, account: Account, targets: Collection[tuple[str, str]]) -> list[str]:
         """Where its entries' targets are now: their address or key is another one since."""
-        return [slug for slug in self._of(targets) if self._stored.providers[slug].ours]
+        return [
+            slug
+            for slug in self._of(targets)
+            if (there := self._stored.providers[slug]).ours
+            and (_is_of_family(slug, account.name) or _are_both_named_by_host(slug, there, account))
+        ]
 
     def _of(self, targets: Collection[tuple[str, str]]) -> list[str]:
         return sorted({slug for target in targets for slug in self._stored.of_targets.get(target, ())})
@@ -90,3 +94,13 @@ class Slugs:
         if there is None or not there.of_another_file:
             return False
         return there.base_url.rstrip("/") != account.base_url or account.key not in ("", there.key)
+
+
+def _is_of_family(slug: str, wanted: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(wanted[:60])}(-[0-9]+)?|{re.escape(wanted)}", slug))
+
+
+def _are_both_named_by_host(slug: str, there: There, account: Account) -> bool:
+    """No prefix names them: a name that nobody chose says nothing."""
+    before, now = wanted_slug("", there.base_url), wanted_slug("", account.base_url)
+    return _is_of_family(slug, before) and account.name == now
