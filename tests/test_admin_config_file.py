@@ -11,7 +11,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
 from routing.admin import config_file
-from routing.models import GatewaySettings, ModelRoute, Provider, RouteTarget, Team
+from routing.models import GatewaySettings, InactiveGuard, ModelRoute, Provider, RouteTarget, Team
 from tests.factories import make_route
 
 pytestmark = pytest.mark.django_db
@@ -130,7 +130,19 @@ def test_what_is_no_such_file_is_one_sentence(admin_client, text, said):
 def test_a_file_that_holds_nothing_is_told_and_offers_nothing_to_apply(admin_client):
     answer = upload(admin_client, "- 1\n- 2\n")
     assert "nothing was loaded; 1 report" in text_of(answer)
-    assert ">Apply<" not in answer.content.decode()
+    assert ">Apply<" not in re.sub(r"\s", "", answer.content.decode())
+
+
+def test_what_the_file_asks_to_be_guarded_by_stands_on_the_first_page(admin_client):
+    """Also where it is all that is new in a file that was loaded before."""
+    text = FILE[: FILE.index("guardrails")]
+    apply(admin_client, planned(upload(admin_client, text)))
+    assert not InactiveGuard.objects.exists()
+    again = upload(admin_client)
+    assert not InactiveGuard.objects.exists(), "a plan writes nothing"
+    assert ">Apply<" in re.sub(r"\s", "", again.content.decode())
+    apply(admin_client, planned(again))
+    assert "pii" in text_of(admin_client.get(reverse("admin:index")))
 
 
 def test_a_file_that_is_missing_is_asked_for(admin_client):

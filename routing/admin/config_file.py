@@ -183,7 +183,7 @@ def _show(
         "opts": page.opts,
         "form": form,
         "plan": _sealed(request, upload, report.version) if upload and report else "",
-        "nothing": report is not None and not report.changes,
+        "nothing": report is not None and not report.loaded,
         "changes": _changes(report),
         "reports": _reports(report),
         "summary": report.lines()[-1] if report else "",
