@@ -3,7 +3,7 @@
 --   S call owners cost bucket own-bucket difference: it has ended; its tokens were counted in `bucket`, or in
 --     `own-bucket` by the owners of its candidate, and are now more by `difference`
 --   H call owners amount: it goes on, and holds the amount of each budget
---   F as S: what this Redis was told before it lost its memory
+--   F as S: what was reported to this Redis before it lost its memory
 --   C base period cost: what was spent while Redis was away, so long ago that the log has it
 --   W base age-ms requests tokens: what was let through while Redis was away
 -- `owners` is JSON, the same text for many records: of each its base, parallel (true), tokens
