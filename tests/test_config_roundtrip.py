@@ -38,7 +38,7 @@ pytestmark = pytest.mark.django_db
 SPECIFICATION = Path(__file__).parent / "data" / "litellm_config_spec.yaml"
 MODELS = (GatewaySettings, Team, Provider, ModelRoute, RouteTarget, ApiKey)  # parents before children
 EXAMPLES = int(os.environ.get("EXAMPLES", "25"))  # of generated configurations
-NOT_CONFIGURED = {"id", "created_at", "updated_at", "last_used_at"}
+NOT_CONFIGURED = {"id", "created_at", "updated_at", "last_used_at", "revoked_at"}
 
 
 def everything():

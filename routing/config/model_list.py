@@ -192,7 +192,7 @@ def _complete_entry(section: Section, route: str, model: str, parameters: Sectio
 
 
 def _check_model(parameters: Section, route: str, model: str) -> None:
-    if not model.strip():
+    if not model:
         _refuse(parameters, "model", "names no model", "write it as PROVIDER/MODEL")
     if len(model) > _LONGEST_NAME:
         _refuse(parameters, "model", f"has more than {_LONGEST_NAME} characters", "write the model's name")
