@@ -50,31 +50,36 @@ def _until_reset(header: Callable[[str], str | None]) -> float | None:
 def retry_after_seconds(value: str | None) -> float | None:
     """Seconds to wait, 0 to 3,600; None where there is no header that makes sense.
 
-    Both forms are read: seconds and HTTP date. Source: RFC 9110, 10.2.3.
+    Both forms are read: seconds and HTTP date; also 30s, and the first of several. Source: RFC 9110, 10.2.3.
     """
     if not value:
         return None
-    try:
-        seconds = float(value)
-    except ValueError:
+    seconds = _plain_seconds(value.partition(";")[0].partition(",")[0].strip(' "'))
+    if seconds is None:
         seconds = _until(value)
     if not seconds >= 0:  # also not-a-number
         return None
     return min(seconds, LONGEST)
 
 
+def _plain_seconds(text: str) -> float | None:
+    if _DURATION.fullmatch(text):
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def duration_seconds(value: str | None) -> float | None:
     """1s, 6m0s, 20ms, 1h2m3.5s, or plain seconds; None for anything else."""
-    text = (value or "").strip().lower()
-    if not _DURATION.fullmatch(text):
-        return retry_after_seconds(text)
-    return min(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)), LONGEST)
+    return retry_after_seconds((value or "").strip().lower())
 
 
 def _until(value: str) -> float:
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or a zone of twenty digits
         return float("nan")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
