@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from proxy.ask import ChatAsk
-from proxy.dialects.openai.answer import says_something
+from proxy.dialects.openai.answer import says_something, without_halves
 from proxy.metering.reported_usage import lenient
 from proxy.metering.usage import Usage, tokens_of_text
 from proxy.sse import KEEPS_WARM, LONGEST_EVENT, UNREADABLE
@@ -200,5 +200,9 @@ def _choices(content: dict[str, Any]) -> list[dict[str, Any]]:
 def _decoded(data: bytes) -> dict[str, Any] | None:
     try:
         return _object.decode(data)
+    except UNREADABLE:
+        pass
+    try:  # a character may be cut between two events
+        return _object.decode(without_halves(data).decode("utf-8", "replace"))
     except UNREADABLE:
         return None

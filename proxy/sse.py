@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.openai.answer import is_error
+from proxy.dialects.openai.answer import is_error, without_halves
 from proxy.metering.reported_usage import ReportedUsage, lenient
 from proxy.metering.usage import Usage
 
@@ -98,7 +98,7 @@ def _read(data: bytes) -> _Event | None:
     except msgspec.ValidationError:
         return _loosely(data)
     except UNREADABLE:
-        return None
+        return _read(mended) if (mended := without_halves(data)) != data else None
 
 
 def _loosely(data: bytes) -> _Event:

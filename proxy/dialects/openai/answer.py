@@ -1,5 +1,6 @@
 """Whole answers: whether there is one, and its usage. What only the books read never decides."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ class _Loose(msgspec.Struct, gc=False):
     error: msgspec.Raw = NULL
 
 
+LONGEST_MENDED = 1024 * 1024  # bytes
+_HALF = re.compile(rb"\\(?:u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
 _answer = msgspec.json.Decoder(_Answer)
 _loose = msgspec.json.Decoder(_Loose)
 _any = msgspec.json.Decoder()
@@ -54,6 +57,8 @@ def _read_loosely(body: bytes) -> Usage | None:
     try:
         answer = _loose.decode(body.removeprefix(BOM))
     except NO_JSON:
+        if (mended := without_halves(body)) != body:
+            return _read_loosely(mended)
         raise MalformedAnswer("answered 200 with malformed JSON") from None
     if is_error(answer.error):
         raise MalformedAnswer("answered 200 with an error in the body")
@@ -61,6 +66,13 @@ def _read_loosely(body: bytes) -> Usage | None:
         raise MalformedAnswer("answered 200 without an answer: it has no choices")
     usage = lenient(_decoded(answer.usage)) if len(answer.usage) <= LONGEST_DETAIL else None
     return usage.tokens() if usage else None
+
+
+def without_halves(data: bytes) -> bytes:
+    """To be read only: JSON allows half a character (\\ud83d), some cut one so; the decoder refuses it."""
+    if len(data) > LONGEST_MENDED or not (b"\\ud" in data or b"\\uD" in data):
+        return data
+    return _HALF.sub(lambda found: b"\\ufffd" if len(found[0]) > 2 else found[0], data)
 
 
 def is_error(raw: msgspec.Raw) -> bool:
