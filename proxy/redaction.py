@@ -10,3 +10,10 @@ def secrets_of(call: Call, provider: ProviderEntry | None) -> tuple[str, ...]:
     stored = provider.secrets if provider is not None else ()
     own = call.caller_credential
     return (own, *stored) if len(own) >= SHORTEST_SEARCHED else stored
+
+
+def redacted(said: bytes, call: Call, provider: ProviderEntry | None) -> bytes:
+    """Some providers repeat the key that they refuse."""
+    for secret in secrets_of(call, provider):
+        said = said.replace(secret.encode("latin-1", "replace"), b"[redacted]")
+    return said

@@ -13,7 +13,7 @@ from proxy.calls.call import Call
 from proxy.continuing import Continuation, Prefix
 from proxy.errors import GatewayError, UpstreamError, UpstreamTimeout
 from proxy.metering.usage import told_or_estimated
-from proxy.redaction import secrets_of
+from proxy.redaction import redacted
 from proxy.sse import StreamReader
 from proxy.stall import Stall
 from proxy.stream_usage import UsageFilter
@@ -35,13 +35,6 @@ class Client(Protocol):
 
 
 Resume = Callable[[Call, Prefix], Awaitable[Answer | None]]
-
-
-def redacted(error_event: bytes, call: Call) -> bytes:
-    """Some providers repeat the key that they refuse."""
-    for secret in secrets_of(call, call.target.provider if call.target else None):
-        error_event = error_event.replace(secret.encode("latin-1", "replace"), b"[redacted]")
-    return error_event
 
 
 class Relay:
@@ -207,7 +200,11 @@ class Relay:
             chunk = self._whole_lines(chunk)
         if self._filter is not None:
             chunk = self._filter.take(chunk)
-        return redacted(chunk, self._call) if self._reader.failed else chunk
+        return self._without_secrets(chunk) if self._reader.failed else chunk
+
+    def _without_secrets(self, said: bytes) -> bytes:
+        target = self._call.target
+        return redacted(said, self._call, target.provider if target else None)
 
     def _whole_lines(self, chunk: bytes) -> bytes:
         """A half line waits for its other half: a client could make nothing of it where the stream breaks."""
@@ -242,7 +239,7 @@ class Relay:
         if self._reader.whole or self._reader.failed or "event-stream" not in self._answer_type():
             self._over = True
             await self.let_go()
-            return redacted(tail, self._call) if self._reader.failed else tail
+            return self._without_secrets(tail) if self._reader.failed else tail
         return await self._cut(ConnectionBroken("the stream ended before the answer did"))
 
     def _answer_type(self) -> str:

@@ -36,3 +36,9 @@ def as_utf8(body: bytes, kind: str) -> bytes:
         return body.decode(named).encode()
     except (LookupError, UnicodeError):
         return body  # whoever reads it says what is wrong with it
+
+
+def last_data(parts: list[bytes]) -> bytes:
+    """Of a stream's last event that has any."""
+    lines = [line[5:].strip() for line in b"".join(parts).splitlines() if line.startswith(b"data:")]
+    return next((data for data in reversed(lines) if data[:1] == b"{"), b"")

@@ -174,7 +174,7 @@ class Asker:
             if answer.stream and _may_wait_on(call, begun):
                 response.allow_silence(PATIENT)
             if answer.stream and prefix is None and call.route.route.on_cut == "hold":
-                await hold(answer, call.route.route.stall_timeout)
+                await hold(call, answer, call.route.route.stall_timeout)
             return answer
         except BaseException as error:
             if response is not None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy.attempts.answer_bytes import as_utf8, unpacked
+from proxy.attempts.answer_bytes import as_utf8, last_data, unpacked
 from proxy.attempts.opening import Begins, Opening, Patience, begins_plainly
 from proxy.attempts.retry_after import told_wait
 from proxy.breaker.registry import Trial
@@ -12,7 +12,7 @@ from proxy.calls.call import Call
 from proxy.dialects.base import MalformedAnswer
 from proxy.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from proxy.metering.usage import Usage
-from proxy.redaction import secrets_of
+from proxy.redaction import redacted, secrets_of
 from proxy.sse import StreamReader
 from proxy.stall import Stall
 from proxy.transports.base import (
@@ -82,7 +82,7 @@ async def read_answer(call: Call, begun: "Begun", response: UpstreamResponse) ->
         raise await _error(call, link, response)
     # Some providers answer a stream's request with a whole JSON answer, or an error in one.
     if not call.ask.stream or kind.startswith("application/json"):
-        return _whole(begun, response, kind, await response.read())
+        return _whole(call, begun, response, kind, await response.read())
     first = await response.next_chunk()
     if begins_plainly(first):
         return Answer(target, link, response, EVENTS, first, True, trial, begun.key)
@@ -99,10 +99,10 @@ async def _opened(call: Call, begun: "Begun", response: UpstreamResponse, kind: 
     else:
         await _wait_with_patience(opening, response, kind)
     if opening.fault:
-        raise _failed(begun.link, opening.fault)
+        raise _refusal(call, begun.link, last_data(opening.held)) or _failed(begun.link, opening.fault)
     held, opening.held = b"".join(opening.held), []
     if opening.begins is Begins.WITH_JSON:
-        return _whole(begun, response, kind, held + await response.read())
+        return _whole(call, begun, response, kind, held + await response.read())
     answer = Answer(begun.attempt.target, begun.link, response, EVENTS, held, True, begun.trial, begun.key)
     answer.opening = opening if opening.begins is Begins.NOT_YET else None
     return answer
@@ -118,15 +118,18 @@ async def _wait_with_patience(opening: Opening, response: UpstreamResponse, kind
             await opening.wait(response)
 
 
-def _whole(begun: "Begun", response: UpstreamResponse, kind: str, body: bytes) -> Answer:
+def _whole(call: Call, begun: "Begun", response: UpstreamResponse, kind: str, body: bytes) -> Answer:
     target, link, trial = begun.attempt.target, begun.link, begun.trial
-    if "charset" in kind:
+    if ";" in kind:
         body = as_utf8(body, kind)
-    usage = link.dialect.read_answer(body)
+    try:
+        usage = link.dialect.read_answer(body)
+    except MalformedAnswer as fault:
+        raise _refusal(call, link, body) or fault from None
     return Answer(target, link, response, JSON, body, False, trial, begun.key, usage)
 
 
-async def hold(answer: Answer, stall: float | None) -> None:
+async def hold(call: Call, answer: Answer, stall: float | None) -> None:
     """Wait for the whole stream. Raises UpstreamError where it isn't, so that another target may be asked."""
     most = answer.target.provider.connection.longest_answer
     reader = StreamReader()
@@ -138,8 +141,16 @@ async def hold(answer: Answer, stall: float | None) -> None:
         if size > most:
             raise _failed(answer.link, f"sent a stream of more than {most:,} bytes, which was held back")
         reader.feed(chunk)
-        chunk = await (answer.response.next_chunk() if stalls is None else stalls.next_chunk(answer.response))
+        try:
+            coming = answer.response.next_chunk() if stalls is None else stalls.next_chunk(answer.response)
+            chunk = await coming
+        except TransportFault:
+            if not reader.done:
+                raise
+            break  # its last word is here: nobody buys it again for want of the connection's end
     reader.end()
+    if reader.failed and (refusal := _refusal(call, answer.link, last_data(parts))) is not None:
+        raise refusal
     if reader.failed or not reader.whole:
         raise _failed(answer.link, "sent an incomplete stream")
     if size > ONE_PIECE:
@@ -161,20 +172,27 @@ async def _error_body(response: UpstreamResponse) -> bytes:
 
 
 async def _error(call: Call, link: Link, response: UpstreamResponse) -> GatewayError:
-    body = await _error_body(response)
+    body = as_utf8(await _error_body(response), response.content()[0])
     own_key = bool(call.caller_credential)
     wait = told_wait(response.header)
-    secrets = secrets_of(call, link.provider)
-    # Some providers repeat the key that they refuse: before the message is cut, which might leave half ...
-    for secret in secrets:
-        body = body.replace(secret.encode("latin-1", "replace"), b"[redacted]")
+    body = redacted(body, call, link.provider)
     error = link.dialect.error(link.provider, response.status, body, wait, own_key, call.incoming.body)
     if isinstance(error, UpstreamRateLimited):
         error.told_wait = wait
     elif isinstance(error, UpstreamError) and response.status >= 500:
         error.retry_after = wait
-    # ... and again after the JSON's escapes are gone.
-    for secret in secrets:
+    return _redacted_again(error, call, link)
+
+
+def _refusal(call: Call, link: Link, body: bytes) -> GatewayError | None:
+    """Some say with 200 that they refuse the request: then it must not go on to the next provider."""
+    error = link.dialect.refusal(link.provider, redacted(body[:LONGEST_ERROR], call, link.provider))
+    return None if error is None else _redacted_again(error, call, link)
+
+
+def _redacted_again(error: GatewayError, call: Call, link: Link) -> GatewayError:
+    """After the JSON's escapes are gone."""
+    for secret in secrets_of(call, link.provider):
         error.message = error.message.replace(secret, "[redacted]")
         error.said = error.said.replace(secret, "[redacted]")
         error.code = error.code.replace(secret, "[redacted]")

@@ -38,3 +38,6 @@ class Dialect(Protocol):
         `own_key`: the credential was the caller's own, so a 401 is the caller's. `request`: the caller's
         body, so that its words are not taken for the provider's.
         """
+
+    def refusal(self, provider: ProviderEntry, body: bytes) -> GatewayError | None:
+        """What an error that came with 200 says of the request; None where it is the provider's fault."""

@@ -216,6 +216,18 @@ _PATTERNS = {
 _QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)", re.DOTALL)
 
 
+_SHUT_OUT = re.compile(
+    r"\b(account|organi[sz]ation|api key|key|project|team|consumer|access)\b.{0,80}"
+    r"\b(suspended|disabled|deactivated|terminated|restricted|banned|revoked)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def is_shut_out(text: str) -> bool:
+    """Whether it is about the account, which may be for a policy's sake too, and not about this request."""
+    return bool(_SHUT_OUT.search(text))
+
+
 def own_words(text: str) -> str:
     """The text without what it quotes."""
     return _QUOTED.sub(" ", text)

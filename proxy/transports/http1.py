@@ -226,8 +226,9 @@ class Http1Response:
     @property
     def ends_with_connection(self) -> bool:
         """Neither a length nor chunks: the body is all that comes until the connection is closed."""
-        names = {name.lower() for name, _ in self.headers}
-        return self.started and not names & {b"content-length", b"transfer-encoding"}
+        if not self.started or self.header("content-length") is not None:
+            return False
+        return "chunked" not in (self.header("transfer-encoding") or "").lower()
 
 
 class Http1Connection(asyncio.Protocol):

@@ -4,7 +4,7 @@ import re
 
 from proxy.dialects.openai import answer
 from proxy.dialects.openai.errors import ErrorFields, read_error, word_code
-from proxy.dialects.words import Cause, found_words, own_words
+from proxy.dialects.words import Cause, found_words, is_shut_out, own_words
 from proxy.errors import (
     ContentPolicyRefused,
     ContextWindowExceeded,
@@ -72,6 +72,19 @@ class OpenAIDialect:
             failure.said = found.message
         return failure
 
+    def refusal(self, provider: ProviderEntry, body: bytes) -> GatewayError | None:
+        found = read_error(body)
+        if not found.known:  # no error, whatever it is: what it says is nobody's to judge
+            return None
+        if self._names(Cause.REFUSED, provider, found):
+            failure = self._rejection(ContentPolicyRefused, provider.slug, 400, found)
+        elif self._names(Cause.TOO_LONG, provider, found):
+            failure = self._too_long(provider.slug, 400, found)
+        else:
+            return None
+        failure.said = found.message
+        return failure
+
     def _failure(
         self,
         provider: ProviderEntry,
@@ -82,7 +95,8 @@ class OpenAIDialect:
         request: bytes,
     ) -> GatewayError:
         slug = provider.slug
-        if self._names(Cause.REFUSED, provider, found):
+        shut_out = status in (401, 403) and is_shut_out(own_words(found.message))
+        if not shut_out and self._names(Cause.REFUSED, provider, found):
             return self._rejection(ContentPolicyRefused, slug, status if status in (400, 403) else 400, found)
         if status == 402 or self._is_unpaid(provider, status, found, retry_after, request):
             return self._unpaid(provider, status, found, own_key)
