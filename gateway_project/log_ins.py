@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.signals import user_login_failed
+from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.core.handlers.asgi import ASGIHandler
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -18,6 +19,8 @@ from proxy.doors.views import error_response
 from proxy.errors import RateLimited, RequestTooLarge
 from proxy.gateway import running_gateway
 
+FORM_FAULTS = (MultiPartParserError, SuspiciousOperation, BadRequest, UnicodeError)
+"""What reading a form raises: too many fields, another charset, no multipart."""
 LONGEST_FORM = 16 * 1024  # bytes
 PAGE = (
     "<!doctype html><title>Too many log-ins</title>"
@@ -49,8 +52,8 @@ class DjangoHandler(ASGIHandler):
 def _attempt(request: HttpRequest) -> Attempt:
     try:
         name = request.POST.get("username", "")
-    except MultiPartParserError:
-        name = ""
+    except FORM_FAULTS:
+        name = ""  # Django answers 400 when the page reads it
     # As claimed, and so no reason to let more through: only whose turn it is goes by it.
     claimed = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     browser = f"{claimed} {request.COOKIES.get(settings.CSRF_COOKIE_NAME, '')}"

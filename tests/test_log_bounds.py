@@ -43,6 +43,13 @@ KINDS = {
         "content-length: 4000",
         body=b"a=1&" * 1000,
     ),
+    "a form of another charset": lines(
+        "POST /admin/login/",
+        "host: localhost",
+        "content-type: application/x-www-form-urlencoded; charset=utf-16",
+        "content-length: 10",
+        body=b"username=a",
+    ),
     "a wrong method": lines("DELETE /admin/login/", "host: localhost"),
 }
 

@@ -129,7 +129,7 @@ def test_a_route_name_may_be(name):
     ModelRoute(name=name).full_clean()
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a*b", "**"])
+@pytest.mark.parametrize("name", ["", " two", "two\nlines", "a*b", "**"])
 def test_a_route_name_may_not_be(name):
     assert refusal(ModelRoute(name=name), "name")
 
