@@ -1,25 +1,66 @@
 """Configuration files in the style of real deployments: all of them load, say what is odd, and serve."""
 
 from collections import Counter
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
 from django.core.management import call_command
+from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routing.config.loader import ConfigInvalid, load_file, load_text, plan_text
+from routing.config.known_providers import KNOWN
+from routing.config.loader import load_file, load_text, plan_text
+from routing.config.report import ConfigInvalid
 from routing.models import ModelRoute, Provider, RouteTarget
 from tests.factories import make_key
+from tests.live import Door, LiveGateway
+from tests.optional import needs
 
 FILES = sorted((Path(__file__).parent / "config_files").glob("*.yaml"))
-CREDENTIALS = ["OPENAI_API_KEY", "AZURE_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY", "INTERNAL_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "TOGETHER_API_KEY", "PERPLEXITY_API_KEY", "CLIENT_B_API_KEY", "GATEWAY_MASTER", "REDIS_SECRET", "DB_OF_OURS"]
+CREDENTIALS = [
+    "OPENAI_API_KEY",
+    "AZURE_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GROQ_API_KEY",
+    "OPENROUTER_API_KEY",
+    "INTERNAL_API_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "GEMINI_API_KEY",
+    "DEEPSEEK_API_KEY",
+    "MISTRAL_API_KEY",
+    "XAI_API_KEY",
+    "TOGETHER_API_KEY",
+    "PERPLEXITY_API_KEY",
+    "CLIENT_B_API_KEY",
+    "GATEWAY_MASTER",
+    "REDIS_SECRET",
+    "DB_OF_OURS",
+]
 ADDRESSES = {
     f"{name}_BASE": name.lower() for name in ("AZURE_WEU", "VLLM", "INTERNAL", "ANTHROPIC", "OPENAI")
 }
 KEY = "sk-files-0123456789abcdef"
+FARM = ["farm", "farm-embed"]
+SERVED = {
+    "agency": ["4.5", "client-b"],
+    "config_map": ["4.5", "chat small", "chat-large"],
+    "config_map_small": ["*", "4", "claude-*", "internal"],
+    "empty_sections": [],
+    "enterprise_azure": ["Große Sprachmodelle", "gpt-4.1"],
+    "many_errors": [f"model {number}" for number in range(1, 40)],
+    "mixed_clouds": ["deepseek", "gemini-flash", "mistral", "sonnet"],
+    "no_models": [],
+    "settings_only": [],
+    "startup": ["Claude Sonnet (EU)", "gpt-4o", "gpt-4o-mini", "llama"],
+    "vllm_farm": FARM,
+    "wildcards": ["*", "anthropic/*", "groq/*", "together/*"],
+}
+"""Routes that each file serves: all but those of entries that are closed or can't be taken."""
 
 
 def by_name(path):
@@ -141,8 +182,11 @@ def variables(upstream):
 
 @pytest.fixture
 def environment(upstream, monkeypatch):
+    """Also the vendors that are known by name are on this machine: no test calls one of them."""
     for name, value in variables(upstream).items():
         monkeypatch.setenv(name, value)
+    for prefix, known in KNOWN.items():
+        monkeypatch.setitem(KNOWN, prefix, replace(known, base_url=upstream.url(prefix)))
 
 
 def said(path, *options):
@@ -156,14 +200,24 @@ def said(path, *options):
 
 def served():
     targets = RouteTarget.objects.filter(enabled=True, route__enabled=True, provider__enabled=True)
-    return {name: name.replace("*", "any") for name in targets.values_list("route__name", flat=True)}
+    return sorted(set(targets.values_list("route__name", flat=True)))
 
 
-def to_loopback(upstream):
-    """The second load is done: no call of a test leaves this machine."""
-    for provider in Provider.objects.exclude(base_url__startswith="http://127.0.0.1"):
-        provider.base_url = upstream.url(provider.slug)
-        provider.save()
+def check_calls(upstream):
+    """As a strict provider would: each call has a path, a key and a model that its own account knows."""
+    targets = RouteTarget.objects.select_related("provider")
+    accounts = {
+        (target.provider.base_url, f"Bearer {target.provider.api_key}", target.upstream_model)
+        for target in targets
+    }
+    calls = [call for name in upstream.seen for call in upstream.calls(name)]
+    for call in calls:
+        base, path = call.path.split("/chat/")
+        assert path == "completions"
+        sent = f"http://127.0.0.1:{upstream.port}{base}", call.headers["authorization"]
+        known = {model for *account, model in accounts if tuple(account) == sent}
+        assert call.json["model"] in known or "*" in known, (call.path, call.json["model"])
+    return len(calls)
 
 
 def check_reports(reports):
@@ -198,11 +252,48 @@ def test_a_load_reports_with_place_reason_and_remedy_and_a_second_changes_nothin
 def test_each_route_of_a_file_that_is_served_answers(door, upstream, published, path):
     load_file(path)
     assert not load_file(path).changes
-    to_loopback(upstream)
+    assert served() == sorted(SERVED[path.stem])
     _, key = make_key()
     published()
-    found = {name: door.chat(key, asked).status_code for name, asked in served().items()}
-    assert found == dict.fromkeys(found, 200)
+    for name in served():
+        asked = name.replace("*", "any")
+        assert door.chat(key, asked, max_tokens=20).status_code == 200, name
+    assert check_calls(upstream) == len(served())
+
+
+ON_POSTGRES = """
+from dataclasses import replace
+from routing.config.known_providers import KNOWN
+from routing.config.loader import load_file
+from routing.models import RouteTarget
+for prefix, known in KNOWN.items():
+    KNOWN[prefix] = replace(known, base_url={upstream!r}.format(prefix))
+first, second = load_file({path!r}), load_file({path!r})
+assert first.reports and all(report.place and report.reason and report.remedy for report in first.reports)
+assert not second.changes and second.reports == first.reports, second.changes
+served = RouteTarget.objects.filter(enabled=True, route__enabled=True, provider__enabled=True)
+print(*sorted(set(served.values_list("route__name", flat=True))), sep="\\n")
+"""
+
+
+@needs("Postgres")
+@pytest.mark.parametrize("path", FILES, ids=by_name)
+def test_each_file_is_loaded_into_postgres_and_served_from_there(path, tmp_path, upstream, postgres_server):
+    database = postgres_server.create_database(f"files_{path.stem}", migrated=True)
+    gateway = LiveGateway(tmp_path / "data", {"DATABASE_URL": database} | variables(upstream))
+    code = ON_POSTGRES.format(upstream=upstream.url("{}"), path=str(path))
+    assert gateway.manage("shell", "-v0", "-c", code).stdout.split("\n")[:-1] == (
+        sorted(SERVED[path.stem]) or [""]
+    )
+    gateway.manage("create_key", "app", "--key", KEY)
+    gateway.start()
+    try:
+        for name in SERVED[path.stem]:
+            asked = name.replace("*", "any")
+            answer = Door("fast_lane", gateway.url).chat(KEY, asked, max_tokens=20)
+            assert answer.status_code == 200, name
+    finally:
+        gateway.stop()
 
 
 @pytest.mark.django_db
@@ -213,21 +304,45 @@ def test_the_same_error_of_39_entries_is_said_once_with_a_count():
         assert len([report for report in load_file(path).reports if "39 in all" in report.place]) == 1
 
 
+def limits():
+    """Of each target that serves, by what it is; no limit is infinite."""
+    return {
+        (target.route.name, target.provider.base_url, target.upstream_model): [
+            float("inf") if limit is None else limit
+            for limit in (target.rpm, target.tpm, target.parallel, target.budget_usd)
+        ]
+        for target in RouteTarget.objects.filter(enabled=True).select_related("route", "provider")
+        if target.route.enabled and target.provider.enabled
+    }
+
+
+def touched(targets, number):
+    """An admin's hand, between two loads."""
+    target = targets[number % len(targets)] if targets else None
+    if target is not None:
+        target.rpm = 1
+        target.save()
+
+
 @pytest.mark.django_db
 @pytest.mark.usefixtures("environment")
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(order=st.lists(st.sampled_from(FILES), min_size=2, max_size=5))
-def test_after_any_sequence_of_loads_the_last_files_routes_have_a_target(order):
-    from django.db import transaction
-
+@given(order=st.lists(st.sampled_from(FILES), min_size=2, max_size=5), hand=st.none() | st.integers(0, 50))
+def test_after_any_sequence_of_loads_the_last_files_routes_have_a_target(order, hand):
     with transaction.atomic():
         load_file(order[-1])
-        alone = {*served()}
+        alone = limits()
         transaction.set_rollback(True)
     with transaction.atomic():
-        for path in order:
+        for number, path in enumerate(order):
             check_reports(load_file(path).reports)
-        assert alone <= {*served()}
+            if hand is not None and number == 0:
+                touched(list(RouteTarget.objects.order_by("pk")), hand)
+        found = limits()
+        assert {name for name, *_ in alone} <= {name for name, *_ in found}
+        for target, most in alone.items():
+            if target in found:
+                assert all(now <= limit for now, limit in zip(found[target], most, strict=True)), target
         assert not load_file(order[-1]).changes
         transaction.set_rollback(True)
 
@@ -237,7 +352,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=2),
     max_leaves=4,
 )
-KNOWN = (
+ODD = (
     "rpm",
     "tpm",
     "max_parallel_requests",
@@ -251,16 +366,17 @@ KNOWN = (
 
 @pytest.mark.django_db
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(odd=st.dictionaries(st.sampled_from(KNOWN), JSON, max_size=4), rpm=st.integers(1, 1000))
+@given(odd=st.dictionaries(st.sampled_from(ODD), JSON, max_size=4), rpm=st.integers(1, 1000))
 def test_odd_values_are_reported_or_refused_and_never_loosen_a_limit(odd, rpm):
-    from django.db import transaction
-
     params = {"model": "openai/m", "api_base": "http://127.0.0.1:9/v1", "rpm": rpm} | odd
     text = yaml.safe_dump({"model_list": [{"model_name": "r", "litellm_params": params}]}).encode()
     with transaction.atomic():
+        refused = None
         try:
             check_reports(load_text(text, "file").reports)
-        except ConfigInvalid as refused:
+        except ConfigInvalid as problem:
+            refused = problem
+        if refused is not None:
             assert refused.problems
         else:
             assert not plan_text(text, "file").changes

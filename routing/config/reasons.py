@@ -126,6 +126,7 @@ MODEL_INFO = "a model's description isn't kept, except for its prices and its ca
 INACTIVE_GUARDS = (
     "guardrails",
     "allowed_ips",
+    "allowed_routes",
     "max_end_user_budget",
     "max_internal_user_budget",
     "tag_budget_config",
@@ -157,6 +158,7 @@ _REMEDIES = {
     "max_internal_user_budget": "give keys, teams or routes a budget in the admin",
     "tag_budget_config": "give keys, teams or routes a budget in the admin",
     "allowed_ips": "keep other addresses away with a firewall; then acknowledge it on the admin's first page",
+    "allowed_routes": "keep other paths away with a proxy; then acknowledge it on the admin's first page",
 }
 
 
