@@ -1,10 +1,13 @@
 """Time-ordered ids for calls."""
 
+import os
 import random
 import time
 import uuid
 
-_bits = random.Random().getrandbits  # ids are unique, not secret
+_dice = random.Random()  # ids are unique, not secret
+_bits = _dice.getrandbits
+os.register_at_fork(after_in_child=_dice.seed)  # two children would go on alike, and equal ids are one row
 
 _MARKS = 0x7000_8000_0000_0000_0000  # version 7, variant 10
 _RANDOM = 0x0FFF_3FFF_FFFF_FFFF_FFFF

@@ -1,5 +1,6 @@
 """Who is checked when. A claim is one conditional update, so that however many try, one has it."""
 
+import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ JITTER = 0.1  # of the interval, to either side: checks that began together drif
 AT_ONCE = 10  # so many new providers are checked at once; more are spread over their interval
 
 _dice = random.Random()
+os.register_at_fork(after_in_child=_dice.seed)
 
 
 @dataclass(frozen=True, slots=True)

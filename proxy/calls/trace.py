@@ -1,5 +1,6 @@
 """One call's trace while it runs: ids only. Spans are made of it later, in another thread."""
 
+import os
 import random
 import re
 from collections import deque
@@ -20,6 +21,7 @@ _PARENT = re.compile(
 # In a JSON string the quotes would be escaped: what is found is a field, not a text.
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _dice = random.Random()
+os.register_at_fork(after_in_child=_dice.seed)
 
 Sampler = Callable[["Parent | None", int], bool]
 """Whether a trace (the caller's context, the trace's id) is recorded."""
