@@ -14,14 +14,16 @@ from proxy.ask import ChatAsk
 from proxy.dialects.openai.answer import says_something, without_halves
 from proxy.metering.reported_usage import lenient
 from proxy.metering.usage import Usage, tokens_of_text
-from proxy.sse import KEEPS_WARM, LONGEST_EVENT, UNREADABLE
+from proxy.sse import BOM, KEEPS_WARM, LONGEST_EVENT, UNREADABLE
 from routing.table import ProviderEntry
 
 _encode = msgspec.json.encode
 _object = msgspec.json.Decoder(dict[str, Any])
 _BLANK = re.compile(rb"\n\r?\n")
 _KEEPS_WARM = re.compile(rb"^event:[ \t]*(?:" + b"|".join(KEEPS_WARM) + rb")[ \t\r]*$", re.MULTILINE)
-LONGEST_BLANK = 3  # bytes, but the last one, of the end of an event: CR LF CR LF
+_NO_BLANK = re.compile(rb"[}\]][ \t]*\r?\ndata:")
+"""Where some providers' events end that have no blank line between them; or a line of an event of several."""
+LONGEST_END = 12  # bytes, but the last one, of either
 SAME = ("id", "created", "model", "system_fingerprint")
 """Fields of an event that stay those of the first answer."""
 
@@ -74,7 +76,8 @@ class Continuation:
         self._text_size = 0
         self._parts: list[bytes] = []  # of an event that is not whole yet
         self._waiting = 0  # bytes of it
-        self._tail = b""  # its last ones, in which a blank line may have begun
+        self._tail = b""  # its last ones, in which its end may have begun
+        self._goes_on = False  # its JSON is known to stand on several lines
         self._before: Usage | None = None  # of the parts that were cut, estimated
         self._usage: Usage | None = None  # as the provider of the present part reports it
 
@@ -93,14 +96,18 @@ class Continuation:
 
     def take(self, chunk: bytes) -> bytes:
         """The events that are whole and good; `fault` is set where one isn't. A half one waits."""
-        if _BLANK.search(self._tail + chunk) is None:
+        new = self._tail + chunk
+        if _BLANK.search(new) is None and (self._goes_on or _NO_BLANK.search(new) is None):
             self._keep(chunk)
             return b""
         lines = b"".join((*self._parts, chunk)).replace(b"\r\n", b"\n")
-        *events, rest = lines.split(b"\n\n")
+        *blocks, last = lines.split(b"\n\n")
+        events = [event for block in blocks for event in _apart(block)]
+        *more, rest = _apart(last)
         self._parts, self._waiting, self._tail = [], 0, b""
+        self._goes_on = _NO_BLANK.search(rest) is not None
         good: list[bytes] = []
-        for event in events:
+        for event in (*events, *more):
             if event and not self._take_event(event, good):
                 return b"".join(good)
         self._keep(rest)
@@ -109,7 +116,7 @@ class Continuation:
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
         self._waiting += len(part)
-        self._tail = (self._tail + part[-LONGEST_BLANK:])[-LONGEST_BLANK:]
+        self._tail = (self._tail + part[-LONGEST_END:])[-LONGEST_END:]
         if self._waiting > self._most:
             self.fault = f"sent an event of more than {self._most:,} bytes"
 
@@ -133,6 +140,7 @@ class Continuation:
         return Usage(given, made, estimated=True)
 
     def _take_event(self, event: bytes, good: list[bytes]) -> bool:
+        event = event.removeprefix(BOM)
         if len(event) > LONGEST_EVENT:  # an image, say: it passes unread, and can't be given back
             self._only_text = False
             good.append(event + b"\n\n")
@@ -182,6 +190,26 @@ class Continuation:
             told = lenient(usage)
             self._usage = told.tokens() if told is not None else None
             _share_out(usage, tokens_of_text("".join(self._texts[: self._cut_texts])))
+
+
+def _apart(block: bytes) -> list[bytes]:
+    """The events of what no blank line divides: one, or several of one line each."""
+    if _NO_BLANK.search(block) is None:
+        return [block]
+    events: list[list[bytes]] = [[]]
+    data: list[bytes] = []  # of the event that the last lines belong to
+    for line in block.split(b"\n"):
+        if line.startswith(b"data:"):
+            if len(data) == 1 and _stands_alone(data[0]):
+                events.append([])
+                data = []
+            data.append(line[5:].strip())
+        events[-1].append(line)
+    return [b"\n".join(lines) for lines in events]
+
+
+def _stands_alone(data: bytes) -> bool:
+    return data == b"[DONE]" or (len(data) <= LONGEST_EVENT and _decoded(data) is not None)
 
 
 def _share_out(usage: dict[str, Any], prefix_tokens: int) -> None:

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.sse import StreamReader
+from proxy.ask import decode_chat
+from proxy.continuing import Continuation
+from proxy.sse import BOM, StreamReader
 from tests.factories import make_key, make_provider, make_route, make_target
 from tests.upstream import Answer
 
+ASK = decode_chat(b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true}', None)
 END = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7}
 ODD = [
@@ -86,7 +89,13 @@ def read(body, cuts):
     return reader.usage, reader.whole, reader.failed, reader.finished, reader.size
 
 
-TWO_LINES = b'data: {"usage":\ndata: null}\n\n'
+def as_sent(events, crlf, done, bom):
+    body = b"".join(events) + (END if done else b"")
+    if crlf:
+        body = body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return (BOM if bom else b"") + body
+
+
 EVENTS = st.one_of(
     st.builds(
         lambda text, reason, index, more: event(text, reason, index, **more),
@@ -102,6 +111,7 @@ EVENTS = st.one_of(
             b"event: x\nid: 1\n",
             b"\n",
             b'data: {"usage":\ndata: null}\n\n',
+            event("one line apart")[:-1],
         ]
     ),
 )
@@ -112,20 +122,77 @@ EVENTS = st.one_of(
     events=st.lists(EVENTS, max_size=6),
     crlf=st.booleans(),
     done=st.booleans(),
+    bom=st.booleans(),
     cuts=st.lists(st.integers(0, 4000)),
 )
-def test_what_is_read_of_a_stream_does_not_depend_on_where_it_is_cut(events, crlf, done, cuts):
-    body = b"".join(events) + (END if done else b"")
-    if crlf:
-        body = body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+def test_what_is_read_of_a_stream_does_not_depend_on_where_it_is_cut(events, crlf, done, bom, cuts):
+    body = as_sent(events, crlf, done, bom)
     assert read(body, cuts) == read(body, [])
     assert read(body, range(len(body))) == read(body, [])
+    plain = as_sent(events, False, done, False)
+    assert read(body, []) == read(plain, [])
+
+
+SAID = st.builds(
+    lambda text, blank, lines: (text, said(text, blank, lines)),
+    st.text(min_size=1, max_size=6),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+def said(text, blank, lines):
+    """An event of a caller's text; some have no blank line behind them, some go on over several lines."""
+    whole = event(text)[:-2]
+    if lines:
+        return whole.replace(b', "finish_reason"', b'\ndata: , "finish_reason"') + b"\n\n"
+    return whole + (b"\n\n" if blank else b"\n")
 
 
 @settings(deadline=None)
 @given(
-    usage=st.one_of(
-        st.none(), st.booleans(), st.text(), st.lists(st.integers()), st.dictionaries(st.text(), st.text())
+    parts=st.lists(SAID | st.just(("", b": comment\n\n")), min_size=1, max_size=6),
+    crlf=st.booleans(),
+    bom=st.booleans(),
+    cuts=st.lists(st.integers(0, 4000)),
+)
+def test_what_could_be_continued_does_not_depend_on_how_or_where_events_are_cut(parts, crlf, bom, cuts):
+    body = as_sent([sent for _, sent in parts], crlf, True, bom)
+    wanted = "".join(text for text, _ in parts)
+    for places in (cuts, [], range(len(body))):
+        continuation, begun, out = Continuation(ASK, 1 << 20), 0, b""
+        for cut in [*sorted({at % (len(body) + 1) for at in places}), len(body)]:
+            out += continuation.take(body[begun:cut])
+            begun = cut
+        out += continuation.end()
+        assert (continuation.fault, continuation.prefix.text) == ("", wanted)
+        assert read(out, []) == read(body, [])
+
+
+@pytest.mark.parametrize("on_cut", ["error", "hold", "continue"])
+def test_events_without_blank_lines_between_them_are_passed_on(door, upstream, published, on_cut):
+    provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0)
+    make_target(route=make_route(name="gpt", on_cut=on_cut), provider=provider)
+    _, key = make_key()
+    published()
+    chunks = [event("Hel")[:-1], event("lo")[:-1], event("", "stop", usage=USAGE)[:-1], b"data: [DONE]\n"]
+    upstream.script("p1", Answer(chunks=chunks))
+    with door.stream(key) as answer:
+        body = answer.read()
+    lines = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+    assert [json.loads(line)["choices"][0]["delta"]["content"] for line in lines[:-1]] == ["Hel", "lo", ""]
+    assert lines[-1] == b"[DONE]"
+
+
+@settings(deadline=None)
+@given(
+    usage=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(list(USAGE)), inner),
     )
 )
 def test_usage_of_any_type_leaves_the_choices_of_its_event_read(usage):
