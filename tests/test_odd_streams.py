@@ -171,8 +171,10 @@ def test_what_could_be_continued_does_not_depend_on_how_or_where_events_are_cut(
 
 @pytest.mark.parametrize("on_cut", ["error", "hold", "continue"])
 def test_events_without_blank_lines_between_them_are_passed_on(door, upstream, published, on_cut):
-    provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0)
-    make_target(route=make_route(name="gpt", on_cut=on_cut), provider=provider)
+    provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0, continues="flag")
+    route = make_route(name="gpt", on_cut=on_cut)
+    for priority in (0, 1):
+        make_target(route=route, provider=provider, upstream_model=f"m{priority}", priority=priority)
     _, key = make_key()
     published()
     chunks = [event("Hel")[:-1], event("lo")[:-1], event("", "stop", usage=USAGE)[:-1], b"data: [DONE]\n"]
