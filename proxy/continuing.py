@@ -140,7 +140,6 @@ class Continuation:
         return Usage(given, made, estimated=True)
 
     def _take_event(self, event: bytes, good: list[bytes]) -> bool:
-        event = event.removeprefix(BOM)
         if len(event) > LONGEST_EVENT:  # an image, say: it passes unread, and can't be given back
             self._only_text = False
             good.append(event + b"\n\n")
@@ -194,6 +193,7 @@ class Continuation:
 
 def _apart(block: bytes) -> list[bytes]:
     """The events of what no blank line divides: one, or several of one line each."""
+    block = block.removeprefix(BOM)
     if _NO_BLANK.search(block) is None:
         return [block]
     events: list[list[bytes]] = [[]]

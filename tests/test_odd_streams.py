@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.ask import decode_chat
@@ -149,7 +149,8 @@ def said(text, blank, lines):
     return whole + (b"\n\n" if blank else b"\n")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=200)
+@example(parts=[("0", said("0", blank=False, lines=False))], crlf=False, bom=True, cuts=[])
 @given(
     parts=st.lists(SAID | st.just(("", b": comment\n\n")), min_size=1, max_size=6),
     crlf=st.booleans(),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from monitoring.metrics.catalogue import METRICS, Metric
 
-PATH = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+PATH = Path(__file__).resolve().parent.parent.parent / "docs" / "metrics.md"
 BEGIN, END = "<!-- begin: made by python -m monitoring.metrics.docs -->", "<!-- end -->"
 
 
