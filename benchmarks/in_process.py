@@ -36,6 +36,9 @@ class MemoryTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         self._on_write(data)
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return self._closing
 

@@ -36,7 +36,7 @@ STAGES = {
     "4 choose, admit, settle": [
         "proxy.engine:admit_at_once",
         "proxy.engine:admit_closely",
-        "proxy.engine:Engine._choose",
+        "proxy.attempts.fallbacks:choose",
         "proxy.admission.memory:MemoryGrant.settle",
     ],
     "open, journal": [
