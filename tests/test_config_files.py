@@ -47,7 +47,7 @@ ADDRESSES = {
 KEY = "sk-files-0123456789abcdef"
 FARM = ["farm", "farm-embed"]
 SERVED = {
-    "agency": ["4.5", "client-b"],
+    "agency": ["4.5", "client-b", "drafts", "reviews"],
     "config_map": ["4.5", "chat small", "chat-large"],
     "config_map_small": ["*", "4", "claude-*", "internal"],
     "empty_sections": [],
@@ -56,7 +56,7 @@ SERVED = {
     "mixed_clouds": ["deepseek", "gemini-flash", "mistral", "sonnet"],
     "no_models": [],
     "settings_only": [],
-    "startup": ["Claude Sonnet (EU)", "gpt-4o", "gpt-4o-mini", "llama"],
+    "startup": ["Claude Sonnet (EU)", "gpt-4o", "gpt-4o-mini", "grok", "le-chat", "llama"],
     "vllm_farm": FARM,
     "wildcards": ["*", "anthropic/*", "groq/*", "together/*"],
 }
@@ -112,13 +112,14 @@ def twice(file, _):
     return max(seen.values(), default=0) > 1
 
 
+def without_address(prefix):
+    return any_entry(lambda _, params: params["model"].startswith(f"{prefix}/") and "api_base" not in params)
+
+
 ODDITIES = {
-    "a time-out of 6000 s": lambda file, _: (
-        6000
-        in (
-            section(file, "router_settings").get("timeout"),
-            section(file, "litellm_settings").get("request_timeout"),
-        )
+    "a router's time-out of 6000 s": lambda file, _: section(file, "router_settings").get("timeout") == 6000,
+    "a request's time-out of 6000 s": lambda file, _: (
+        section(file, "litellm_settings").get("request_timeout") == 6000
     ),
     "a weight that is no integer": any_entry(lambda _, params: params.get("weight", 1) % 1 > 0),
     "rpm 0": of_entry("rpm", 0),
@@ -128,11 +129,6 @@ ODDITIES = {
     ),
     "a budget of an hour": lambda file, text: "budget_duration: 1h" in text,
     "a budget of seconds": of_entry("budget_duration", "30s"),
-    "a known vendor without an address": any_entry(
-        lambda _, params: (
-            "api_base" not in params and params["model"].split("/")[0] in ("groq", "openrouter", "mistral")
-        )
-    ),
     "anthropic/* without an address": any_entry(
         lambda _, params: params["model"] == "anthropic/*" and "api_base" not in params
     ),
@@ -158,6 +154,9 @@ ODDITIES = {
         or has(file, "routing_strategy", "litellm_settings", "general_settings")
     ),
 }
+
+VENDORS = ("groq", "openrouter", "together_ai", "deepseek", "mistral", "xai", "anthropic")
+ODDITIES |= {f"{prefix}/ without an address": without_address(prefix) for prefix in VENDORS}
 
 
 def test_there_are_twelve_files_of_at_least_40_lines():
