@@ -128,8 +128,8 @@ def test_others_live_on_when_a_part_ends(tmp_path):
     with Supervised(tmp_path, web=LIVES, background=ends) as supervised:
         supervised.until("began", 3)
         lines = supervised.output.splitlines()
-        # The third may have ended by now as well.
-        assert sum("ended (exit status 3)" in line for line in lines) in (2, 3)
+        # The third may have ended by now as well, on a busy machine the fourth.
+        assert sum("ended (exit status 3)" in line for line in lines) >= 2
         assert supervised.output.count("| lives") == 1, "web was started once"
         assert "web        | ended" not in supervised.output
         assert list(restarted(tmp_path, time.time())) == ["background"]
