@@ -130,7 +130,7 @@ class Continuation:
         part = self._estimate()
         self._before = before + part
         self._cut_texts = len(self._texts)
-        self._parts, self._waiting, self._tail = [], 0, b""
+        self._parts, self._waiting, self._tail, self._goes_on = [], 0, b"", False
         self._usage, self.fault = None, ""
         return part
 

@@ -170,6 +170,14 @@ def test_what_could_be_continued_does_not_depend_on_how_or_where_events_are_cut(
         assert read(out, []) == read(body, [])
 
 
+def test_a_part_that_was_cut_inside_of_an_event_says_nothing_of_the_next_part():
+    continuation = Continuation(ASK, 1 << 20)
+    assert continuation.take(b'data: {"a": [1]\ndata: , "b": [2]\ndata: ,') == b""
+    continuation.cut()
+    said = event("Hel")[:-1] + event("lo")[:-1]
+    assert continuation.take(said).count(b"\n\n") == 1
+
+
 @pytest.mark.parametrize("on_cut", ["error", "hold", "continue"])
 def test_events_without_blank_lines_between_them_are_passed_on(door, upstream, published, on_cut):
     provider = make_provider(slug="p1", base_url=upstream.url("p1"), retries=0, continues="flag")
