@@ -103,7 +103,7 @@ class HttpxTransport:
     def __init__(self, connection: Connection) -> None:
         self._connect_timeout = connection.connect_timeout
         limits = httpx.Limits(
-            max_connections=None,  # upstreams.py bounds them, for all transports alike
+            max_connections=None,  # upstreams/pool.py bounds them, for all transports alike
             # What a provider sends behind an answer, httpx takes for the answer to the next request.
             max_keepalive_connections=0,
         )

@@ -85,13 +85,11 @@ def _fitted(row: PlannedRow, field: Any, value: Any, notes: Notes) -> Any:
 
 
 def _in_range(field: Any, number: Decimal, place: str, notes: Notes) -> Any:
-    if field.name in LIMITS and number < 1:
+    if field.name in (*LIMITS, "max_messages") and number < 1:
         return Bad(f"{number} refuses everything", "write 1 or more")
     if field.name == "budget_usd" and number < 0:
         return Bad(f"{number} is below 0", "write 0 or more")
     low, high = bounds(field)
-    if field.name == "max_messages" and number < 1:
-        return Bad(f"{number} refuses everything", "write 1 or more")
     if low is None and number < 0:
         return Bad(f"{number} is below 0", "write 0 or more")
     fitted = number if low is None else min(max(number, low), high)
